@@ -1,0 +1,61 @@
+"""Keys of FCOS and CondInst, under AdelaiDet's names and with its defaults (parity spec of CondInst, section 2)."""
+
+from detectron2.config import CfgNode
+
+
+def add_fcos_config(cfg: CfgNode) -> None:
+    """Adds `MODEL.FCOS.*` (FCOS, arXiv 1904.01355)."""
+    cfg.MODEL.FCOS = CfgNode()
+    fcos = cfg.MODEL.FCOS
+    fcos.NUM_CLASSES = 80  # filled from the data set unless set
+    fcos.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    fcos.FPN_STRIDES = [8, 16, 32, 64, 128]
+    fcos.TOP_LEVELS = 2  # FPN levels above p5: 2 (p6, p7), 1 (p6) or 0
+    fcos.PRIOR_PROB = 0.01  # class probability that the bias of cls_logits starts from
+    # Bias that bbox_pred starts from. Published: 0. Its output passes a ReLU, which dies from random weights: use 1
+    # whenever training starts without pretrained weights.
+    fcos.BBOX_BIAS_INIT = 0.0
+
+    fcos.NORM = "GN"  # of the towers: "GN", "BN" or "SyncBN" (these two one norm a level), "none"
+    fcos.NUM_CLS_CONVS = 4
+    fcos.NUM_BOX_CONVS = 4
+    fcos.NUM_SHARE_CONVS = 0
+    fcos.USE_SCALE = True  # a learned factor a level on the box regression
+    fcos.BOX_QUALITY = "ctrness"  # or "iou": what the fourth branch predicts
+
+    fcos.CENTER_SAMPLE = True
+    fcos.POS_RADIUS = 1.5  # half side of the centre region, in strides
+    fcos.SIZES_OF_INTEREST = [64, 128, 256, 512]  # pixels; bounds between levels, and scales of relative coordinates
+    fcos.LOC_LOSS_TYPE = "giou"  # "iou", "linear_iou", "giou"
+    fcos.LOSS_ALPHA = 0.25  # focal loss of the classes
+    fcos.LOSS_GAMMA = 2.0
+    fcos.LOSS_NORMALIZER_CLS = "fg"  # "fg", "moving_fg", "all"
+    fcos.LOSS_WEIGHT_CLS = 1.0
+
+    fcos.INFERENCE_TH_TEST = 0.05  # score threshold before the NMS
+    fcos.PRE_NMS_TOPK_TEST = 1000  # per image and level
+    fcos.POST_NMS_TOPK_TEST = 100  # per image
+    fcos.NMS_TH = 0.6  # IoU; <= 0: no NMS
+    fcos.THRESH_WITH_CTR = False  # multiply by centerness before the threshold
+
+
+def add_condinst_config(cfg: CfgNode) -> None:
+    """Adds `MODEL.CONDINST.*` (CondInst, arXiv 2003.05664)."""
+    cfg.MODEL.CONDINST = CfgNode()
+    condinst = cfg.MODEL.CONDINST
+    condinst.MASK_OUT_STRIDE = 4  # stride of the masks in the loss and of the head's output: 8, 4, 2 or 1
+    condinst.MAX_PROPOSALS = -1  # cap on training queries per GPU, drawn at random
+    condinst.TOPK_PROPOSALS_PER_IM = -1  # or a cap per image, by score; not both
+
+    condinst.MASK_HEAD = CfgNode()
+    condinst.MASK_HEAD.CHANNELS = 8
+    condinst.MASK_HEAD.NUM_LAYERS = 3
+    condinst.MASK_HEAD.DISABLE_REL_COORDS = False
+
+    condinst.MASK_BRANCH = CfgNode()
+    condinst.MASK_BRANCH.OUT_CHANNELS = 8
+    condinst.MASK_BRANCH.IN_FEATURES = ["p3", "p4", "p5"]
+    condinst.MASK_BRANCH.CHANNELS = 128
+    condinst.MASK_BRANCH.NUM_CONVS = 4
+    condinst.MASK_BRANCH.NORM = "BN"
+    condinst.MASK_BRANCH.SEMANTIC_LOSS_ON = False

@@ -1,0 +1,24 @@
+"""The whole default configuration."""
+
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+from adet_iuq.config.condinst import add_condinst_config, add_fcos_config
+from adet_iuq.config.iuq import add_iuq_config
+from adet_iuq.config.training import add_data_config, add_timm_config, add_training_config
+
+
+def get_cfg() -> CfgNode:
+    """detectron2's default config with every key of this project added.
+
+    Returns:
+        A fresh, unfrozen config; the published recipes and AdelaiDet's own YAML files can be merged into it.
+    """
+    cfg = get_detectron2_cfg()
+    add_data_config(cfg)
+    add_training_config(cfg)
+    add_timm_config(cfg)
+    add_fcos_config(cfg)
+    add_condinst_config(cfg)
+    add_iuq_config(cfg)
+    return cfg

@@ -1,0 +1,61 @@
+"""Keys of instance-unique querying (the paper's sections 3.2, 3.3 and Tables 3 and 4)."""
+
+from detectron2.config import CfgNode
+
+
+def add_iuq_config(cfg: CfgNode) -> None:
+    """Adds `MODEL.IUQ.*`; read by the meta-architectures whose name ends in IUQ, ignored by all others."""
+    cfg.MODEL.IUQ = CfgNode()
+    _add_inter(cfg.MODEL.IUQ)
+    _add_memory(cfg.MODEL.IUQ)
+    _add_equivariance(cfg.MODEL.IUQ)
+
+
+def _add_inter(iuq: CfgNode) -> None:
+    """The inter-scene loss: queries must not retrieve pixels of other images (Eq. 5)."""
+    iuq.INTER = CfgNode()
+    iuq.INTER.ENABLED = True  # Table 3, second row
+    iuq.INTER.LOSS = "focal"  # "l1", "l2", "cross_entropy", "focal" (Table 4a)
+    iuq.INTER.GAMMA = 2.5  # focal exponent (section 3.3)
+    # Weight of a negative in the focal loss; every target here is a negative. The paper's alpha = 0.1 is 1 - 0.1 = 0.9
+    # by the usual convention, and 0.1 if it is meant to weigh negatives.
+    iuq.INTER.NEG_WEIGHT = 0.9
+    # "pixel": mean over all valid (query, pixel) pairs. "image": sum over the pixels of each foreign image, mean over
+    # foreign images (the other reading of Eq. 5, some hundred times more).
+    iuq.INTER.NORMALIZER = "pixel"
+    iuq.INTER.WEIGHT = 1.0
+    iuq.INTER.START_ITER = 0  # no inter-scene loss before this iteration (the memory fills all the same)
+    iuq.INTER.RAMP_ITERS = 0  # the weight then grows linearly over so many iterations
+    # Cap on the queries of the inter-scene loss, per rank, spread evenly over the instances; -1: all.
+    iuq.INTER.MAX_QUERIES = -1
+    # CondInst: where a memory pixel lies for a query's relative coordinates. "query": at its own position in the frame
+    # of its image. "instance": as seen from its own instance, so that position does not give it away.
+    iuq.INTER.REL_COORDS = "query"
+    # Bytes that one chunk of the query-pixel matrix may take; changes speed and memory, never the loss.
+    iuq.INTER.CHUNK_BYTES = 16 * 1024**2
+
+
+def _add_memory(iuq: CfgNode) -> None:
+    """The external memory of pixel embeddings and how it is fed (section 3.3, Tables 4b and 4c)."""
+    iuq.MEMORY = CfgNode()
+    iuq.MEMORY.CAPACITY = 100_000  # pixels; 0: the pixels of this batch only (Table 4c, "mini-batch")
+    iuq.MEMORY.DTYPE = "float32"  # "float32", "float16", "bfloat16"
+    iuq.MEMORY.SAMPLER = "instance"  # "instance" (balanced), "sparse", "dense" (Table 4b); background never enters
+    iuq.MEMORY.PIXELS_PER_INSTANCE = 50  # of the "instance" sampler
+    iuq.MEMORY.PIXELS_PER_IMAGE = 500  # of the "sparse" sampler
+
+
+def _add_equivariance(iuq: CfgNode) -> None:
+    """The equivariance loss on a cropped and flipped view of every image (Eq. 6 to 8, Table 4d)."""
+    iuq.EQUI = CfgNode()
+    iuq.EQUI.ENABLED = True  # Table 3, third row
+    # "query": queries of g(I) on the warped features of I (Eq. 8). "feature": f(g(I)) and g(f(I)) agree (Eq. 6).
+    # "augmentation": the views only join the base losses (Eq. 7).
+    iuq.EQUI.TARGET = "query"
+    iuq.EQUI.WEIGHT = 3.0  # lambda (Table 4e)
+    # "paired": IMS_PER_BATCH counts views, so half as many images an iteration. "extra": IMS_PER_BATCH images and as
+    # many views on top of them.
+    iuq.EQUI.VIEWS = "paired"
+    iuq.EQUI.FLIP_PROB = 0.5
+    iuq.EQUI.CROP_MIN = 0.6  # width and height of the crop, as shares of the image's, are drawn independently
+    iuq.EQUI.CROP_MAX = 1.0

@@ -1,0 +1,136 @@
+"""Reading YAML files and command-line overrides into a config, with errors that a person can act on."""
+
+import difflib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+
+from adet_iuq.config.defaults import get_cfg
+from adet_iuq.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# AdelaiDet's keys that its CondInst never reads, or whose other values name parts that this project does not have:
+# {key: the only value accepted, or None for any}. They are dropped with a warning.
+IGNORED_KEYS: dict[str, Any] = {
+    "MODEL.MOBILENET": False,
+    "MODEL.BACKBONE.ANTI_ALIAS": False,
+    "MODEL.RESNETS.DEFORM_INTERVAL": 1,
+    "MODEL.FCOS.USE_DEFORMABLE": False,
+    "MODEL.FCOS.INFERENCE_TH_TRAIN": None,  # the three _TRAIN keys serve two-stage users of FCOS
+    "MODEL.FCOS.PRE_NMS_TOPK_TRAIN": None,
+    "MODEL.FCOS.POST_NMS_TOPK_TRAIN": None,
+    "MODEL.FCOS.YIELD_PROPOSAL": False,
+    "MODEL.FCOS.YIELD_BOX_FEATURES": False,
+    "MODEL.FCOS.USE_RELU": None,
+    "MODEL.CONDINST.BOTTOM_PIXELS_REMOVED": None,
+    "MODEL.CONDINST.MASK_HEAD.USE_FP16": None,
+    "MODEL.BOXINST.ENABLED": False,
+}
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A config and what the user said of it.
+
+    Attributes:
+        cfg: the merged, unfrozen config.
+        explicit: dotted names of all keys that the YAML files or the overrides set.
+    """
+
+    cfg: CfgNode
+    explicit: frozenset[str]
+
+
+def load_config(config_file: str | None, opts: list[str] | None = None) -> LoadedConfig:
+    """The default config, overridden by a YAML file with its `_BASE_` files, then by `KEY VALUE` pairs.
+
+    Raises:
+        UserError: a file is missing or is not YAML; a key does not exist (the message names the nearest one); a value
+            has the wrong type; the overrides do not come in pairs.
+    """
+    cfg = get_cfg()
+    explicit: set[str] = set()
+    if config_file:
+        explicit |= _merge(cfg, dict(_leaves(_read_yaml(config_file))), config_file)
+    opts = list(opts or [])
+    if len(opts) % 2:
+        raise UserError(f"Overrides come in pairs, KEY VALUE; the last one, '{opts[-1]}', has no value.")
+    explicit |= _merge(cfg, dict(zip(opts[::2], opts[1::2], strict=True)), "the command line")
+    return LoadedConfig(cfg, frozenset(explicit))
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        tree = CfgNode.load_yaml_with_base(path)
+    except FileNotFoundError as error:
+        missing = error.filename or path
+        where = "" if missing == path else f" (a _BASE_ of {path})"
+        raise UserError(f"Config file {missing}{where} does not exist; the working folder is {os.getcwd()}.") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"Config file {path} is not valid YAML: {error}") from error
+    return dict(tree or {})
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + str(name), value
+
+
+def _merge(cfg: CfgNode, values: dict[str, Any], source: str) -> set[str]:
+    """Sets every key of `values` in `cfg`; returns the names of those set."""
+    names = {name: default for name, default in _leaves(cfg)}
+    done = set()
+    for key, value in values.items():
+        if key not in names and _is_ignored(key, value, source):
+            continue
+        if key not in names:
+            raise UserError(_unknown_key(key, list(names), source))
+        if isinstance(names[key], float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        try:
+            cfg.merge_from_list([key, _as_float(value) if isinstance(names[key], float) else value])
+        except (ValueError, AssertionError) as error:
+            wanted = type(names[key]).__name__
+            raise UserError(f"{key} in {source}: {value!r} does not fit, a {wanted} is expected. ({error})") from error
+        done.add(key)
+    return done
+
+
+def _as_float(value: Any) -> Any:
+    """Numbers written as `1` or `1e-4` (which YAML reads as a string) serve where a float is expected."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def _is_ignored(key: str, value: Any, source: str) -> bool:
+    if key not in IGNORED_KEYS:
+        return False
+    only = IGNORED_KEYS[key]
+    if only is not None and str(value) != str(only):
+        raise UserError(f"{key} is {value!r} in {source}; this project only knows {only!r}. Remove the key.")
+    logger.warning("%s (in %s) has no effect here and is ignored.", key, source)
+    return True
+
+
+def _unknown_key(key: str, names: list[str], source: str) -> str:
+    sections = sorted({name.rsplit(".", depth)[0] for name in names for depth in range(1, name.count(".") + 1)})
+    if key in sections:
+        return f"{key} in {source} is a section, not a key; name one of its keys, such as " + ", ".join(
+            [name for name in names if name.startswith(key + ".")][:3]
+        )
+    leaf = key.rsplit(".", 1)[-1]
+    near = difflib.get_close_matches(key, names, n=3, cutoff=0.75)
+    near += [name for name in names if name.rsplit(".", 1)[-1] == leaf and name not in near][:3]
+    hint = f" Did you mean {' or '.join(near)}?" if near else " All keys: adet_iuq/config and detectron2's defaults.py."
+    return f"Config key {key} (in {source}) does not exist.{hint}"

@@ -1,0 +1,55 @@
+"""Keys of the data, of the training loop and of the timm bridge."""
+
+from detectron2.config import CfgNode
+
+
+def add_data_config(cfg: CfgNode) -> None:
+    """Adds `DATASETS.*` and `INPUT.*` keys."""
+    # Any COCO-format JSON: a list of [name, json file, image folder]; the names serve in DATASETS.TRAIN and DATASETS.TEST.
+    cfg.DATASETS.REGISTER = []
+    # Look for broken annotations and missing images before training; the verdict is cached.
+    cfg.DATASETS.CHECK = True
+
+    # The embedded scenes `shapes_train` and `shapes_val`.
+    cfg.DATASETS.SHAPES = CfgNode()
+    cfg.DATASETS.SHAPES.ROOT = ""  # cache folder; empty: $ADET_IUQ_CACHE, else ~/.cache/adet_iuq
+    cfg.DATASETS.SHAPES.SIZE = 192  # side of the square images, pixels
+    cfg.DATASETS.SHAPES.NUM_TRAIN = 200
+    cfg.DATASETS.SHAPES.NUM_VAL = 50
+    cfg.DATASETS.SHAPES.SEED = 0
+
+    # AdelaiDet's augmentation keys (INPUT.RANDOM_FLIP is not read by the published mapper).
+    cfg.INPUT.HFLIP_TRAIN = True
+    cfg.INPUT.CROP.CROP_INSTANCE = True  # False: the crop grows until it cuts no box
+    cfg.INPUT.IS_ROTATE = False  # rotation by up to 30 degrees either way, only together with the crop
+
+
+def add_training_config(cfg: CfgNode) -> None:
+    """Adds `SOLVER.*` and `GUARD.*` keys."""
+    # Polynomial schedule (paper section 4.1), LR_SCHEDULER_NAME "WarmupPolyLR":
+    # lr(t) = (base - ending) * (1 - t / MAX_ITER) ** power + ending. Key names of detectron2's DeepLab project.
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
+    # "float16" (with a gradient scaler, CUDA only) or "bfloat16" (CUDA and CPU); read when SOLVER.AMP.ENABLED.
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    # The metric whose best checkpoint is kept as model_best.pth; empty: none.
+    cfg.SOLVER.BEST_CHECKPOINT = CfgNode()
+    cfg.SOLVER.BEST_CHECKPOINT.METRIC = "segm/AP"
+
+    cfg.GUARD = CfgNode()
+    # Warn when for so many steps the mask loss stood at its ceiling and no query fired anywhere; 0: never.
+    cfg.GUARD.COLLAPSE_ITERS = 100
+    # How many unreadable images a data worker may replace by others before it stops.
+    cfg.GUARD.SKIP_CORRUPT_IMAGES = 0
+
+
+def add_timm_config(cfg: CfgNode) -> None:
+    """Adds `MODEL.TIMM.*`, read by the `build_timm_backbone` builders."""
+    cfg.MODEL.TIMM = CfgNode()
+    cfg.MODEL.TIMM.NAME = "resnet50"  # any timm model that supports features_only
+    cfg.MODEL.TIMM.PRETRAINED = False  # timm's own weights; MODEL.WEIGHTS, where given, is loaded over them
+    cfg.MODEL.TIMM.OUT_INDICES = [1, 2, 3, 4]  # which of timm's feature levels leave the backbone
+    cfg.MODEL.TIMM.FREEZE_AT = 0  # how many stages, counted from the stem, are frozen
+    cfg.MODEL.TIMM.NORM_FROZEN = False  # True: BatchNorm layers keep statistics and weights
+    cfg.MODEL.TIMM.CHECKPOINTING = False  # trade compute for activation memory
+    cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0

@@ -1,0 +1,5 @@
+"""The segmenters. Importing this package registers all of them with detectron2."""
+
+from adet_iuq.modeling import backbone, condinst
+
+__all__ = ["backbone", "condinst"]

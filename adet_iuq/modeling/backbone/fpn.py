@@ -1,0 +1,69 @@
+"""Feature pyramids with the extra levels of FCOS on top of any bottom-up network."""
+
+import fvcore.nn.weight_init as weight_init
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone import FPN, Backbone, build_resnet_backbone
+from detectron2.modeling.backbone.fpn import LastLevelP6P7
+from torch import Tensor, nn
+
+from adet_iuq.errors import UserError
+from adet_iuq.modeling.backbone.timm import build_timm_backbone
+
+
+class LastLevelP6(nn.Module):
+    """One level above p5 (`MODEL.FCOS.TOP_LEVELS 1`)."""
+
+    num_levels = 1
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.in_feature = "p5"
+        self.p6 = nn.Conv2d(in_channels, out_channels, 3, 2, 1)
+        weight_init.c2_xavier_fill(self.p6)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[p6] from the output p5."""
+        return [self.p6(x)]
+
+
+def build_fcos_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
+    """The pyramid over `MODEL.FPN.IN_FEATURES` with `MODEL.FCOS.TOP_LEVELS` levels computed from its output p5.
+
+    Raises:
+        UserError: the bottom-up network lacks a feature that the pyramid needs, or the number of levels is not 0, 1, 2.
+    """
+    offered = bottom_up.output_shape()
+    missing = [name for name in cfg.MODEL.FPN.IN_FEATURES if name not in offered]
+    if missing:
+        raise UserError(f"MODEL.FPN.IN_FEATURES names {missing}; the bottom-up network offers {list(offered)}.")
+    channels = cfg.MODEL.FPN.OUT_CHANNELS
+    levels = cfg.MODEL.FCOS.TOP_LEVELS
+    if levels not in (0, 1, 2):
+        raise UserError(f"MODEL.FCOS.TOP_LEVELS is {levels}; it can be 0, 1 or 2.")
+    top_block = [
+        lambda: None,
+        lambda: LastLevelP6(channels, channels),
+        lambda: LastLevelP6P7(channels, channels, in_feature="p5"),
+    ][levels]()
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=channels,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=top_block,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_fcos_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """The published recipes' backbone: detectron2's ResNet under the pyramid."""
+    return build_fcos_fpn(cfg, build_resnet_backbone(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_fcos_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Any timm `features_only` model (`MODEL.TIMM.NAME`) under the pyramid."""
+    return build_fcos_fpn(cfg, build_timm_backbone(cfg, input_shape))

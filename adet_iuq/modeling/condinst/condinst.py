@@ -1,0 +1,269 @@
+"""CondInst: FCOS's locations as queries, a shared dense map, dynamic 1x1 convolutions (arXiv 2003.05664).
+
+The published model under its published names; parity spec in ../shared/parity/condinst/spec.md.
+Shapes: B images, N queries of the batch, K instances of one image, (Hp, Wp) padded input, D = 8 channels.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_proposal_generator
+from detectron2.modeling.backbone import Backbone
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+
+from adet_iuq.errors import UserError
+from adet_iuq.modeling.condinst.fcos import FCOS
+from adet_iuq.modeling.condinst.fcos_head import HeadMaps
+from adet_iuq.modeling.condinst.fcos_inference import Detections
+from adet_iuq.modeling.condinst.fcos_targets import GroundTruth, Positives
+from adet_iuq.modeling.condinst.mask_branch import MaskBranch
+from adet_iuq.modeling.condinst.mask_head import DynamicMaskHead, DynamicQueries
+from adet_iuq.modeling.condinst.mask_loss import dice_losses
+from adet_iuq.modeling.condinst.queries import random_cap, top_scores
+from adet_iuq.modeling.layers import (
+    aligned_bilinear,
+    conv_at,
+    instance_masks,
+    mask_centroids,
+    paste_masks,
+    sample_masks,
+)
+
+
+@dataclass
+class TrainingQueries:
+    """The queries that the mask loss trains, each with its target."""
+
+    dynamic: DynamicQueries
+    image_index: Tensor  # (N,)
+    instance: Tensor  # (N,) row of the image's masks
+
+
+@META_ARCH_REGISTRY.register()
+class CondInst(nn.Module):
+    """The base segmenter, complete by itself."""
+
+    # A checkpoint may hold these or not: they carry no information.
+    optional_checkpoint_keys = ("mask_head._iter", "mask_head.sizes_of_interest")
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        proposal_generator: FCOS,
+        controller: nn.Conv2d,
+        mask_branch: MaskBranch,
+        mask_head: DynamicMaskHead,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+        max_queries: int,
+        queries_per_image: int,
+    ) -> None:
+        """
+        Args:
+            backbone: feature pyramid.
+            proposal_generator: makes the locations' classes, boxes and features.
+            controller: predicts the queries from the box features.
+            mask_branch: makes the dense map.
+            mask_head: decodes masks.
+            pixel_mean, pixel_std: of the input's channels.
+            max_queries: random cap on the training queries of this rank; -1: none.
+            queries_per_image: cap by score; -1: none.
+
+        Raises:
+            UserError: both caps are set.
+        """
+        super().__init__()
+        if max_queries >= 0 and queries_per_image >= 0:
+            raise UserError("Set MODEL.CONDINST.MAX_PROPOSALS or TOPK_PROPOSALS_PER_IM, the other one to -1.")
+        self.backbone, self.proposal_generator, self.controller = backbone, proposal_generator, controller
+        self.mask_branch, self.mask_head = mask_branch, mask_head
+        self.max_queries, self.queries_per_image = max_queries, queries_per_image
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        backbone = build_backbone(cfg)
+        shapes = backbone.output_shape()
+        missing = [name for name in cfg.MODEL.FCOS.IN_FEATURES if name not in shapes]
+        if missing:
+            raise UserError(
+                f"MODEL.FCOS.IN_FEATURES names {missing}, but MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} offers "
+                f"{list(shapes)}. CondInst needs a pyramid such as build_fcos_resnet_fpn_backbone."
+            )
+        mask_branch = MaskBranch(cfg, shapes)
+        mask_head = DynamicMaskHead(cfg, mask_branch.stride)
+        controller = nn.Conv2d(shapes[cfg.MODEL.FCOS.IN_FEATURES[0]].channels, mask_head.num_params, 3, padding=1)
+        nn.init.normal_(controller.weight, std=0.01)
+        nn.init.zeros_(controller.bias)  # type: ignore[arg-type]
+        return {
+            "backbone": backbone,
+            "proposal_generator": build_proposal_generator(cfg, shapes),
+            "controller": controller,
+            "mask_branch": mask_branch,
+            "mask_head": mask_head,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "max_queries": cfg.MODEL.CONDINST.MAX_PROPOSALS,
+            "queries_per_image": cfg.MODEL.CONDINST.TOPK_PROPOSALS_PER_IM,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Losses in training, results in evaluation.
+
+        Args:
+            batched_inputs: per image `image` (3, H, W) in INPUT.FORMAT; in training `instances` with gt_boxes,
+                gt_classes and gt_masks; in evaluation optionally `height` and `width` of the wished output.
+
+        Returns:
+            In training a dict of scalar losses; else a list of `{"instances": Instances}` with pred_boxes, scores,
+            pred_classes, pred_masks (bool, output size), locations and fpn_levels.
+        """
+        images = self.preprocess(batched_inputs)
+        if not self.training:
+            return self._inference(images, batched_inputs)
+        instances = [inputs["instances"].to(self.device) for inputs in batched_inputs]
+        return self.training_pass(images, instances)[0]
+
+    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalised images, zero padded right and below to a common size that the backbone divides."""
+        images = [(inputs["image"].to(self.device) - self.pixel_mean) / self.pixel_std for inputs in batched_inputs]
+        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+
+    def training_pass(
+        self, images: ImageList, instances: list[Instances]
+    ) -> tuple[dict[str, Tensor], Tensor, TrainingQueries, list[Tensor]]:
+        """Losses, the dense map (B, D, Hp/8, Wp/8), the queries and the masks B x (K, H, W) bool."""
+        features = self.backbone(images.tensor)
+        mask_features = self.mask_branch(features)
+        maps = self.proposal_generator(features)
+        masks = [instance_masks(image) for image in instances]
+        ground_truth = [
+            GroundTruth(image.gt_boxes.tensor, image.gt_classes, mask_centroids(mask))
+            for image, mask in zip(instances, masks, strict=True)
+        ]
+        losses: dict[str, Tensor] = {}
+        if self.mask_branch.semantic_classes is not None:
+            losses["loss_sem"] = self.mask_branch.semantic_loss(features, masks, [i.gt_classes for i in instances])
+        detection_losses, positives = self.proposal_generator.losses(maps, ground_truth)
+        queries = self._training_queries(maps, positives)
+        logits = self.mask_head.retrieve_map(queries.dynamic, queries.image_index, mask_features)
+        losses |= detection_losses
+        losses["loss_mask"] = self.mask_loss_on(logits, queries, masks)
+        self.mask_head._iter += 1
+        return losses, mask_features, queries, masks
+
+    def mask_loss_on(
+        self, logits: Tensor, queries: TrainingQueries, masks: list[Tensor], valid: Tensor | None = None
+    ) -> Tensor:
+        """Mean dice loss of logits at the dense map's stride; a connected zero without queries.
+
+        Args:
+            logits: (N, Hp/8, Wp/8).
+            queries: N queries with their targets.
+            masks: B x (K, H, W) bool.
+            valid: (B, Hp/8, Wp/8) bool, cells that count; None: all.
+        """
+        factor = self.mask_head.factor
+        upsampled = aligned_bilinear(logits[:, None], factor)[:, 0]
+        size = (logits.shape[1] * factor, logits.shape[2] * factor)
+        sampled = [sample_masks(mask, self.mask_head.out_stride, size) for mask in masks]
+        if valid is not None:
+            # A pixel counts when every cell that it is interpolated from does.
+            valid = aligned_bilinear(valid[:, None].float(), factor)[:, 0] > 0.999
+        losses = dice_losses(upsampled, queries.image_index, queries.instance, sampled, valid)
+        return losses.sum() / max(len(losses), 1)
+
+    def _training_queries(self, maps: HeadMaps, positives: Positives) -> TrainingQueries:
+        if self.queries_per_image >= 0:
+            keep = top_scores(positives, _confidence(maps, positives), self.queries_per_image)
+        else:
+            keep = random_cap(len(positives), self.max_queries, positives.level.device)
+        keep = keep.sort().values  # by level again
+        level, image = positives.level[keep], positives.image[keep]
+        params = self._params_at(maps, level, image, positives.cell[keep])
+        dynamic = DynamicQueries(params, positives.locations[keep], self.mask_head.scales(level))
+        return TrainingQueries(dynamic, image, positives.instance[keep])
+
+    def _params_at(self, maps: HeadMaps, level: Tensor, image: Tensor, cell: Tensor) -> Tensor:
+        """(N, num_params) of the queries at chosen cells, which must be ordered by level."""
+        counts = torch.bincount(level, minlength=len(maps.box_features)).tolist()
+        places = zip(maps.box_features, image.split(counts), cell.split(counts), strict=True)
+        return torch.cat([conv_at(self.controller, *place) for place in places])
+
+    def _inference(self, images: ImageList, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        features = self.backbone(images.tensor)
+        mask_features = self.mask_branch(features)
+        maps = self.proposal_generator(features)
+        results = []
+        for index, detections in enumerate(self.proposal_generator.detections(maps)):
+            input_size = images.image_sizes[index]
+            wished = batched_inputs[index]
+            output_size = (int(wished.get("height", input_size[0])), int(wished.get("width", input_size[1])))
+            results.append(
+                {"instances": self._decode(maps, mask_features, index, detections, input_size, output_size)}
+            )
+        return results
+
+    def _decode(
+        self,
+        maps: HeadMaps,
+        mask_features: Tensor,
+        image: int,
+        detections: Detections,
+        input_size: tuple[int, int],
+        output_size: tuple[int, int],
+    ) -> Instances:
+        """Boxes and masks of one image's detections at the output size."""
+        boxes = Boxes(detections.boxes.clone())
+        boxes.scale(output_size[1] / input_size[1], output_size[0] / input_size[0])
+        boxes.clip(output_size)
+        kept = boxes.nonempty()
+        boxes, detections = boxes[kept], detections[kept]
+        probabilities, which = self._probabilities(maps, mask_features, image, detections)
+        masks = paste_masks(probabilities, self.mask_head.out_stride, input_size, output_size)
+        result = Instances(output_size)
+        result.pred_boxes, result.scores, result.pred_classes = boxes, detections.scores, detections.classes
+        result.locations, result.fpn_levels = detections.locations, detections.levels
+        result.pred_masks = masks[which]
+        return result
+
+    def _probabilities(
+        self, maps: HeadMaps, mask_features: Tensor, image: int, detections: Detections
+    ) -> tuple[Tensor, Tensor]:
+        """Mask probabilities (U, Hp/s, Wp/s) of the distinct locations and which one each detection uses.
+
+        A location is often detected with several classes; its mask is decoded once.
+        """
+        places = torch.stack([detections.levels, detections.cells], dim=1)
+        distinct, which = torch.unique(places, dim=0, return_inverse=True)
+        level, cell = distinct.unbind(1)
+        locations = detections.locations.new_empty(len(distinct), 2)
+        locations[which] = detections.locations
+        params = self._params_at(maps, level, torch.full_like(cell, image), cell)
+        queries = DynamicQueries(params, locations, self.mask_head.scales(level))
+        logits = self.mask_head.retrieve_map(queries, torch.zeros_like(cell), mask_features[image : image + 1])
+        return aligned_bilinear(logits[:, None], self.mask_head.factor)[:, 0].sigmoid(), which
+
+
+def _confidence(maps: HeadMaps, positives: Positives) -> Tensor:
+    """(P,) best class probability times quality, of every positive."""
+    parts = []
+    splits = zip(positives.image.split(positives.counts), positives.cell.split(positives.counts), strict=True)
+    for logits, quality, (image, cell) in zip(maps.logits, maps.quality, splits, strict=True):
+        best = logits.flatten(2)[image, :, cell].float().sigmoid().amax(1)
+        parts.append(best * quality.flatten(2)[image, 0, cell].float().sigmoid())
+    return torch.cat(parts).detach()

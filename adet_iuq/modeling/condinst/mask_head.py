@@ -1,0 +1,175 @@
+"""The dynamic mask head: <q, I> of the paper's Eq. 4 for CondInst.
+
+A query is a three-layer network of 1x1 convolutions (169 numbers) with a location and a scale. With relative
+coordinates (loc_n - loc_p) / S_n the first layer is linear in what belongs to the query and in what belongs to the
+pixel, so one matrix product over shared pixels serves all queries (parity spec of CondInst, section 11).
+
+Shapes: N queries, P pixels, D feature channels, C channels of the head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import CfgNode, configurable
+from torch import Tensor, nn
+
+from adet_iuq.errors import UserError
+
+
+@dataclass
+class DynamicQueries:
+    """N queries: parameters (N, num_params), locations (N, 2) in input pixels, scales (N,) in pixels."""
+
+    params: Tensor
+    locations: Tensor
+    scales: Tensor
+
+    def __getitem__(self, index: Tensor) -> "DynamicQueries":
+        return DynamicQueries(self.params[index], self.locations[index], self.scales[index])
+
+
+class DynamicMaskHead(nn.Module):
+    """Decodes masks with predicted networks; has no learned parameters of its own."""
+
+    sizes_of_interest: Tensor
+    _iter: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        feature_channels: int,
+        feature_stride: int,
+        channels: int,
+        num_layers: int,
+        relative_coordinates: bool,
+        sizes_of_interest: Sequence[int],
+        out_stride: int,
+    ) -> None:
+        """
+        Args:
+            feature_channels: D.
+            feature_stride: of the dense map, pixels.
+            channels: C.
+            num_layers: of a query's network.
+            relative_coordinates: the network also reads where the pixel lies as seen from the query.
+            sizes_of_interest: bounds between the levels; they and twice the last are the queries' scales.
+            out_stride: of the masks in the loss and of the probabilities, a divisor of `feature_stride`.
+
+        Raises:
+            UserError: `out_stride` does not divide `feature_stride`.
+        """
+        super().__init__()
+        if feature_stride % out_stride:
+            raise UserError(f"MODEL.CONDINST.MASK_OUT_STRIDE {out_stride} must divide {feature_stride}.")
+        self.feature_channels, self.feature_stride, self.out_stride = feature_channels, feature_stride, out_stride
+        self.coordinates = 2 if relative_coordinates else 0
+        widths = [feature_channels + self.coordinates] + [channels] * (num_layers - 1) + [1]
+        self.shapes = list(zip(widths[1:], widths[:-1], strict=True))
+        self.num_params = sum(out * (inner + 1) for out, inner in self.shapes)
+        # Both buffers only keep the checkpoints equal to the published ones.
+        self.register_buffer("sizes_of_interest", torch.tensor([*sizes_of_interest, sizes_of_interest[-1] * 2]))
+        self.register_buffer("_iter", torch.zeros(1))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, feature_stride: int) -> dict:
+        condinst = cfg.MODEL.CONDINST
+        return {
+            "feature_channels": condinst.MASK_BRANCH.OUT_CHANNELS,
+            "feature_stride": feature_stride,
+            "channels": condinst.MASK_HEAD.CHANNELS,
+            "num_layers": condinst.MASK_HEAD.NUM_LAYERS,
+            "relative_coordinates": not condinst.MASK_HEAD.DISABLE_REL_COORDS,
+            "sizes_of_interest": cfg.MODEL.FCOS.SIZES_OF_INTEREST,
+            "out_stride": condinst.MASK_OUT_STRIDE,
+        }
+
+    @property
+    def factor(self) -> int:
+        """Upsampling from the dense map to the masks of the loss."""
+        return self.feature_stride // self.out_stride
+
+    def scales(self, levels: Tensor) -> Tensor:
+        """(N,) float scales of queries on the given levels, pixels."""
+        return self.sizes_of_interest[levels].float()
+
+    def cell_locations(self, size: tuple[int, int]) -> Tensor:
+        """(h * w, 2) nominal positions of the dense map's cells, row by row, pixels of the network input."""
+        device = self.sizes_of_interest.device
+        y, x = (
+            torch.arange(n, device=device, dtype=torch.float32) * self.feature_stride + self.feature_stride // 2
+            for n in size
+        )
+        return torch.stack([x.repeat(size[0]), y.repeat_interleave(size[1])], dim=1)
+
+    def retrieve(
+        self, queries: DynamicQueries, features: Tensor, locations: Tensor, relative: Tensor | None = None
+    ) -> Tensor:
+        """Logits of every query on every pixel.
+
+        Args:
+            queries: N queries.
+            features: (P, D).
+            locations: (P, 2) positions in pixels of the network input.
+            relative: (P, 2), given: the relative coordinates themselves, the same for all queries, instead of
+                (query location - pixel location) / scale.
+
+        Returns:
+            (N, P) logits, at least float32 whatever the autocast: positions up to a thousand pixels do not survive
+            float16.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            features = _at_least_float32(features)
+            weights, biases = self._split(queries.params.to(features.dtype))
+            first, bias = weights[0], biases[0]
+            if self.coordinates and relative is not None:
+                features = torch.cat([relative.to(features.dtype), features], dim=1)
+            elif self.coordinates:
+                # The query's share of the first layer moves into its bias. A common origin keeps the two large terms,
+                # which cancel, small.
+                origin = queries.locations.mean(0) if len(queries.params) else queries.locations.new_zeros(2)
+                position = first[:, :, :2] / queries.scales.to(features.dtype)[:, None, None]
+                offset = (queries.locations - origin).to(features.dtype)
+                bias = bias + (position @ offset[:, :, None])[:, :, 0]
+                first = torch.cat([-position, first[:, :, 2:]], dim=2)
+                features = torch.cat([(locations - origin).to(features.dtype), features], dim=1)
+            hidden = torch.addmm(bias.reshape(-1, 1), first.flatten(0, 1), features.T).view(*bias.shape, len(features))
+            for weight, bias in zip(weights[1:], biases[1:], strict=True):
+                hidden = torch.baddbmm(bias[:, :, None], weight, hidden.relu_())
+            return hidden[:, 0]
+
+    def retrieve_map(self, queries: DynamicQueries, image_index: Tensor, maps: Tensor) -> Tensor:
+        """Logits of every query on all cells of its own image's map.
+
+        Args:
+            queries: N queries.
+            image_index: (N,) long, which map.
+            maps: (B, D, h, w).
+
+        Returns:
+            (N, h, w) logits.
+        """
+        size = (maps.shape[2], maps.shape[3])
+        locations = self.cell_locations(size)
+        order = torch.argsort(image_index, stable=True)
+        counts = torch.bincount(image_index, minlength=len(maps)).tolist()
+        parts = [
+            self.retrieve(queries[index], features.flatten(1).T, locations)
+            for index, features in zip(order.split(counts), maps, strict=True)
+        ]
+        logits = torch.cat(parts)
+        if len(maps) > 1:
+            logits = logits[torch.argsort(order)]
+        return logits.view(-1, *size)
+
+    def _split(self, params: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Weights (N, out, in) and biases (N, out) of all layers: all weights come first, then all biases."""
+        sizes = [out * inner for out, inner in self.shapes] + [out for out, _ in self.shapes]
+        parts = params.split(sizes, dim=1)
+        weights = [part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=False)]
+        return weights, list(parts[len(self.shapes) :])
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

@@ -1,0 +1,36 @@
+"""From FCOS's positives to the training queries: the two caps of the published model."""
+
+import torch
+from torch import Tensor
+
+from adet_iuq.modeling.condinst.fcos_targets import Positives
+
+
+def random_cap(count: int, limit: int, device: torch.device) -> Tensor:
+    """Indices of `limit` of `count` queries drawn at random; all in order when there are no more (or limit is -1)."""
+    if limit < 0 or count <= limit:
+        return torch.arange(count, device=device)
+    return torch.randperm(count, device=device)[:limit]
+
+
+def top_scores(positives: Positives, scores: Tensor, per_image: int) -> Tensor:
+    """The best queries of every instance, evenly many.
+
+    Args:
+        positives: P of them.
+        scores: (P,) confidence of each.
+        per_image: T; an instance keeps max(T // instances with positives in its image, 1) queries.
+
+    Returns:
+        Indices of those kept, in the order image, instance, falling score.
+    """
+    stride = int(positives.instance.max()) + 1 if len(positives) else 1
+    key = positives.image * stride + positives.instance
+    order = scores.argsort(descending=True)
+    order = order[key[order].argsort(stable=True)]
+    groups, counts = torch.unique_consecutive(key[order], return_counts=True)
+    rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    image = torch.div(groups, stride, rounding_mode="floor")
+    present = torch.bincount(image)[image]
+    quota = torch.div(per_image, present, rounding_mode="floor").clamp(min=1)
+    return order[rank < quota.repeat_interleave(counts)]

@@ -1,0 +1,50 @@
+"""Ground-truth masks on the model's device.
+
+Shapes: K instances, (H, W) the unpadded network input, (Hp, Wp) the padded one.
+"""
+
+import numpy as np
+import torch
+from detectron2.structures import BitMasks, Instances, PolygonMasks
+from detectron2.structures.masks import polygons_to_bitmask
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def instance_masks(instances: Instances) -> Tensor:
+    """The masks of one image as (K, H, W) bool on the device of its boxes.
+
+    This project's mappers yield `BitMasks`; `PolygonMasks` of other mappers are rasterised here, by the COCO API.
+    """
+    masks = instances.gt_masks
+    height, width = instances.image_size
+    if isinstance(masks, PolygonMasks):
+        drawn = [polygons_to_bitmask(polygons, height, width) for polygons in masks.polygons]
+        array = np.stack(drawn) if drawn else np.zeros((0, height, width), dtype=bool)
+        return torch.from_numpy(array).to(instances.gt_boxes.device)
+    assert isinstance(masks, BitMasks), type(masks)
+    return masks.tensor.bool()
+
+
+def sample_masks(masks: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Every `stride`-th pixel, starting at `stride // 2`, zero padded right and below.
+
+    Args:
+        masks: (K, H, W) bool.
+        stride: pixels between samples.
+        size: (Hp / stride, Wp / stride), the size of the result.
+
+    Returns:
+        (K, *size) float32, the masks that the mask losses compare with (parity spec of CondInst, section 5).
+    """
+    sampled = masks[:, stride // 2 :: stride, stride // 2 :: stride].float()
+    return F.pad(sampled, (0, size[1] - sampled.shape[2], 0, size[0] - sampled.shape[1]))
+
+
+def mask_centroids(masks: Tensor) -> Tensor:
+    """(K, 2) float32 centroids (x, y) of (K, H, W) bool masks, in pixel indices; (0, 0) for an empty mask."""
+    columns, rows = masks.sum(1, dtype=torch.float32), masks.sum(2, dtype=torch.float32)
+    area = columns.sum(1).clamp(min=1e-6)
+    x = columns @ torch.arange(masks.shape[2], dtype=torch.float32, device=masks.device)
+    y = rows @ torch.arange(masks.shape[1], dtype=torch.float32, device=masks.device)
+    return torch.stack([x / area, y / area], dim=1)
