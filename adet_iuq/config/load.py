@@ -131,6 +131,6 @@ def _unknown_key(key: str, names: list[str], source: str) -> str:
         )
     leaf = key.rsplit(".", 1)[-1]
     near = difflib.get_close_matches(key, names, n=3, cutoff=0.75)
-    near += [name for name in names if name.rsplit(".", 1)[-1] == leaf and name not in near][:3]
+    near += [name for name in names if name.rsplit(".", 1)[-1] == leaf and name not in near][:6]
     hint = f" Did you mean {' or '.join(near)}?" if near else " All keys: adet_iuq/config and detectron2's defaults.py."
     return f"Config key {key} (in {source}) does not exist.{hint}"

@@ -1,0 +1,46 @@
+"""Writes a COCO-format JSON that keeps only chosen images of another one.
+
+python datasets/subset.py --json instances_train2017.json --images 542720 57345 499716 24577 --output four.json
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def subset(data: dict[str, Any], image_ids: list[int]) -> dict[str, Any]:
+    """The data set of the chosen images, with those categories only that they show.
+
+    Args:
+        data: a COCO-format data set.
+        image_ids: of the images to keep, in the order wished.
+
+    Raises:
+        SystemExit: an image id that the data set does not have.
+    """
+    images = {image["id"]: image for image in data["images"]}
+    missing = [image_id for image_id in image_ids if image_id not in images]
+    if missing:
+        raise SystemExit(f"The data set has no image {missing}.")
+    annotations = [a for a in data["annotations"] if a["image_id"] in set(image_ids)]
+    used = {annotation["category_id"] for annotation in annotations}
+    categories = [category for category in data["categories"] if category["id"] in used]
+    return {**data, "images": [images[i] for i in image_ids], "annotations": annotations, "categories": categories}
+
+
+def main() -> None:
+    """Reads the arguments and writes the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, help="the COCO-format data set")
+    parser.add_argument("--images", type=int, nargs="+", required=True, help="ids of the images to keep")
+    parser.add_argument("--output", type=Path, required=True, help="the file to write")
+    args = parser.parse_args()
+    result = subset(json.loads(args.json.read_text()), args.images)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(result))
+    print(f"{args.output}: {len(result['images'])} images, {len(result['annotations'])} annotations")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Configs: every shipped file loads, and every mistake is named."""
+
+from pathlib import Path
+
+import pytest
+
+import adet_iuq.modeling  # noqa: F401 (registers the models)
+from adet_iuq.config import get_cfg, load_config
+from adet_iuq.errors import UserError
+from helpers.golden import REPOSITORY
+
+FILES = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_shipped_config_loads_and_names_its_launch_line(name: str) -> None:
+    loaded = load_config(str(REPOSITORY / name), [])
+    head = (REPOSITORY / name).read_text().splitlines()[:8]
+    assert head[0].startswith("#")
+    if not Path(name).name.startswith("Base"):
+        assert any(f"--config-file {name}" in line for line in head)
+        assert loaded.cfg.OUTPUT_DIR != get_cfg().OUTPUT_DIR
+
+
+def test_iuq_recipes_differ_from_paper_recipes_in_the_method_only() -> None:
+    for depth in ("R50", "R101"):
+        base, iuq = (load_config(str(REPOSITORY / f"configs/CondInst/{depth}_1x_{n}.yaml")).cfg for n in ("paper", "iuq"))
+        for cfg in (base, iuq):
+            cfg.OUTPUT_DIR = ""
+            cfg.MODEL.META_ARCHITECTURE = ""
+            cfg.MODEL.IUQ.clear()
+        assert base == iuq
+
+
+def test_explicit_keys_come_from_files_and_overrides() -> None:
+    loaded = load_config(str(REPOSITORY / "configs/CondInst/R50_1x.yaml"), ["MODEL.FCOS.NUM_CLASSES", "5"])
+    assert {"MODEL.FCOS.NUM_CLASSES", "MODEL.RESNETS.DEPTH", "MODEL.META_ARCHITECTURE"} <= loaded.explicit
+    assert "MODEL.FCOS.NORM" not in loaded.explicit
+    assert loaded.cfg.MODEL.FCOS.NUM_CLASSES == 5
+
+
+@pytest.mark.parametrize(
+    "opts,words",
+    [
+        (["MODEL.FCOS.NUM_CLASES", "5"], r"MODEL\.FCOS\.NUM_CLASES .*does not exist.*MODEL\.FCOS\.NUM_CLASSES"),
+        (["NUM_CLASSES", "5"], r"MODEL\.FCOS\.NUM_CLASSES"),
+        (["MODEL.FCOS", "5"], "is a section"),
+        (["SOLVER.BASE_LR"], "pairs"),
+        (["SOLVER.MAX_ITER", "many"], r"SOLVER\.MAX_ITER.*'many'.*int"),
+        (["MODEL.MOBILENET", "True"], "MOBILENET"),
+    ],
+)
+def test_wrong_overrides_are_explained(opts: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_config(None, opts)
+
+
+def test_numbers_may_be_written_plainly() -> None:
+    cfg = load_config(None, ["SOLVER.BASE_LR", "1e-4", "MODEL.IUQ.EQUI.WEIGHT", "3"]).cfg
+    assert cfg.SOLVER.BASE_LR == 1e-4 and cfg.MODEL.IUQ.EQUI.WEIGHT == 3.0
+
+
+def test_files_that_are_missing_or_broken(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.yaml does not exist"):
+        load_config(str(tmp_path / "nowhere.yaml"))
+    child = tmp_path / "child.yaml"
+    child.write_text('_BASE_: "parent.yaml"\n')
+    with pytest.raises(UserError, match=r"parent\.yaml.*_BASE_ of .*child\.yaml"):
+        load_config(str(child))
+    child.write_text("MODEL: [1, 2\n")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_config(str(child))
+    child.write_text("SOLVER:\n  BASE_LR: 1e-3\n  MAX_ITERS: 5\n")
+    with pytest.raises(UserError, match=r"SOLVER\.MAX_ITERS \(in .*child\.yaml\).*SOLVER\.MAX_ITER"):
+        load_config(str(child))
+
+
+def test_keys_of_adelaidet_that_mean_nothing_here_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "adelai.yaml"
+    file.write_text("MODEL:\n  MOBILENET: False\n  CONDINST:\n    BOTTOM_PIXELS_REMOVED: 10\n")
+    load_config(str(file))
+    assert "BOTTOM_PIXELS_REMOVED" in caplog.text

@@ -1,0 +1,52 @@
+"""Small random training inputs and small models for tests."""
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Instances
+from torch import nn
+
+import adet_iuq.modeling  # noqa: F401 (registers the models)
+from adet_iuq.config import load_config
+from helpers.golden import REPOSITORY
+
+SMALL = [
+    "MODEL.DEVICE", "cpu",
+    "MODEL.WEIGHTS", "",
+    "MODEL.RESNETS.DEPTH", "18",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS", "64",
+    "MODEL.FCOS.NUM_CLASSES", "3",
+    "MODEL.FCOS.SIZES_OF_INTEREST", "[16, 32, 64, 128]",
+    "MODEL.FCOS.BBOX_BIAS_INIT", "1.0",
+]  # fmt: skip
+
+
+def small_cfg(recipe: str, *overrides: str) -> CfgNode:
+    """A recipe below configs/ with a ResNet-18, on the CPU."""
+    return load_config(str(REPOSITORY / "configs" / recipe), [*SMALL, *overrides]).cfg
+
+
+def small_model(recipe: str, *overrides: str, seed: int = 0) -> nn.Module:
+    """The model of `small_cfg`, its weights fixed by the seed."""
+    torch.manual_seed(seed)
+    return build_model(small_cfg(recipe, *overrides))
+
+
+def discs(height: int, width: int, count: int, seed: int) -> dict[str, Any]:
+    """A training input: noise with `count` discs and their annotations, and everything the loader adds."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+    masks = torch.zeros(count, height, width, dtype=torch.bool)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    for mask in masks:
+        cy, cx, r = (torch.rand(3, generator=generator) * torch.tensor([height, width, 20.0])).tolist()
+        mask |= (y - cy) ** 2 + (x - cx) ** 2 <= (r + 8) ** 2
+        image[:, mask] = torch.randint(0, 256, (3, 1), generator=generator, dtype=torch.uint8)
+    instances = Instances((height, width))
+    instances.gt_masks = BitMasks(masks)
+    instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+    instances.gt_classes = torch.arange(count) % 3
+    keys = {"image_id": seed, "sample_index": seed, "sample_seed": 1000 + seed, "file_name": f"{seed}.png"}
+    return {"image": image, "instances": instances, "height": height, "width": width, **keys}
