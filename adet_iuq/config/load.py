@@ -87,7 +87,7 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 def _merge(cfg: CfgNode, values: dict[str, Any], source: str) -> set[str]:
     """Sets every key of `values` in `cfg`; returns the names of those set."""
-    names = {name: default for name, default in _leaves(cfg)}
+    names = dict(_leaves(cfg))
     done = set()
     for key, value in values.items():
         if key not in names and _is_ignored(key, value, source):

@@ -27,7 +27,6 @@ from adet_iuq.iuq import (
 )
 from adet_iuq.modeling.layers import instance_masks
 
-
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 

@@ -24,7 +24,9 @@ def test_shipped_config_loads_and_names_its_launch_line(name: str) -> None:
 
 def test_iuq_recipes_differ_from_paper_recipes_in_the_method_only() -> None:
     for depth in ("R50", "R101"):
-        base, iuq = (load_config(str(REPOSITORY / f"configs/CondInst/{depth}_1x_{n}.yaml")).cfg for n in ("paper", "iuq"))
+        base, iuq = (
+            load_config(str(REPOSITORY / f"configs/CondInst/{depth}_1x_{n}.yaml")).cfg for n in ("paper", "iuq")
+        )
         for cfg in (base, iuq):
             cfg.OUTPUT_DIR = ""
             cfg.MODEL.META_ARCHITECTURE = ""

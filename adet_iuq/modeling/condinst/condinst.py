@@ -213,9 +213,7 @@ class CondInst(nn.Module):
             input_size = images.image_sizes[index]
             wished = batched_inputs[index]
             output_size = (int(wished.get("height", input_size[0])), int(wished.get("width", input_size[1])))
-            results.append(
-                {"instances": self._decode(maps, mask_features, index, detections, input_size, output_size)}
-            )
+            results.append({"instances": self._decode(maps, mask_features, index, detections, input_size, output_size)})
         return results
 
     def _decode(

@@ -39,7 +39,7 @@ class Tower(nn.Sequential):
             layers += [conv, *_norm(norm, channels, num_levels), nn.ReLU()]
         super().__init__(*layers)
 
-    def forward(self, x: Tensor, level: int) -> Tensor:
+    def forward(self, x: Tensor, level: int) -> Tensor:  # type: ignore[override]
         for layer in self:
             x = layer[level](x) if isinstance(layer, nn.ModuleList) else layer(x)
         return x

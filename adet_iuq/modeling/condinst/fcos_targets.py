@@ -88,7 +88,9 @@ def assign_targets(
         labels.append(label)
         instances.append(instance)
         targets.append(target)
-    return _positives(locations, strides, torch.stack(labels), torch.stack(instances), torch.stack(targets), num_classes)
+    return _positives(
+        locations, strides, torch.stack(labels), torch.stack(instances), torch.stack(targets), num_classes
+    )
 
 
 def _per_location(values: Sequence[float], counts: Sequence[int], like: Tensor) -> Tensor:
@@ -96,7 +98,13 @@ def _per_location(values: Sequence[float], counts: Sequence[int], like: Tensor) 
 
 
 def _assign_image(
-    points: Tensor, stride: Tensor, lows: Tensor, highs: Tensor, truth: GroundTruth, num_classes: int, radius: float | None
+    points: Tensor,
+    stride: Tensor,
+    lows: Tensor,
+    highs: Tensor,
+    truth: GroundTruth,
+    num_classes: int,
+    radius: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Label (L,), instance (L,) and distances in strides (L, 4) for one image."""
     if len(truth.boxes) == 0:
@@ -128,7 +136,12 @@ def _distances(points: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _positives(
-    locations: Sequence[Tensor], strides: Sequence[int], labels: Tensor, instances: Tensor, targets: Tensor, num_classes: int
+    locations: Sequence[Tensor],
+    strides: Sequence[int],
+    labels: Tensor,
+    instances: Tensor,
+    targets: Tensor,
+    num_classes: int,
 ) -> tuple[Tensor, Positives]:
     """From (B, L) tensors to the level-major order and the list of positives."""
     counts = [len(points) for points in locations]

@@ -71,7 +71,9 @@ class MaskBranch(nn.Module):
         branch = cfg.MODEL.CONDINST.MASK_BRANCH
         missing = [name for name in branch.IN_FEATURES if name not in input_shape]
         if missing:
-            raise UserError(f"MODEL.CONDINST.MASK_BRANCH.IN_FEATURES names {missing}; the backbone offers {[*input_shape]}.")
+            raise UserError(
+                f"MODEL.CONDINST.MASK_BRANCH.IN_FEATURES names {missing}; the backbone offers {[*input_shape]}."
+            )
         return {
             "in_channels": [input_shape[name].channels for name in branch.IN_FEATURES],
             "in_features": branch.IN_FEATURES,

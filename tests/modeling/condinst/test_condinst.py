@@ -21,7 +21,9 @@ def head(relative: bool = True, layers: int = 3) -> DynamicMaskHead:
     )  # fmt: skip
 
 
-def grouped_convolutions(head: DynamicMaskHead, queries: DynamicQueries, image: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+def grouped_convolutions(
+    head: DynamicMaskHead, queries: DynamicQueries, image: torch.Tensor, maps: torch.Tensor
+) -> torch.Tensor:
     """The published form: features and coordinates copied for each query, one group a query."""
     size = (maps.shape[2], maps.shape[3])
     x = maps[image].flatten(2)
@@ -91,7 +93,9 @@ def test_caps() -> None:
     positives = Positives(zeros, image, zeros, torch.zeros(9, 2), zeros, torch.zeros(9, 4), instance, [9])
     assert top_scores(positives, scores, 4).tolist() == [1, 3, 5, 7, 8, 6]
     assert top_scores(positives, scores, 1).tolist() == [1, 5, 7]
-    none = Positives(*(x[:0] for x in (zeros, image, zeros, torch.zeros(9, 2), zeros, torch.zeros(9, 4), instance)), [0])
+    none = Positives(
+        *(x[:0] for x in (zeros, image, zeros, torch.zeros(9, 2), zeros, torch.zeros(9, 4), instance)), [0]
+    )
     assert len(top_scores(none, scores[:0], 4)) == 0
 
 

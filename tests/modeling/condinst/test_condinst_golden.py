@@ -79,9 +79,14 @@ def compute_features(model: CondInst, golden: Golden) -> dict[str, Any]:
         }
     queries = torch.as_tensor(golden.outputs["queries"])
     rows = [(controller[le].flatten(2)[im, :, ce], locations[le][ce]) for im, le, ce in queries.tolist()]
-    dynamic = DynamicQueries(*(torch.stack(part) for part in zip(*rows, strict=True)), model.mask_head.scales(queries[:, 1]))
+    dynamic = DynamicQueries(
+        *(torch.stack(part) for part in zip(*rows, strict=True)), model.mask_head.scales(queries[:, 1])
+    )
     logits = model.mask_head.retrieve_map(dynamic, queries[:, 0], mask_features)
-    return outputs | {"queries": queries, "mask_logits": aligned_bilinear(logits[:, None], model.mask_head.factor)[:, 0]}
+    return outputs | {
+        "queries": queries,
+        "mask_logits": aligned_bilinear(logits[:, None], model.mask_head.factor)[:, 0],
+    }
 
 
 def compute_train(model: CondInst, golden: Golden) -> dict[str, Any]:
@@ -174,7 +179,9 @@ def rule(key: str) -> tuple[str, float]:
         return "absolute", 1e-3
     if key.startswith("probs_"):
         return "absolute", PROBABILITY
-    if key.startswith(("logits_", "reg_", "ctrness_", "controller_", "mask_", "p")) and not key.startswith(("pos", "pad")):
+    if key.startswith(("logits_", "reg_", "ctrness_", "controller_", "mask_", "p")) and not key.startswith(
+        ("pos", "pad")
+    ):
         return "scale", 2e-5
     return "equal", 0.0
 

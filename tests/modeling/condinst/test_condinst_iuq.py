@@ -17,7 +17,9 @@ IUQ = ("CondInst/R50_1x_iuq.yaml", "MODEL.IUQ.INTER.START_ITER", "0", "MODEL.IUQ
 FROZEN_OFF = ("MODEL.BACKBONE.FREEZE_AT", "0")
 
 
-def train_step(model: Any, inputs: list[dict[str, Any]], times: int = 1) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+def train_step(
+    model: Any, inputs: list[dict[str, Any]], times: int = 1
+) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     with EventStorage() as storage:
         for _ in range(times):
             losses = model(inputs)
@@ -71,7 +73,9 @@ def test_equi_loss_reaches_queries_and_features(inputs: list[dict[str, Any]]) ->
     assert gradients["mask_branch.tower.0.0.weight"] > 0
 
 
-@pytest.mark.parametrize("target,terms", [("feature", {"loss_equi"}), ("augmentation", set()), ("query", {"loss_equi"})])
+@pytest.mark.parametrize(
+    "target,terms", [("feature", {"loss_equi"}), ("augmentation", set()), ("query", {"loss_equi"})]
+)
 def test_equivariance_targets(inputs: list[dict[str, Any]], target: str, terms: set[str]) -> None:
     model = small_model(*IUQ, "MODEL.IUQ.EQUI.TARGET", target, "MODEL.IUQ.INTER.ENABLED", "False")
     losses, _ = train_step(model, inputs)
@@ -167,7 +171,9 @@ def test_odd_views_and_wrong_values_are_refused() -> None:
         ("EQUI.VIEWS", "both"), ("EQUI.TARGET", "mask"), ("INTER.LOSS", "dice"), ("INTER.REL_COORDS", "none"),
         ("INTER.NORMALIZER", "sum"), ("MEMORY.DTYPE", "int8"), ("MEMORY.SAMPLER", "random"), ("EQUI.CROP_MIN", "1.5"),
     ):  # fmt: skip
-        with pytest.raises(UserError, match=value.split(".")[0]) if key != "EQUI.CROP_MIN" else pytest.raises(UserError):
+        with (
+            pytest.raises(UserError, match=value.split(".")[0]) if key != "EQUI.CROP_MIN" else pytest.raises(UserError)
+        ):
             small_model(*IUQ, f"MODEL.IUQ.{key}", value)
 
 
