@@ -48,8 +48,7 @@ def add_timm_config(cfg: CfgNode) -> None:
     cfg.MODEL.TIMM = CfgNode()
     cfg.MODEL.TIMM.NAME = "resnet50"  # any timm model that supports features_only
     cfg.MODEL.TIMM.PRETRAINED = False  # timm's own weights; MODEL.WEIGHTS, where given, is loaded over them
-    cfg.MODEL.TIMM.OUT_INDICES = [1, 2, 3, 4]  # which of timm's feature levels leave the backbone
-    cfg.MODEL.TIMM.FREEZE_AT = 0  # how many stages, counted from the stem, are frozen
+    cfg.MODEL.TIMM.FREEZE_AT = 0  # 0: nothing, 1: the stem, 2: also "res2" ... 5: all of it
     cfg.MODEL.TIMM.NORM_FROZEN = False  # True: BatchNorm layers keep statistics and weights
     cfg.MODEL.TIMM.CHECKPOINTING = False  # trade compute for activation memory
     cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0

@@ -6,7 +6,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
-from torch import nn
 
 import adet_iuq.modeling  # noqa: F401 (registers the models)
 from adet_iuq.config import load_config
@@ -28,7 +27,7 @@ def small_cfg(recipe: str, *overrides: str) -> CfgNode:
     return load_config(str(REPOSITORY / "configs" / recipe), [*SMALL, *overrides]).cfg
 
 
-def small_model(recipe: str, *overrides: str, seed: int = 0) -> nn.Module:
+def small_model(recipe: str, *overrides: str, seed: int = 0) -> Any:
     """The model of `small_cfg`, its weights fixed by the seed."""
     torch.manual_seed(seed)
     return build_model(small_cfg(recipe, *overrides))

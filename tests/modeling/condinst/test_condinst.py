@@ -93,9 +93,8 @@ def test_caps() -> None:
     positives = Positives(zeros, image, zeros, torch.zeros(9, 2), zeros, torch.zeros(9, 4), instance, [9])
     assert top_scores(positives, scores, 4).tolist() == [1, 3, 5, 7, 8, 6]
     assert top_scores(positives, scores, 1).tolist() == [1, 5, 7]
-    none = Positives(
-        *(x[:0] for x in (zeros, image, zeros, torch.zeros(9, 2), zeros, torch.zeros(9, 4), instance)), [0]
-    )
+    nothing = zeros[:0]
+    none = Positives(nothing, nothing, nothing, torch.zeros(0, 2), nothing, torch.zeros(0, 4), nothing, [0])
     assert len(top_scores(none, scores[:0], 4)) == 0
 
 
@@ -116,7 +115,7 @@ def test_options_train_with_and_without_instances(overrides: tuple[str, ...], te
     for count in (3, 0):
         losses = model([discs(64, 96, count, seed=1), discs(96, 64, 0, seed=2)])
         assert terms <= set(losses) and {"loss_fcos_cls", "loss_fcos_loc", "loss_mask"} <= set(losses)
-        sum(losses.values()).backward()
+        torch.stack(list(losses.values())).sum().backward()
         assert all(torch.isfinite(loss) for loss in losses.values()), losses
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 

@@ -79,9 +79,8 @@ def compute_features(model: CondInst, golden: Golden) -> dict[str, Any]:
         }
     queries = torch.as_tensor(golden.outputs["queries"])
     rows = [(controller[le].flatten(2)[im, :, ce], locations[le][ce]) for im, le, ce in queries.tolist()]
-    dynamic = DynamicQueries(
-        *(torch.stack(part) for part in zip(*rows, strict=True)), model.mask_head.scales(queries[:, 1])
-    )
+    params, points = (torch.stack(part) for part in zip(*rows, strict=True))
+    dynamic = DynamicQueries(params, points, model.mask_head.scales(queries[:, 1]))
     logits = model.mask_head.retrieve_map(dynamic, queries[:, 0], mask_features)
     return outputs | {
         "queries": queries,
@@ -92,7 +91,7 @@ def compute_features(model: CondInst, golden: Golden) -> dict[str, Any]:
 def compute_train(model: CondInst, golden: Golden) -> dict[str, Any]:
     inputs = batch(golden)
     losses = model(inputs)
-    sum(losses.values()).backward()
+    torch.stack(list(losses.values())).sum().backward()
     outputs: dict[str, Any] = {f"loss/{name}": loss.detach() for name, loss in losses.items()}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:

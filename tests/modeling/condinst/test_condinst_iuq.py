@@ -110,7 +110,7 @@ def test_evaluation_is_bit_equal_and_weights_load_strictly(inputs: list[dict[str
 def test_empty_batch_trains_every_parameter() -> None:
     model = small_model(*IUQ, *FROZEN_OFF)
     losses, _ = train_step(model, [discs(64, 64, 0, seed=1), discs(64, 96, 0, seed=2)])
-    sum(losses.values()).backward()
+    torch.stack(list(losses.values())).sum().backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert losses["loss_inter"] == 0 and losses["loss_equi"] == 0 and losses["loss_mask"] == 0
     without = [name for name, p in model.named_parameters() if p.grad is None]
@@ -118,7 +118,7 @@ def test_empty_batch_trains_every_parameter() -> None:
 
 
 def test_same_seed_same_losses(inputs: list[dict[str, Any]]) -> None:
-    runs = []
+    runs: list[dict[str, torch.Tensor]] = []
     for _ in range(2):
         torch.manual_seed(5 + len(runs))  # keyed draws do not look at the global generator
         model = small_model(*IUQ, "MODEL.IUQ.INTER.MAX_QUERIES", "20")
@@ -181,6 +181,6 @@ def test_amp_bfloat16_trains(inputs: list[dict[str, Any]]) -> None:
     model = small_model(*IUQ)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses, _ = train_step(model, inputs)
-    sum(losses.values()).backward()
+    torch.stack(list(losses.values())).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     assert losses["loss_inter"].dtype == torch.float32

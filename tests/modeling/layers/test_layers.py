@@ -51,9 +51,10 @@ def test_conv_at_equals_the_whole_convolution() -> None:
     dense = conv(maps).flatten(2).transpose(1, 2).reshape(-1, 5)
     torch.testing.assert_close(sparse, dense)
     weight = torch.rand_like(dense)
+    inputs = [maps, *conv.parameters()]
     for a, b in zip(
-        torch.autograd.grad((sparse * weight).sum(), [maps, conv.weight, conv.bias]),
-        torch.autograd.grad((dense * weight).sum(), [maps, conv.weight, conv.bias]),
+        torch.autograd.grad((sparse * weight).sum(), inputs),
+        torch.autograd.grad((dense * weight).sum(), inputs),
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

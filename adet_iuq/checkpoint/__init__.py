@@ -1,0 +1,5 @@
+"""Checkpoints: written so that a crash cannot spoil them, read without running foreign code, compared before loading."""
+
+from adet_iuq.checkpoint.checkpointer import Checkpointer, build_checkpointer
+
+__all__ = ["Checkpointer", "build_checkpointer"]

@@ -1,0 +1,146 @@
+"""Does a file's set of weights belong to a model? Decided from names and shapes alone."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+Shape = tuple[int, ...]
+
+# Tensors that carry no information, or are made anew from the config: their presence never matters.
+_INESSENTIAL = (
+    "num_batches_tracked",
+    "pixel_mean",
+    "pixel_std",
+    "anchor_generator.cell_anchors",
+    "relative_position_index",
+    "attn_mask",
+)
+# First parts of the names that image classifiers give to what stands on their trunk.
+_CLASSIFIER = frozenset({"fc", "fc1000", "head", "classifier", "linear", "norm", "pre_logits", "pred"})
+_BACKBONE = "backbone."
+_TRUNK = "backbone.bottom_up."
+# A trunk that misses, or leaves over, a greater share than this is one of another kind or depth.
+_TRUNK_TOLERANCE = 0.2
+
+
+@dataclass
+class Comparison:
+    """Names of a file's and a model's tensors, sorted by what becomes of them.
+
+    Attributes:
+        matched: in both, of one shape.
+        resized: in both, of different shapes, because the number of classes differs.
+        mismatched: in both, of different shapes, for any other reason.
+        missing: in the model only.
+        unexpected: in the file only.
+        shapes: of `resized` and `mismatched`: in the file, in the model.
+    """
+
+    matched: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    shapes: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
+
+
+def compare(
+    file: Mapping[str, Shape],
+    model: Mapping[str, Shape],
+    optional: Iterable[str] = (),
+    class_counts: Collection[int] = (),
+) -> Comparison:
+    """Sorts the names.
+
+    Args:
+        file: shapes by name, names already converted to the model's.
+        model: shapes by name.
+        optional: names, prefixes or suffixes of tensors whose absence or surplus does not matter.
+        class_counts: the numbers of classes in the config; a first dimension of such a size (or one more, for a
+            background class) may differ from the file's.
+    """
+    result = Comparison()
+    inessential = (*_INESSENTIAL, *optional)
+    for name, shape in model.items():
+        if name not in file:
+            if not _matches(name, inessential):
+                result.missing.append(name)
+        elif file[name] == shape:
+            result.matched.append(name)
+        else:
+            result.shapes[name] = (file[name], shape)
+            classes = _class_dependent(file[name], shape, class_counts)
+            (result.resized if classes else result.mismatched).append(name)
+    result.unexpected = [name for name in file if name not in model and not _matches(name, inessential)]
+    return result
+
+
+def training_problem(comparison: Comparison) -> str | None:
+    """Why a training cannot start from these weights; None if it can.
+
+    It can from the same architecture, also with another number of classes or with parts that are new, and from a file
+    that holds a backbone or an image classifier.
+    """
+    if not comparison.matched:
+        return f"not one of its tensors fits the model; it holds {listing(comparison.unexpected)}"
+    if comparison.mismatched:
+        return f"tensors have other shapes than in the model: {listing(comparison.mismatched, comparison.shapes)}"
+    known = set(comparison.matched) | set(comparison.resized)
+    trunk_parts = {name.removeprefix(_TRUNK).split(".")[0] for name in known if name.startswith(_TRUNK)}
+    foreign = [
+        name
+        for name in comparison.unexpected
+        if not name.startswith(_BACKBONE) and name.split(".")[0] not in trunk_parts | _CLASSIFIER
+    ]
+    fitting = [name for name in known if not name.startswith(_BACKBONE)]
+    if len(foreign) > len(fitting):
+        return (
+            f"of its {len(foreign) + len(fitting)} tensors beside the backbone only {len(fitting)} fit the model; "
+            f"foreign are {listing(foreign)}"
+        )
+    return _trunk_problem(comparison, trunk_parts)
+
+
+def _trunk_problem(comparison: Comparison, trunk_parts: set[str]) -> str | None:
+    """A backbone of another depth or kind, of which only some layers coincide."""
+    matched = [name for name in comparison.matched if name.startswith(_TRUNK)]
+    missing = [name for name in comparison.missing if name.startswith(_TRUNK)]
+    surplus = [name for name in comparison.unexpected if name.startswith(_TRUNK) or name.split(".")[0] in trunk_parts]
+    limit = _TRUNK_TOLERANCE * len(matched)
+    if matched and len(missing) > limit:
+        return f"it has only a part of the model's backbone; missing are {listing(missing)}"
+    if matched and len(surplus) > limit:
+        return f"its backbone has more layers than the model's: {listing(surplus)}"
+    return None
+
+
+def evaluation_problem(comparison: Comparison) -> str | None:
+    """Why the model cannot be evaluated, or its training resumed, with these weights; None if it can."""
+    problem = None if comparison.matched else training_problem(comparison)
+    if problem is None and comparison.resized:
+        problem = f"tensors belong to another number of classes: {listing(comparison.resized, comparison.shapes)}"
+    if problem is None and comparison.mismatched:
+        problem = training_problem(comparison)
+    if problem is None and comparison.missing:
+        problem = f"tensors of the model are missing in it: {listing(comparison.missing)}"
+    return problem
+
+
+def listing(names: Collection[str], shapes: Mapping[str, tuple[Shape, Shape]] | None = None, limit: int = 4) -> str:
+    """The first few names, with shapes where given, and how many there are in all."""
+    shown = []
+    for name in list(names)[:limit]:
+        there, here = (shapes or {}).get(name, ((), ()))
+        shown.append(f"{name} ({list(there)} in the file, {list(here)} in the model)" if shapes else name)
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(shown) + rest
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(name == p or name.startswith(p) or name.endswith(p) for p in patterns)
+
+
+def _class_dependent(there: Shape, here: Shape, class_counts: Collection[int]) -> bool:
+    """Whether two shapes differ in their first dimension only, and that one is a number of classes in the model."""
+    if not there or not here or there[1:] != here[1:] or len(there) != len(here):
+        return False
+    return any(here[0] - count in (0, 1) for count in class_counts)

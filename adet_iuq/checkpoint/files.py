@@ -1,0 +1,153 @@
+"""Reading and writing checkpoint files: nothing in a file is executed, and no half file takes a good one's place."""
+
+import collections
+import contextlib
+import io
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from adet_iuq.errors import UserError
+
+# Functions that numpy's arrays and scalars are pickled with, under the module names of numpy 1 and 2.
+_NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+_NUMPY_FUNCTIONS = {"_reconstruct": np.zeros(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
+_DTYPE_CLASSES = {f"numpy.dtypes.{name}": getattr(np.dtypes, name) for name in np.dtypes.__all__}
+
+_ALLOWED: dict[str, Any] = {
+    **{f"{module}.{name}": function for module in _NUMPY_MODULES for name, function in _NUMPY_FUNCTIONS.items()},
+    **_DTYPE_CLASSES,
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    "collections.OrderedDict": collections.OrderedDict,
+    "builtins.set": set,
+    "builtins.frozenset": frozenset,
+    "builtins.complex": complex,
+    "builtins.bytearray": bytearray,
+    # Python 2's names of the same, and how bytes come in old protocols.
+    "__builtin__.set": set,
+    "__builtin__.frozenset": frozenset,
+    "_codecs.encode": lambda text, encoding="utf-8": str(text).encode(encoding),
+}
+
+
+class _NumpyUnpickler(pickle.Unpickler):
+    """Builds numpy arrays and plain containers; refuses everything else, so that a file cannot run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The object that a pickle names, if it is on the list."""
+        try:
+            return _ALLOWED[f"{module}.{name}"]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it wants {module}.{name}, which is neither numpy nor a container") from None
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """The content of a checkpoint file on the CPU, with the weights under "model".
+
+    * `.pkl`: detectron2's and Detectron's model zoo, through an unpickler that knows numpy only.
+    * all else: `torch.save`d files, with `weights_only=True`; a bare state dict is wrapped, and weights under
+      "state_dict" or "model_state" (pycls) are found.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds other objects than numbers, arrays, tensors and containers.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"Checkpoint {path} does not exist. Check MODEL.WEIGHTS.")
+    try:
+        content = _read_pickle(path) if path.endswith(".pkl") else _read_torch(path)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"Checkpoint {path} was not loaded: {reason}. It is damaged, or it holds more than weights; such files could "
+            "run code. Save its tensors alone with torch.save and load that file."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
+        raise UserError(
+            f"Checkpoint {path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})."
+            " It is cut off or damaged: copy or download it again, or use an earlier checkpoint."
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"Checkpoint {path} holds a {type(content).__name__} where a dict of weights is expected.")
+    return _with_model_key(content, path)
+
+
+def _read_pickle(path: str) -> Any:
+    with open(path, "rb") as file:
+        return _NumpyUnpickler(io.BytesIO(file.read()), encoding="latin1").load()
+
+
+def _read_torch(path: str) -> Any:
+    allowed: list[Any] = [np.ndarray, np.dtype, *_DTYPE_CLASSES.values()]
+    allowed += [(function, f"{m}.{name}") for m in _NUMPY_MODULES for name, function in _NUMPY_FUNCTIONS.items()]
+    with torch.serialization.safe_globals(allowed):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _with_model_key(content: dict[str, Any], path: str) -> dict[str, Any]:
+    if path.endswith(".pkl") and not ("model" in content and "__author__" in content):
+        # Caffe2's Detectron: the detection models have "blobs", the ImageNet models are bare.
+        blobs = content.get("blobs", content)
+        weights = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
+        return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+    if isinstance(content.get("model_state"), dict):
+        return {"model": content["model_state"], "__author__": "pycls", "matching_heuristics": True}
+    for key in ("model", "state_dict"):
+        if isinstance(content.get(key), dict):
+            return {**{name: value for name, value in content.items() if name != key}, "model": content[key]}
+    return {"model": content}
+
+
+def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Lets `write` fill a temporary file beside `path`, brings it to the disk, and puts it in `path`'s place.
+
+    Whatever happens, `path` holds the old content or the new one.
+
+    Raises:
+        UserError: it cannot be written, for example because the disk is full.
+    """
+    partial = None
+    try:
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o666 & ~_umask())  # mkstemp's files are private
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+        # torch.save turns the OSError of a full disk into a RuntimeError.
+        full_disk = isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error)
+        if isinstance(error, OSError) or full_disk:
+            reason = str(error).split("\n")[0]
+            raise UserError(
+                f"{path} cannot be written: {reason}. What was there before is untouched. Free some space on that disk, "
+                "then go on with --resume."
+            ) from error
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Brings a rename to the disk; some file systems do not offer it."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

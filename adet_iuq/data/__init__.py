@@ -1,0 +1,23 @@
+"""Data sets, their check, and the loaders."""
+
+from adet_iuq.data.checker import check_coco_json
+from adet_iuq.data.class_counts import fill_class_counts
+from adet_iuq.data.datasets import load_dataset, register_datasets, register_shapes
+from adet_iuq.data.loader import build_test_loader, build_train_loader
+from adet_iuq.data.mapper import TrainingMapper
+from adet_iuq.data.seeding import derive_seed, seeded
+from adet_iuq.data.soundness import ensure_datasets_sound
+
+__all__ = [
+    "TrainingMapper",
+    "build_test_loader",
+    "build_train_loader",
+    "check_coco_json",
+    "derive_seed",
+    "ensure_datasets_sound",
+    "fill_class_counts",
+    "load_dataset",
+    "register_datasets",
+    "register_shapes",
+    "seeded",
+]

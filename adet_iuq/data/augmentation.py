@@ -1,0 +1,86 @@
+"""The published mapper's augmentations (CondInst specification, section 8)."""
+
+import random
+
+import numpy as np
+import numpy.typing as npt
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+
+_TOLERANCE = 1e-3  # pixels by which a box may stick out of the window and still count as inside
+
+
+class InstanceCrop(T.Augmentation):
+    """A crop window that contains the centre of one random instance; a plain random window in an image without any.
+
+    The box is drawn with Python's `random`, size and place of the window with numpy's global generator.
+
+    Args:
+        crop_type, crop_size: INPUT.CROP.TYPE and .SIZE, as in detectron2's RandomCrop.
+        cut_instances: False: the window then grows until it cuts no box.
+    """
+
+    def __init__(self, crop_type: str, crop_size: tuple[float, float], cut_instances: bool = True) -> None:
+        super().__init__()
+        self.window = T.RandomCrop(crop_type, crop_size)
+        self.cut_instances = cut_instances
+
+    def get_transform(self, image: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float64]) -> T.Transform:
+        """The crop for an (H, W, C) image with (N, 4) boxes, XYXY in pixels, crowds among them."""
+        height, width = image.shape[:2]
+        if not len(boxes):
+            return self.window.get_transform(image)
+        boxes = np.clip(boxes, 0, [width, height, width, height])
+        crop_height, crop_width = self.window.get_crop_size((height, width))
+        x_low, y_low, x_high, y_high = boxes[random.randrange(len(boxes))]
+        top = _draw_start((y_low + y_high) / 2, crop_height, height)
+        left = _draw_start((x_low + x_high) / 2, crop_width, width)
+        window = np.array([left, top, left + crop_width, top + crop_height])
+        if not self.cut_instances:
+            window = grow_window(window, boxes)
+        left, top, right, bottom = (int(value) for value in window)
+        return T.CropTransform(left, top, right - left, bottom - top, width, height)
+
+
+def _draw_start(centre: float, length: int, limit: int) -> int:
+    """First pixel of a window of this length, inside 0..limit, that contains the centre."""
+    low = max(int(np.floor(centre)) - length, 0)
+    high = min(limit - length, int(np.ceil(centre)))
+    return int(np.random.randint(low, high + 1))
+
+
+def grow_window(window: npt.NDArray[np.int64], boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """The smallest window around `window` (XYXY, whole pixels) such that every box is inside or outside of it.
+
+    The published code gives up after 100 rounds; a round adds a box for good, so this one always ends.
+    """
+    while True:
+        overlap = (
+            (boxes[:, 0] < window[2] - _TOLERANCE)
+            & (boxes[:, 1] < window[3] - _TOLERANCE)
+            & (boxes[:, 2] > window[0] + _TOLERANCE)
+            & (boxes[:, 3] > window[1] + _TOLERANCE)
+        )
+        touched = boxes[overlap]
+        if not len(touched):
+            return window
+        low = np.minimum(window[:2], np.floor(touched[:, :2].min(axis=0) + _TOLERANCE))
+        high = np.maximum(window[2:], np.ceil(touched[:, 2:].max(axis=0) - _TOLERANCE))
+        grown = np.concatenate([low, high]).astype(np.int64)
+        if np.array_equal(grown, window):
+            return window
+        window = grown
+
+
+def build_training_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
+    """Crop (INPUT.CROP.ENABLED), rotation (INPUT.IS_ROTATE, only with the crop), resize, flip: in this order."""
+    augmentations: list[T.Augmentation] = []
+    if cfg.INPUT.CROP.ENABLED:
+        augmentations.append(InstanceCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.CROP_INSTANCE))
+        if cfg.INPUT.IS_ROTATE:
+            augmentations.append(T.RandomRotation(angle=[-30.0, 30.0]))
+    style = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    augmentations.append(T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, style))
+    if cfg.INPUT.HFLIP_TRAIN:
+        augmentations.append(T.RandomFlip(prob=0.5))
+    return augmentations

@@ -1,0 +1,200 @@
+"""Which data sets there are: COCO and LVIS of detectron2, the embedded shapes, and any COCO-format JSON of a user."""
+
+import difflib
+import json
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import detectron2.data.datasets.builtin  # noqa: F401  registers COCO, LVIS and others below DETECTRON2_DATASETS
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from adet_iuq.data.coco_json import json_error_text, load_coco_records, read_categories
+from adet_iuq.data.evaluation_json import evaluation_json
+from adet_iuq.data.shapes import ANNOTATIONS, render_shapes, shapes_split
+from adet_iuq.data.shapes_render import CLASSES
+from adet_iuq.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_SHAPES = {"shapes_train": "train", "shapes_val": "val"}
+# Names that this module registered, with their JSON file and image folder (absolute).
+_own: dict[str, tuple[str, str]] = {}
+_stock = frozenset(DatasetCatalog.list())
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Makes every name in DATASETS.TRAIN and DATASETS.TEST known to detectron2's catalogs. Call it as often as you like.
+
+    COCO and LVIS come with detectron2, below the folder that the environment variable DETECTRON2_DATASETS named when
+    detectron2 was imported. The shapes are rendered here if the config uses them. Entries of DATASETS.REGISTER that the
+    config does not use are registered without a look at their files.
+
+    Raises:
+        UserError: an entry of DATASETS.REGISTER is no triple, its name is taken, its files are missing or do not parse;
+            a name in DATASETS.TRAIN or DATASETS.TEST is unknown.
+    """
+    used = used_names(cfg)
+    register_shapes(cfg)
+    for entry in cfg.DATASETS.REGISTER:
+        if not isinstance(entry, list | tuple) or len(entry) != 3 or not all(isinstance(part, str) for part in entry):
+            raise UserError(
+                f"DATASETS.REGISTER: {entry!r} is not a triple [name, json file, image folder]. Write for example "
+                "[['cells_train', 'cells/train.json', 'cells/images']]."
+            )
+        name, json_file, image_root = entry
+        json_file, image_root = (os.path.abspath(os.path.expanduser(path)) for path in (json_file, image_root))
+        _register(name, json_file, image_root)
+        if name in used:
+            _describe(name, json_file, image_root, evaluated=name in cfg.DATASETS.TEST)
+    for name in used:
+        if name not in DatasetCatalog:
+            raise UserError(_unknown_name(name))
+
+
+def used_names(cfg: CfgNode) -> list[str]:
+    """The data sets of DATASETS.TRAIN and DATASETS.TEST, each once."""
+    for key in ("TRAIN", "TEST"):
+        if isinstance(cfg.DATASETS[key], str):
+            raise UserError(f"DATASETS.{key} is the word '{cfg.DATASETS[key]}'; write a tuple: \"('name',)\".")
+    return list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
+
+
+def register_shapes(cfg: CfgNode) -> None:
+    """Registers `shapes_train` and `shapes_val` as DATASETS.SHAPES describes them; renders those that the config uses.
+
+    Names registered before with other parameters are replaced.
+    """
+    for name, split in _SHAPES.items():
+        folder = shapes_split(cfg, split)
+        paths = (str(folder / ANNOTATIONS), str(folder))
+        if _own.get(name) != paths:
+            if name in _own:
+                DatasetCatalog.remove(name)
+                MetadataCatalog.remove(name)
+            # The function may run long after this config: it keeps a copy of what it needs.
+            frozen = cfg.clone()
+            DatasetCatalog.register(name, _shapes_loader(frozen, split, paths))
+            MetadataCatalog.get(name).set(
+                json_file=paths[0],
+                image_root=paths[1],
+                evaluator_type="coco",
+                thing_classes=list(CLASSES),
+                thing_dataset_id_to_contiguous_id={number + 1: number for number in range(len(CLASSES))},
+            )
+            _own[name] = paths
+        if name in used_names(cfg):
+            render_shapes(cfg, split)
+
+
+def _shapes_loader(cfg: CfgNode, split: str, paths: tuple[str, str]) -> Callable[[], list[dict[str, Any]]]:
+    def load() -> list[dict[str, Any]]:
+        render_shapes(cfg, split)
+        return load_coco_records(*paths)
+
+    return load
+
+
+def _register(name: str, json_file: str, image_root: str) -> None:
+    if name in _SHAPES or name in _stock:
+        raise UserError(f"DATASETS.REGISTER: the name '{name}' belongs to a built-in data set; choose another one.")
+    if name in _own or name in DatasetCatalog:
+        if _own.get(name) != (json_file, image_root):
+            there = " and ".join(_own.get(name, ("a data set of another program",)))
+            raise UserError(
+                f"DATASETS.REGISTER: the name '{name}' already stands for {there}; give {json_file} another name."
+            )
+        return
+    DatasetCatalog.register(name, lambda: load_coco_records(json_file, image_root))
+    _own[name] = (json_file, image_root)
+
+
+def _describe(name: str, json_file: str, image_root: str, evaluated: bool) -> None:
+    """Fills the metadata of a user's data set: paths, classes, and the file that detectron2's evaluator reads."""
+    for kind, path, exists in (("JSON file", json_file, os.path.isfile), ("image folder", image_root, os.path.isdir)):
+        if not exists(path):
+            raise UserError(f"Data set '{name}': the {kind} {path} does not exist. Correct DATASETS.REGISTER.")
+    if evaluated:
+        json_file = evaluation_json(json_file)
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("json_file", json_file) != json_file:  # mended since, or not evaluated the last time
+        MetadataCatalog.remove(name)
+        metadata = MetadataCatalog.get(name)
+    classes, contiguous = read_categories(_own[name][0])
+    if metadata.get("thing_classes", classes) != classes:
+        MetadataCatalog.remove(name)
+        metadata = MetadataCatalog.get(name)
+    metadata.set(
+        json_file=json_file,
+        image_root=image_root,
+        evaluator_type="coco",
+        thing_classes=classes,
+        thing_dataset_id_to_contiguous_id=contiguous,
+    )
+
+
+def _unknown_name(name: str) -> str:
+    known = [*_own, *_stock]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    return (
+        f"Data set '{name}' is not known. {hint}For a JSON file of your own, add [name, json file, image folder] to "
+        "DATASETS.REGISTER (datasets/README.md)."
+    )
+
+
+def source_of(name: str) -> tuple[str, str, bool] | None:
+    """JSON file (as the user wrote it), image folder and whether it is one of detectron2's own data sets.
+
+    None if the data set does not come as one COCO-format JSON file (Cityscapes, for example).
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    if name in _own:
+        return (*_own[name], False)
+    if name not in DatasetCatalog:
+        raise UserError(_unknown_name(name))
+    metadata = MetadataCatalog.get(name)
+    json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
+    return None if json_file is None or image_root is None else (str(json_file), str(image_root), True)
+
+
+def load_dataset(name: str) -> list[dict[str, Any]]:
+    """The records of a registered data set, in detectron2's format.
+
+    Raises:
+        UserError: it is unknown; its JSON file is missing, cut off or wrong; a package it needs is missing.
+    """
+    if name not in DatasetCatalog:
+        raise UserError(_unknown_name(name))
+    json_file = MetadataCatalog.get(name).get("json_file", "its JSON file")
+    try:
+        records: list[dict[str, Any]] = DatasetCatalog.get(name)
+    except json.JSONDecodeError as error:
+        raise UserError(json_error_text(json_file, error)) from error
+    except FileNotFoundError as error:
+        raise UserError(
+            f"Data set '{name}': {error.filename or json_file} does not exist. {missing_hint(name)}"
+        ) from error
+    except ModuleNotFoundError as error:
+        raise UserError(f"Data set '{name}' needs the Python package {error.name}: pip install {error.name}") from error
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"Data set '{name}': {json_file} cannot be read ({type(error).__name__}: {error}). "
+            f"Run python tools/check_dataset.py --json {json_file}"
+        ) from error
+    if not records:
+        raise UserError(f"Data set '{name}': {json_file} lists no images.")
+    return records
+
+
+def missing_hint(name: str) -> str:
+    """Where the files of a data set are looked for, and how to change that."""
+    if name in _own:
+        return "Correct its paths in DATASETS.REGISTER."
+    root = os.environ.get("DETECTRON2_DATASETS")
+    place = f"is {root}" if root else "is not set, so ./datasets is searched"
+    return f"DETECTRON2_DATASETS {place}; datasets/README.md shows the layout."

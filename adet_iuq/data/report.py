@@ -1,0 +1,80 @@
+"""What the checker found, in words."""
+
+from dataclasses import dataclass, field
+
+from adet_iuq.errors import UserError
+
+_SHOWN = 5  # examples a problem
+
+
+@dataclass
+class Problem:
+    """All findings of one kind.
+
+    Attributes:
+        kind: short name, such as "unknown category".
+        advice: what to do about it.
+        fatal: whether training must not start.
+        count: how many findings.
+        examples: the first few, each with file and annotation id.
+    """
+
+    kind: str
+    advice: str
+    fatal: bool
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """One line, then one line an example."""
+        lines = [f"{'FATAL' if self.fatal else 'warning'}: {self.kind} ({self.count}). {self.advice}"]
+        lines += [f"    {example}" for example in self.examples]
+        if self.count > len(self.examples):
+            lines.append(f"    ... and {self.count - len(self.examples)} more")
+        return "\n".join(lines)
+
+
+@dataclass
+class Report:
+    """The verdict on one data set.
+
+    Attributes:
+        json_file, image_root: what was looked at.
+        images, annotations: how many the file lists.
+        usable: annotations that can be trained on.
+        problems: by kind.
+    """
+
+    json_file: str
+    image_root: str
+    images: int = 0
+    annotations: int = 0
+    usable: int = 0
+    problems: dict[str, Problem] = field(default_factory=dict)
+
+    @property
+    def fatal(self) -> bool:
+        """Whether training on the data set must not start."""
+        return any(problem.fatal for problem in self.problems.values())
+
+    def add(self, kind: str, example: str, advice: str, fatal: bool = False) -> None:
+        """Counts a finding; findings of one kind share the advice."""
+        problem = self.problems.setdefault(kind, Problem(kind, advice, fatal))
+        problem.fatal |= fatal
+        problem.count += 1
+        if len(problem.examples) < _SHOWN:
+            problem.examples.append(example)
+
+    def text(self) -> str:
+        """The whole report, fatal problems first."""
+        head = (
+            f"{self.json_file} with images in {self.image_root}: {self.images} images, {self.annotations} annotations, "
+            f"{self.usable} of them usable."
+        )
+        ordered = sorted(self.problems.values(), key=lambda problem: not problem.fatal)
+        return "\n".join([head, *(problem.text() for problem in ordered)])
+
+    def raise_if_fatal(self) -> None:
+        """Raises a UserError with the report's own words if anything is fatal."""
+        if self.fatal:
+            raise UserError(f"The data set cannot be used.\n{self.text()}")

@@ -1,0 +1,88 @@
+"""What makes a segmentation or a box of a COCO-format file usable."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pycocotools.mask as mask_util
+
+
+def valid_parts(segmentation: Any) -> list[list[float]]:
+    """The parts of a polygon segmentation that describe an area: at least three points, an even count, all finite."""
+    if not isinstance(segmentation, list):
+        return []
+    return [part for part in segmentation if _is_valid_part(part)]
+
+
+def _is_valid_part(part: Any) -> bool:
+    if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
+        return False
+    try:
+        return math.isfinite(sum(part))  # one pass in C: a sum is finite only if all terms are
+    except TypeError:
+        return False
+
+
+def rle_problem(segmentation: dict[str, Any], height: int, width: int) -> str | None:
+    """Why a run-length encoded mask cannot serve in an image of this size (pixels); None if it can.
+
+    pycocotools does not look: it overruns its buffers on runs that do not fill the mask exactly, so ask here first.
+    """
+    size = segmentation.get("size")
+    if not isinstance(size, list | tuple) or list(size) != [height, width]:
+        return f"RLE of size {size} in an image of height {height} and width {width}"
+    counts = segmentation.get("counts")
+    runs: npt.NDArray[np.int64] | None
+    if isinstance(counts, list):
+        whole = all(isinstance(run, int) for run in counts)
+        runs = np.array(counts, dtype=np.int64) if whole else None
+    else:
+        runs = _decoded_runs(counts)
+    if runs is None or (runs < 0).any() or int(runs.sum()) != height * width:
+        return f"RLE counts do not describe a mask of {height} x {width}"
+    return None
+
+
+def _decoded_runs(counts: Any) -> npt.NDArray[np.int64] | None:
+    """Run lengths of the COCO API's compressed string; None if it is not one.
+
+    Each number is written in groups of five bits, low ones first, as characters from "0" on; bit 0x20 says that more
+    groups follow, bit 0x10 of the last group is the sign. From the fourth number on, it is the difference to the number
+    before last.
+    """
+    try:
+        text = counts if isinstance(counts, bytes) else counts.encode("ascii")
+    except (AttributeError, UnicodeEncodeError):
+        return None
+    groups = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    if not len(groups) or groups.min() < 0 or groups.max() > 63 or groups[-1] & 0x20:
+        return None
+    last = (groups & 0x20) == 0
+    starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
+    lengths = np.diff(np.append(starts, len(groups)))
+    if lengths.max() > 7:  # more bits than any image has pixels
+        return None
+    place = np.arange(len(groups)) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((groups & 0x1F) << (5 * place), starts)
+    numbers -= np.where(groups[last] & 0x10, np.int64(1) << (5 * lengths), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
+
+
+def is_valid_box(box: Any) -> bool:
+    """Whether an XYWH box has four finite numbers and an area."""
+    try:
+        return len(box) == 4 and all(math.isfinite(value) for value in box) and box[2] > 0 and box[3] > 0
+    except TypeError:
+        return False
+
+
+def segmentation_box(segmentation: Any) -> list[float]:
+    """The XYWH box, in pixels, around valid polygon parts or around a valid compressed RLE."""
+    if isinstance(segmentation, list):
+        points = np.concatenate([np.asarray(part, dtype=np.float64).reshape(-1, 2) for part in segmentation])
+        low, high = points.min(axis=0), points.max(axis=0)
+        return [*low.tolist(), *(high - low).tolist()]
+    return [float(value) for value in mask_util.toBbox(segmentation)]

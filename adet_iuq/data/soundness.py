@@ -1,0 +1,102 @@
+"""The check before a training: once, by the first process, and not again until something changes."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from adet_iuq.data.cache import cache_folder, file_identity, write_atomically
+from adet_iuq.data.checker import check_coco_json
+from adet_iuq.data.datasets import missing_hint, register_datasets, source_of, used_names
+from adet_iuq.data.report import Report
+from adet_iuq.data.seeding import derive_seed
+from adet_iuq.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1  # raise it when the checker finds more
+
+
+def ensure_datasets_sound(cfg: CfgNode) -> None:
+    """Refuses data sets of DATASETS.TRAIN and DATASETS.TEST with fatal flaws; logs the others' flaws.
+
+    Every process must call it; rank 0 looks, all get its verdict. A data set that passed is not looked at again until its
+    JSON file or its image folder changes. DATASETS.CHECK False turns this off.
+
+    Raises:
+        UserError: with the same words as tools/check_dataset.py, on every rank.
+    """
+    register_datasets(cfg)
+    if not cfg.DATASETS.CHECK:
+        return
+    verdict: str | None = None
+    if comm.is_main_process():
+        try:
+            for name in used_names(cfg):
+                check_registered(name, training=name in cfg.DATASETS.TRAIN)
+        except UserError as error:
+            verdict = str(error)
+        except Exception as error:  # the other ranks wait for a verdict
+            logger.exception("The check failed.")
+            verdict = f"The check of the data sets failed with {type(error).__name__}: {error}."
+    verdict = comm.all_gather(verdict)[0]
+    if verdict is not None:
+        raise UserError(verdict)
+
+
+def check_registered(name: str, *, training: bool) -> None:
+    """Checks one registered data set, unless it passed before; logs warnings.
+
+    Raises:
+        UserError: it has a fatal flaw.
+    """
+    source = source_of(name)
+    if source is None:
+        logger.info("Data set '%s' does not come as a COCO-format JSON file; it is not checked.", name)
+        return
+    json_file, image_root, stock = source
+    if not os.path.exists(json_file):
+        raise UserError(f"Data set '{name}': JSON file {json_file} does not exist. {missing_hint(name)}")
+    stamp = _stamp(json_file, image_root, stock, training)
+    known = _read(stamp)
+    if known is not None:
+        if known["warnings"]:
+            logger.info("Data set '%s' passed the check before, with warnings (%s).", name, known["warnings"])
+        return
+    logger.info("Checking data set '%s' (%s) ...", name, json_file)
+    # Reading every header of COCO takes minutes on a cold disk, and its sizes are known to be right.
+    report = check_coco_json(json_file, image_root, stock=stock, image_sizes=not stock, training=training)
+    report.raise_if_fatal()
+    if report.problems:
+        logger.warning("Data set '%s':\n%s", name, report.text())
+    _write(stamp, report)
+
+
+def _stamp(json_file: str, image_root: str, stock: bool, training: bool) -> Path:
+    """Named after all that the verdict depends on; adding or deleting images changes their folder's time."""
+    path, mtime, size = file_identity(json_file)
+    folder_time = os.stat(image_root).st_mtime_ns if os.path.isdir(image_root) else -1
+    place = f"{path}\n{os.path.abspath(image_root)}".encode()
+    mark = derive_seed(_VERSION, mtime, size, folder_time, stock, training, *place)
+    return cache_folder() / "checks" / f"{mark:016x}.json"
+
+
+def _read(stamp: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(stamp.read_bytes())
+        return {"warnings": str(content["warnings"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(stamp: Path, report: Report) -> None:
+    kinds = ", ".join(f"{problem.count} x {problem.kind}" for problem in report.problems.values())
+    content = {"json_file": report.json_file, "image_root": report.image_root, "warnings": kinds}
+    try:
+        write_atomically(stamp, json.dumps(content).encode())
+    except OSError as error:
+        logger.warning("The verdict cannot be kept in %s (%s); the next run checks again.", stamp.parent, error)

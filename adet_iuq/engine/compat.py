@@ -1,0 +1,22 @@
+"""The one place that knows where detectron2 0.6 and its main branch differ in the parts that the engine uses."""
+
+import torch.distributed as dist
+from detectron2.utils import comm
+
+
+def create_local_process_group(processes_per_machine: int) -> None:
+    """Tells detectron2's `comm` which processes share this machine; every rank calls it after `init_process_group`.
+
+    The main branch has a function for it. In 0.6 only detectron2's own launcher, which refuses to start without CUDA,
+    fills the module variable that `comm` documents for this purpose.
+    """
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(processes_per_machine)
+        return
+    machine = dist.get_rank() // processes_per_machine
+    for index in range(dist.get_world_size() // processes_per_machine):
+        first = index * processes_per_machine
+        # A collective call: every rank creates every group.
+        group = dist.new_group(list(range(first, first + processes_per_machine)))
+        if index == machine:
+            comm._LOCAL_PROCESS_GROUP = group

@@ -1,0 +1,91 @@
+"""Guards: stop on a loss that is not finite, warn when the masks have collapsed."""
+
+import logging
+import math
+from typing import Any
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from adet_iuq.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Share of its ceiling from which on the mask loss counts as collapsed: every mask is empty or everything.
+_CEILING_SHARE = 0.99
+_FIRE_RATES = ("iuq/fire_rate", "iuq/own_fire_rate", "iuq/equi_fire_rate")
+
+
+class NonFiniteLossError(UserError):
+    """A loss became infinite or not a number."""
+
+
+def stop_on_nonfinite(
+    means: dict[str, float], local: dict[str, float], batch: list[dict[str, Any]], iteration: int
+) -> None:
+    """Raises on every rank at once if a term is not finite on any of them.
+
+    Args:
+        means: the terms averaged over all ranks, the same on every rank; an average with a non-finite part is
+            non-finite too, so that all ranks come to the same verdict without another exchange.
+        local: this rank's terms.
+        batch: this rank's inputs.
+        iteration: of the training.
+
+    Raises:
+        NonFiniteLossError: names term, value, rank and the image files of that rank's batch.
+    """
+    if all(map(math.isfinite, means.values())):
+        return
+    bad = [f"{name} = {value}" for name, value in local.items() if not math.isfinite(value)]
+    files = [str(inputs.get("file_name", inputs.get("image_id", "?"))) for inputs in batch]
+    reports = comm.all_gather((comm.get_rank(), bad, files))
+    found = "; ".join(
+        f"{', '.join(terms)} on rank {rank}, with the images {', '.join(names)}"
+        for rank, terms, names in reports
+        if terms
+    )
+    raise NonFiniteLossError(
+        f"A loss is not finite at iteration {iteration}: {found or means}. The weights were not updated in this step. "
+        "If the images are fine, lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS, switch on "
+        "SOLVER.CLIP_GRADIENTS.ENABLED, or leave out mixed precision (SOLVER.AMP.ENABLED False); then go on from the "
+        "last checkpoint with --resume."
+    )
+
+
+class CollapseGuard(HookBase):
+    """Warns, once an episode, when mask loss and firing rates say that the model predicts no masks any more.
+
+    Reads the scalars of the step from the event storage: `loss_mask`, and what an IUQ model logs about where its queries
+    fire. Without any evidence about firing (a base model, or before MODEL.IUQ.INTER.START_ITER) it keeps quiet.
+
+    Args:
+        patience: how many steps in a row; 0 switches it off.
+        ceiling: the greatest value of `loss_mask`, 1 for a dice loss.
+    """
+
+    def __init__(self, patience: int, ceiling: float = 1.0) -> None:
+        self.patience, self.ceiling = patience, ceiling
+        self._steps = 0
+
+    def after_step(self) -> None:
+        """Counts this step if the masks look collapsed in it."""
+        if self.patience <= 0:
+            return
+        self._steps = self._steps + 1 if self._collapsed() else 0
+        if self._steps == self.patience:
+            logger.warning(
+                "The masks have collapsed: for %d steps the mask loss has stood at its ceiling (%.3g) and no query has "
+                "fired on any pixel. It rarely recovers. Lower MODEL.IUQ.INTER.WEIGHT, raise MODEL.IUQ.INTER.RAMP_ITERS "
+                "or MODEL.IUQ.INTER.START_ITER, or lower SOLVER.BASE_LR, and start again from an earlier checkpoint.",
+                self.patience,
+                self.ceiling,
+            )
+
+    def _collapsed(self) -> bool:
+        now = self.trainer.storage.iter
+        latest = {name: value for name, (value, when) in self.trainer.storage.latest().items() if when == now}
+        if latest.get("loss_mask", 0.0) < _CEILING_SHARE * self.ceiling:
+            return False
+        evidence = latest.get("iuq/num_valid_pairs", 0.0) > 0 or "iuq/equi_fire_rate" in latest
+        return evidence and all(latest.get(name, 0.0) == 0.0 for name in _FIRE_RATES)

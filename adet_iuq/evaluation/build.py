@@ -1,0 +1,40 @@
+"""Which evaluator a data set gets."""
+
+import importlib.util
+import logging
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator
+
+from adet_iuq.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """The evaluator that the data set's metadata asks for: COCO's or LVIS's metrics of boxes and masks.
+
+    A set without annotations, such as COCO's test-dev, gets none of them: the evaluator writes
+    `coco_instances_results.json` for the evaluation server.
+
+    Args:
+        cfg: MODEL.MASK_ON decides whether masks are evaluated.
+        dataset_name: a registered data set.
+        output_folder: where the predictions are written.
+
+    Raises:
+        UserError: there is no evaluator for the data set, or a package that it needs is missing.
+    """
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+    if kind == "coco":
+        return COCOEvaluator(dataset_name, tasks=tasks, output_dir=output_folder)
+    if kind == "lvis":
+        if importlib.util.find_spec("lvis") is None:
+            raise UserError(f"Evaluating on '{dataset_name}' needs the Python package lvis: pip install lvis")
+        return LVISEvaluator(dataset_name, tasks=tasks, output_dir=output_folder)
+    raise UserError(
+        f"Data set '{dataset_name}' cannot be evaluated: its evaluator_type is {kind!r}, known are 'coco' and 'lvis'. "
+        "Give a COCO-format JSON file in DATASETS.REGISTER and name it in DATASETS.TEST."
+    )

@@ -1,0 +1,77 @@
+"""Results of an evaluation: the table for people, results.json for programs."""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from adet_iuq.checkpoint.files import replace_file
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "results.json"
+
+# {task: {metric: value}} of one data set.
+Results = Mapping[str, Mapping[str, float]]
+
+
+def by_dataset(results: Mapping[str, Any], datasets: Sequence[str]) -> dict[str, Results]:
+    """Results under the names of their data sets; detectron2 leaves the name out when there is only one."""
+    return {datasets[0]: results} if len(datasets) == 1 else dict(results)
+
+
+def report_results(results: Mapping[str, Any], datasets: Sequence[str], output_dir: str) -> None:
+    """Writes OUTPUT_DIR/results.json ({data set: {task: {metric: value or null}}}) and says where predictions are."""
+    named = by_dataset(results, datasets)
+    clean = {
+        name: {task: {metric: _number(value) for metric, value in metrics.items()} for task, metrics in tasks.items()}
+        for name, tasks in named.items()
+    }
+    content = json.dumps(clean, indent=2) + "\n"
+    replace_file(Path(output_dir) / RESULTS_FILE, lambda file: file.write(content.encode()))
+    for name, tasks in named.items():
+        folder = os.path.join(output_dir, "inference", name)
+        if not tasks:
+            logger.info(
+                "'%s' has no annotations to evaluate against. Its predictions, in the format of COCO's evaluation server, "
+                "are in %s.",
+                name,
+                os.path.join(folder, "coco_instances_results.json"),
+            )
+
+
+def print_results(results: Mapping[str, Any], datasets: Sequence[str], console: Console | None = None) -> None:
+    """Prints one table a data set: a row a task (bbox, segm), a column a metric; metrics per category are left out.
+
+    Args:
+        results: as `Trainer.test` returns them.
+        datasets: DATASETS.TEST.
+        console: where to; None: standard output.
+    """
+    console = console or Console(width=100)
+    for name, tasks in by_dataset(results, datasets).items():
+        metrics = list(dict.fromkeys(metric for values in tasks.values() for metric in values if "-" not in metric))
+        if not metrics:
+            continue
+        table = Table(title=f"Results on {name}", title_justify="left")
+        table.add_column("task")
+        for metric in metrics:
+            table.add_column(metric, justify="right")
+        for task, values in tasks.items():
+            table.add_row(task, *(_text(values.get(metric)) for metric in metrics))
+        console.print(table)
+
+
+def _number(value: Any) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.2f}"

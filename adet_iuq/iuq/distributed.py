@@ -1,0 +1,82 @@
+"""Gathering rows from all ranks; without a process group everything here does nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process; 0 without a process group."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def all_gather_rows(columns: Sequence[Tensor]) -> list[Tensor]:
+    """The rows of all ranks, rank after rank; every rank must call it, also with 0 rows.
+
+    Args:
+        columns: tensors (n, ...) with the same n, of any dtypes; n may differ from rank to rank, dtypes and trailing
+            shapes may not. On the device that the process group's backend works on.
+
+    Returns:
+        The same columns (sum of all n, ...), bit for bit, without gradient. Two collectives: one exchange of sizes,
+        one gather of all columns packed into bytes and padded to the longest rank.
+    """
+    columns = [column.detach() for column in columns]
+    ranks = world_size()
+    if ranks == 1:
+        return columns
+    packed = torch.cat([_to_bytes(column) for column in columns], dim=1)
+    sizes = _exchange_sizes(packed, ranks)
+    longest = max(sizes)
+    if longest == 0:
+        return columns
+    padded = packed.new_zeros(longest, packed.shape[1])
+    padded[: len(packed)] = packed
+    gathered = [torch.empty_like(padded) for _ in range(ranks)]
+    dist.all_gather(gathered, padded)
+    rows = torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
+    return _from_bytes(rows, columns)
+
+
+def _exchange_sizes(packed: Tensor, ranks: int) -> list[int]:
+    """Number of rows of every rank; raises when the ranks' rows differ in width, which would hang the gather."""
+    shape = torch.tensor(packed.shape, device=packed.device, dtype=torch.int64)
+    gathered = [torch.empty_like(shape) for _ in range(ranks)]
+    dist.all_gather(gathered, shape)
+    shapes = torch.stack(gathered).tolist()
+    if len({width for _, width in shapes}) > 1:
+        raise RuntimeError(
+            "Rows to gather differ between processes: bytes a row by rank "
+            f"{[width for _, width in shapes]}. All processes must use the same model and the same precision."
+        )
+    return [rows for rows, _ in shapes]
+
+
+def _to_bytes(column: Tensor) -> Tensor:
+    """(n, ...) of any dtype to (n, bytes a row) uint8."""
+    # clone, here and below: only freshly laid out storage can be viewed as another dtype whatever the strides were.
+    flat = column.reshape(-1).clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).reshape(len(column), math.prod(column.shape[1:]) * column.element_size())
+
+
+def _from_bytes(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Undoes `_to_bytes` and the concatenation; dtypes and trailing shapes are those of `like`."""
+    widths = [math.prod(column.shape[1:]) * column.element_size() for column in like]
+    parts = torch.split(rows, widths, dim=1)
+    return [
+        part.reshape(-1)
+        .clone(memory_format=torch.contiguous_format)
+        .view(column.dtype)
+        .reshape(len(rows), *column.shape[1:])
+        for part, column in zip(parts, like, strict=True)
+    ]

@@ -1,0 +1,200 @@
+"""The external memory of pixel embeddings, a ring buffer with the same content on every rank (section 3.3)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .distributed import all_gather_rows
+from .randomness import keyed_generator
+from .structures import Pixels
+
+_CONTEXT = "context_"
+# Rows of `cursor`.
+_POINTER, _FILLED, _WRITES = 0, 1, 2
+
+
+class PixelMemory(nn.Module):
+    """Keeps the newest `capacity` pixels that all ranks enqueued.
+
+    All state is in buffers, none of which belongs to the model's `state_dict`: a trainer keeps `state()` beside the
+    weights. `enqueue` is a collective call. No gradient is ever stored, nor does one reach the memory.
+
+    Args:
+        pixel_dim: D.
+        capacity: number of pixels C (Table 4c); 0 holds exactly the pixels of the latest `enqueue`.
+        dtype: float32, float16 or bfloat16, of the features only; positions and context stay float32.
+        context: names and trailing shapes of `Pixels.context`, e.g. {"scale": ()}.
+        seed: of the draw that thins out an `enqueue` of more rows than the capacity.
+    """
+
+    features: Tensor  # (C, D)
+    locations: Tensor  # (C, 2) float32
+    image_ids: Tensor  # (C,) long, -1 where empty
+    cursor: Tensor  # (3,) long: slot of the next write, filled slots, number of writes so far
+
+    def __init__(
+        self,
+        pixel_dim: int,
+        *,
+        capacity: int = 100_000,
+        dtype: torch.dtype = torch.float32,
+        context: Mapping[str, tuple[int, ...]] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if capacity < 0:
+            raise ValueError(f"The memory's capacity must be 0 or more, not {capacity}.")
+        if not dtype.is_floating_point:
+            raise ValueError(f"The memory stores floating-point features, not {dtype}.")
+        self.capacity = capacity
+        self.seed = seed
+        self.context_shapes = dict(context or {})
+        self.register_buffer("features", torch.zeros(capacity, pixel_dim, dtype=dtype), persistent=False)
+        self.register_buffer("locations", torch.zeros(capacity, 2), persistent=False)
+        self.register_buffer("image_ids", torch.full((capacity,), -1, dtype=torch.long), persistent=False)
+        self.register_buffer("cursor", torch.zeros(3, dtype=torch.long), persistent=False)
+        for name, shape in self.context_shapes.items():
+            self.register_buffer(_CONTEXT + name, torch.zeros(capacity, *shape), persistent=False)
+
+    def __len__(self) -> int:
+        """Number of filled slots; for capacity 0 the rows of the latest `enqueue`."""
+        return int(self.cursor[_FILLED])
+
+    @property
+    def fill(self) -> float:
+        """Share of filled slots, 0 to 1; for capacity 0 it is 1 as soon as there is any pixel."""
+        return len(self) / self.capacity if self.capacity else float(len(self) > 0)
+
+    def pixels(self) -> Pixels:
+        """The filled slots, as views: read them before the next `enqueue` (autograd detects it if you do not).
+
+        Slot order, not age. Slots whose pixel was not finite have id -1, like empty ones.
+        """
+        filled = slice(0, len(self))
+        context = {name: self._column(_CONTEXT + name)[filled] for name in self.context_shapes}
+        return Pixels(self.features[filled], self.locations[filled], self.image_ids[filled], context)
+
+    @torch.no_grad()
+    def enqueue(self, pixels: Pixels) -> None:
+        """Writes the pixels of all ranks, oldest slots first; every rank calls it each step, also with 0 pixels.
+
+        Rows are sorted by `pixels.order` (stable; by rank without it), so that the number of ranks does not matter.
+        Of more rows than the capacity, a uniform random subset of exactly that many is written, the same everywhere.
+        """
+        rows = self._gather(pixels)
+        count = len(rows["image_ids"])
+        if self.capacity == 0:
+            self._replace(rows)
+        elif count:
+            if count > self.capacity:
+                generator = keyed_generator(self.seed, f"memory/{int(self.cursor[_WRITES])}")
+                kept = torch.randperm(count, generator=generator)[: self.capacity].sort().values
+                rows = {name: value[kept.to(value.device)] for name, value in rows.items()}
+                count = self.capacity
+            self._write(rows, count)
+        self.cursor[_WRITES] += 1
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of everything needed to continue exactly: columns (C, ...) and `cursor`."""
+        return {name: self._column(name).detach().clone() for name in (*self._columns(), "cursor")}
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over a `state()`; ValueError if it is that of another segmenter.
+
+        A state of another capacity is accepted with a warning: the newest pixels that fit are kept.
+        """
+        self._check_state(state)
+        capacity = len(state["image_ids"])
+        if capacity == self.capacity:
+            for name in (*self._columns(), "cursor"):
+                self._column(name).copy_(state[name])
+            return
+        if self.capacity == 0:
+            self.cursor.copy_(state["cursor"])
+            self.cursor[:_WRITES] = 0
+            return
+        warnings.warn(
+            f"The saved pixel memory has capacity {capacity}, this one {self.capacity}: the newest pixels that fit are "
+            "kept.",
+            stacklevel=2,
+        )
+        pointer, filled, writes = state["cursor"].tolist()
+        kept = min(filled, self.capacity)
+        newest = (pointer - kept + torch.arange(kept)) % max(capacity, 1)
+        self.image_ids.fill_(-1)
+        self.cursor.zero_()
+        self._write({name: state[name][newest.to(state[name].device)] for name in self._columns()}, kept)
+        self.cursor[_WRITES] = writes
+
+    def _columns(self) -> list[str]:
+        """Names of the buffers with one row a slot."""
+        return ["features", "locations", "image_ids", *(_CONTEXT + name for name in self.context_shapes)]
+
+    def _column(self, name: str) -> Tensor:
+        return self.get_buffer(name)
+
+    def _gather(self, pixels: Pixels) -> dict[str, Tensor]:
+        """Rows of all ranks by column, in this memory's dtypes and the global order."""
+        if pixels.context.keys() != self.context_shapes.keys():
+            raise ValueError(
+                f"Pixels carry the context {sorted(pixels.context)}, the memory was built for "
+                f"{sorted(self.context_shapes)}."
+            )
+        values = [pixels.features, pixels.locations, pixels.image_ids]
+        values += [pixels.context[name] for name in self.context_shapes]
+        like = [self._column(name) for name in self._columns()]
+        local = [_convert(value, column) for value, column in zip(values, like, strict=True)]
+        order = torch.zeros_like(local[2]) if pixels.order is None else pixels.order.to(local[2])
+        *gathered, order = all_gather_rows([*local, order])
+        by_sample = order.argsort(stable=True)
+        rows = {name: value[by_sample] for name, value in zip(self._columns(), gathered, strict=True)}
+        # A pixel that overflowed would spoil every loss until it is overwritten: its slot counts as empty instead.
+        finite = rows["features"].isfinite().all(dim=1)
+        rows["features"] = rows["features"].masked_fill(~finite[:, None], 0.0)
+        rows["image_ids"] = rows["image_ids"].masked_fill(~finite, -1)
+        return rows
+
+    def _write(self, rows: Mapping[str, Tensor], count: int) -> None:
+        """Writes `count` <= capacity rows behind the pointer, modulo the capacity."""
+        slots = (self.cursor[_POINTER] + torch.arange(count, device=self.cursor.device)) % self.capacity
+        for name, value in rows.items():
+            column = self._column(name)
+            column[slots] = value.to(column)
+        self.cursor[_POINTER] = (self.cursor[_POINTER] + count) % self.capacity
+        self.cursor[_FILLED] = (self.cursor[_FILLED] + count).clamp(max=self.capacity)
+
+    def _replace(self, rows: Mapping[str, Tensor]) -> None:
+        """Capacity 0: the rows become the whole content."""
+        for name, value in rows.items():
+            setattr(self, name, value)
+        self.cursor[_FILLED] = len(rows["image_ids"])
+
+    def _check_state(self, state: Mapping[str, Tensor]) -> None:
+        """ValueError unless `state` has this memory's columns and dimensions."""
+        expected = {*self._columns(), "cursor"}
+        if state.keys() != expected:
+            raise ValueError(
+                f"The saved pixel memory holds {sorted(state)}, this model needs {sorted(expected)}: it was saved by "
+                "another segmenter or with other MODEL.IUQ settings. Resume with those, or start a new run."
+            )
+        for name in self._columns():
+            saved, own = tuple(state[name].shape[1:]), tuple(self._column(name).shape[1:])
+            if saved != own:
+                raise ValueError(
+                    f"The saved pixel memory's '{name}' has rows of shape {saved}, this model's have {own}: it was "
+                    "saved by another segmenter. Resume with that one, or start a new run."
+                )
+
+
+def _convert(value: Tensor, column: Tensor) -> Tensor:
+    """`value` on the device and in the dtype of a column; finite numbers beyond a half-precision range are clipped."""
+    value = value.detach()
+    if column.is_floating_point() and torch.finfo(column.dtype).max < torch.finfo(value.dtype).max:
+        limit = torch.finfo(column.dtype).max
+        value = torch.where(value.isfinite(), value.clamp(-limit, limit), value)
+    return value.to(column)

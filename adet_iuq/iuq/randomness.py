@@ -1,0 +1,25 @@
+"""Random draws that depend on a key, never on process, worker or order of calls."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def derive_seed(seed: int, tag: str) -> int:
+    """A 63-bit seed for the purpose `tag`, independent of those for all other tags."""
+    digest = hashlib.blake2b(f"{seed}/{tag}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def keyed_generator(seed: int, tag: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator on `device` for one purpose: draws with the same seed and different tags are independent."""
+    return torch.Generator(device=device).manual_seed(derive_seed(seed, tag))
+
+
+def image_generator(
+    seeds: list[int] | None, image: int, tag: str, device: torch.device | str = "cpu"
+) -> torch.Generator | None:
+    """Generator of one image of a batch; None, i.e. torch's global generator, for a batch without seeds."""
+    return None if seeds is None else keyed_generator(seeds[image], tag, device)

@@ -1,0 +1,146 @@
+"""Which pixels of a scene enter the memory (Table 4b): always inside ground-truth instances, never background."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .grid import sample_masks, valid_cells
+from .randomness import image_generator
+from .structures import Pixels, Scene
+
+PixelSampler = Callable[[Scene], Pixels]
+
+
+@dataclass(frozen=True)
+class DenseSampler:
+    """Every cell inside an instance, once; of overlapping instances the smallest owns it."""
+
+    def __call__(self, scene: Scene) -> Pixels:
+        """Pixels of all images, detached."""
+        return _sample_images(scene, self._draw)
+
+    def _draw(self, grid: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        cells = grid.any(dim=0).nonzero().squeeze(1)
+        return cells, _owner(grid, cells)
+
+
+@dataclass(frozen=True)
+class SparseSampler:
+    """`pixels_per_image` random cells of an image's instances (all, if there are fewer), each once."""
+
+    pixels_per_image: int = 500
+
+    def __call__(self, scene: Scene) -> Pixels:
+        """Pixels of all images, detached."""
+        return _sample_images(scene, self._draw)
+
+    def _draw(self, grid: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        _, cells = _top_cells(grid.any(dim=0)[None], scores, self.pixels_per_image)
+        return cells, _owner(grid, cells)
+
+
+@dataclass(frozen=True)
+class InstanceSampler:
+    """`pixels_per_instance` random cells of each instance (all, if it has fewer), section 3.3 of the paper.
+
+    A cell in two overlapping instances may be drawn for both: each instance is sampled as if it were alone.
+    """
+
+    pixels_per_instance: int = 50
+
+    def __call__(self, scene: Scene) -> Pixels:
+        """Pixels of all images, detached."""
+        return _sample_images(scene, self._draw)
+
+    def _draw(self, grid: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        instances, cells = _top_cells(grid, scores, self.pixels_per_instance)
+        return cells, instances
+
+
+SAMPLERS: dict[str, type] = {"dense": DenseSampler, "sparse": SparseSampler, "instance": InstanceSampler}
+
+
+def build_sampler(name: str, *, pixels_per_instance: int = 50, pixels_per_image: int = 500) -> PixelSampler:
+    """The sampler of that name with the number that concerns it; ValueError for unknown names and numbers below 1."""
+    if name not in SAMPLERS:
+        raise ValueError(f"Unknown pixel sampler '{name}'; choose one of {', '.join(SAMPLERS)}.")
+    if name == "dense":
+        return DenseSampler()
+    count = pixels_per_instance if name == "instance" else pixels_per_image
+    if count < 1:
+        raise ValueError(f"The sampler '{name}' must draw at least 1 pixel, not {count}.")
+    return InstanceSampler(count) if name == "instance" else SparseSampler(count)
+
+
+def instance_cells(scene: Scene, image: int) -> Tensor:
+    """Cells that each instance of an image may be sampled from: (K_b, Hf * Wf) bool.
+
+    Those whose supervised pixel lies in the instance's mask. An instance that owns none of them but has any pixel gets
+    the cell nearest to its centroid, kept inside the unpadded image.
+    """
+    masks = scene.masks[image]
+    map_size = (scene.features.shape[2], scene.features.shape[3])
+    grid = sample_masks(masks, scene.stride, scene.offset, map_size).flatten(1)
+    lonely = (~grid.any(dim=1)).nonzero().squeeze(1)
+    if len(lonely):
+        small = masks[lonely]
+        rows = _centroid_cells(small.sum(dim=2), scene, image, axis=0)
+        columns = _centroid_cells(small.sum(dim=1), scene, image, axis=1)
+        grid = grid.index_put((lonely, rows * map_size[1] + columns), small.flatten(1).any(dim=1))
+    return grid
+
+
+def _centroid_cells(profile: Tensor, scene: Scene, image: int, axis: int) -> Tensor:
+    """Nearest cell on one axis to the centroid of masks whose pixels are counted along it: (n, size) to (n,) long."""
+    positions = torch.arange(profile.shape[1], device=profile.device, dtype=torch.float32)
+    centroid = (profile * positions).sum(dim=1) / profile.sum(dim=1).clamp(min=1)
+    last = valid_cells(scene.image_sizes[image][axis], scene.features.shape[2 + axis], scene.stride, scene.offset) - 1
+    return ((centroid - scene.offset) / scene.stride).round().long().clamp(0, max(last, 0))
+
+
+def _sample_images(scene: Scene, draw: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Pixels:
+    """Applies `draw` to each image: cells of instances (K, Hf * Wf) bool and a random score a cell to (cells, owners).
+
+    Scores come from the image's own seed, so that neither the batch nor the process has a say in them.
+    """
+    parts = []
+    device = scene.features.device
+    for image in range(len(scene)):
+        grid = instance_cells(scene, image)
+        generator = image_generator(scene.sample_seeds, image, "pixel_sampler", device)
+        scores = torch.rand(grid.shape[1], generator=generator, device=device)
+        parts.append(_pixels(scene, image, *draw(grid, scores)))
+    return Pixels.cat(parts)
+
+
+def _top_cells(grid: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Up to `count` cells of each row of grid (K, cells), a uniform subset: row numbers and cells, (n,) long each."""
+    best = torch.where(grid, scores, -1.0).topk(min(count, grid.shape[1]), dim=1)
+    drawn = best.values >= 0
+    return drawn.nonzero()[:, 0], best.indices[drawn]
+
+
+def _owner(grid: Tensor, cells: Tensor) -> Tensor:
+    """The smallest instance on each of the cells: (n,) long. Small ones tend to lie in front."""
+    if grid.shape[0] == 0:
+        return cells
+    area = grid.sum(dim=1, keepdim=True)
+    return torch.where(grid[:, cells], area, grid.shape[1] + 1).argmin(dim=0)
+
+
+def _pixels(scene: Scene, image: int, cells: Tensor, instances: Tensor) -> Pixels:
+    """The pixels (n, ...) at flat cells (n,) of one image, each with the context of its instance (n,)."""
+    order = None
+    if scene.sample_indices is not None:
+        order = torch.full_like(cells, scene.sample_indices[image])
+    return Pixels(
+        features=scene.features[image].detach().flatten(1)[:, cells].t(),
+        locations=scene.cell_locations(cells),
+        image_ids=scene.image_ids[image].expand(len(cells)),
+        context={name: values[image].detach()[instances] for name, values in scene.instance_context.items()},
+        order=order,
+    )

@@ -1,0 +1,178 @@
+"""CropFlip: one sampled g of the set G (crop, then horizontal flip, no resizing) for everything it acts on (Eq. 6).
+
+Two kinds of horizontal coordinate meet here. A pixel index p (masks, supervised cells, points) is mirrored within a
+width w to w - 1 - p; an edge coordinate x (boxes, whose right edge lies behind the last pixel) to w - x.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .grid import valid_cells
+
+
+@dataclass(frozen=True)
+class CropFlip:
+    """Cuts the window (x0, y0, w, h) out of an image, then mirrors it left to right if `flip`; in input pixels."""
+
+    x0: int
+    y0: int
+    w: int
+    h: int
+    flip: bool = False
+
+    @staticmethod
+    def identity(image_size: tuple[int, int]) -> CropFlip:
+        """The g that changes nothing of an image of size (H, W)."""
+        return CropFlip(0, 0, image_size[1], image_size[0])
+
+    @staticmethod
+    def sample(
+        generator: torch.Generator | None,
+        image_size: tuple[int, int],
+        *,
+        stride: int,
+        offset: float,
+        flip_prob: float = 0.5,
+        crop_range: tuple[float, float] = (0.6, 1.0),
+    ) -> CropFlip:
+        """Draws g for an unpadded image of size (H, W); sides at least 1 pixel.
+
+        Width and height are drawn independently, uniform over `crop_range` times the image's. The corner is uniform
+        over the multiples of `stride`, so that cells of the two maps meet. If the crop is flipped, the width gives way
+        to the nearest one in range that makes cells meet after the mirroring too, if there is any.
+
+        Args:
+            generator: on the CPU; None draws from torch's global one.
+            image_size: (H, W) in pixels.
+            stride: of the feature map.
+            offset: Scene.offset, of the pixel that supervises a cell.
+            flip_prob: probability of the flip.
+            crop_range: smallest and largest share of a side.
+        """
+        height, width = image_size
+        flip_draw, w_draw, h_draw, x_draw, y_draw = torch.rand(5, generator=generator).tolist()
+        flip = flip_draw < flip_prob
+        widths, heights = _side_range(width, crop_range), _side_range(height, crop_range)
+        w, h = _pick(widths, w_draw), _pick(heights, h_draw)
+        if flip:
+            w = _whole_cell_width(w, widths, stride, offset)
+        x0 = stride * _pick((0, (width - w) // stride), x_draw)
+        y0 = stride * _pick((0, (height - h) // stride), y_draw)
+        return CropFlip(x0, y0, w, h, flip)
+
+    def image(self, image: Tensor) -> Tensor:
+        """(..., H, W) to (..., h, w): an image (3, H, W), or anything else with one value a pixel."""
+        cut = image[..., self.y0 : self.y0 + self.h, self.x0 : self.x0 + self.w]
+        return cut.flip(-1) if self.flip else cut
+
+    def masks(self, masks: Tensor) -> Tensor:
+        """(K, H, W) to (K, h, w); instances that were cut away are left empty."""
+        return self.image(masks)
+
+    def boxes(self, boxes: Tensor) -> Tensor:
+        """(K, 4) x0, y0, x1, y1 as edge coordinates, cut to the window; those outside get a zero side.
+
+        The box of a cut mask can be smaller: recompute boxes (and centroids) from the masks where there are masks.
+        """
+        left, top, right, bottom = boxes.unbind(dim=1)
+        left, right = ((x - self.x0).clamp(0, self.w) for x in (left, right))
+        top, bottom = ((y - self.y0).clamp(0, self.h) for y in (top, bottom))
+        if self.flip:
+            left, right = self.w - right, self.w - left
+        return torch.stack([left, top, right, bottom], dim=1)
+
+    def points(self, points: Tensor) -> Tensor:
+        """(..., 2) x, y as pixel indices (pixel p sits at p), to the frame of g(I); may fall outside it."""
+        x, y = points[..., 0] - self.x0, points[..., 1] - self.y0
+        return torch.stack([self.w - 1 - x if self.flip else x, y], dim=-1)
+
+    def features(
+        self,
+        features: Tensor,
+        image_size: tuple[int, int],
+        *,
+        stride: int,
+        offset: float,
+        map_size: tuple[int, int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """g(I) of a dense map: (D, Hf, Wf) to (D, Hf', Wf'), and which cells are valid, (Hf', Wf') bool.
+
+        Cell j' of the result reads the map at u = j' + x0 / stride, or (x0 + w - 1 - 2 * offset) / stride - j' when
+        flipped, linear between cells; so it is supervised by the same content. Invalid are cells whose supervised
+        pixel lies outside g(I), and those that read a cell whose supervised pixel lies outside I.
+
+        Args:
+            features: map of the padded image I; differentiable. float32 or float64 results.
+            image_size: (h, w) of I before padding.
+            stride: input pixels from cell to cell.
+            offset: input pixel that supervises cell 0.
+            map_size: (Hf', Wf') of the padded g(I); the size of `features` by default.
+        """
+        rows, columns = map_size or (features.shape[1], features.shape[2])
+        readable_y = valid_cells(image_size[0], features.shape[1], stride, offset)
+        readable_x = valid_cells(image_size[1], features.shape[2], stride, offset)
+        x_start = (self.x0 + self.w - 1 - 2 * offset) / stride if self.flip else self.x0 / stride
+        x_step = -1 if self.flip else 1
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
+        features, valid_y = _resample(features, 1, self.y0 / stride, 1, readable_y, rows)
+        features, valid_x = _resample(features, 2, x_start, x_step, readable_x, columns)
+        valid_y[valid_cells(self.h, rows, stride, offset) :] = False
+        valid_x[valid_cells(self.w, columns, stride, offset) :] = False
+        return features, valid_y[:, None] & valid_x[None]
+
+
+def warp_features(
+    features: Tensor,
+    transforms: Sequence[CropFlip],
+    image_sizes: Sequence[tuple[int, int]],
+    *,
+    stride: int,
+    offset: float,
+    map_size: tuple[int, int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`CropFlip.features` of a batch: (B, D, Hf, Wf) to (B, D, Hf', Wf') and (B, Hf', Wf') bool; B at least 1."""
+    warped = [
+        g.features(image, size, stride=stride, offset=offset, map_size=map_size)
+        for g, image, size in zip(transforms, features, image_sizes, strict=True)
+    ]
+    return torch.stack([image for image, _ in warped]), torch.stack([valid for _, valid in warped])
+
+
+def _side_range(side: int, crop_range: tuple[float, float]) -> tuple[int, int]:
+    """Shortest and longest crop of a side, in pixels."""
+    longest = min(max(math.floor(side * crop_range[1]), 1), side)
+    return min(max(math.ceil(side * crop_range[0]), 1), longest), longest
+
+
+def _pick(bounds: tuple[int, int], draw: float) -> int:
+    """Integer between the bounds, both included, from a uniform draw in [0, 1)."""
+    return bounds[0] + min(int(draw * (bounds[1] - bounds[0] + 1)), bounds[1] - bounds[0])
+
+
+def _whole_cell_width(width: int, bounds: tuple[int, int], stride: int, offset: float) -> int:
+    """The width nearest to `width` within the bounds with (w - 1 - 2 * offset) a multiple of the stride, if any."""
+    fitting = [w for w in range(bounds[0], bounds[1] + 1) if (w - 1 - 2 * offset) % stride == 0]
+    return min(fitting, key=lambda w: abs(w - width), default=width)
+
+
+def _resample(features: Tensor, dim: int, start: float, step: int, readable: int, cells: int) -> tuple[Tensor, Tensor]:
+    """Reads one axis linearly at u = start + step * i' for all i' < cells.
+
+    Returns the result, and (cells,) bool: u lies within the cells that may be read, 0 to readable - 1.
+    """
+    first = math.floor(start)
+    fraction = start - first
+    lower = first + step * torch.arange(cells, device=features.device)
+    upper = lower + (fraction > 0)
+    valid = (lower >= 0) & (upper < readable)
+    last = features.shape[dim] - 1
+    read = features.index_select(dim, lower.clamp(0, last))
+    if fraction > 0:
+        read = read.lerp(features.index_select(dim, upper.clamp(0, last)), fraction)
+    return read, valid

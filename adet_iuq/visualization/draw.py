@@ -1,0 +1,66 @@
+"""Drawing instances on an image, with the supervision library.
+
+Images are (H, W, 3) uint8 in BGR, as OpenCV has them; boxes are XYXY in pixels of the image.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import supervision as sv
+
+Image = npt.NDArray[np.uint8]
+
+_LEAST_SIDE = 320  # pixels; smaller images are enlarged by a whole factor, so that labels can be read
+_GAP = 8  # pixels between two pictures
+
+
+@dataclass
+class Drawing:
+    """What to draw: K instances.
+
+    Attributes:
+        boxes: (K, 4) float.
+        masks: (K, H, W) bool; None: boxes only.
+        classes: (K,) int.
+        labels: K texts.
+    """
+
+    boxes: npt.NDArray[np.floating]
+    masks: npt.NDArray[np.bool_] | None
+    classes: npt.NDArray[np.integer]
+    labels: list[str]
+
+
+def draw(image: Image, drawing: Drawing) -> Image:
+    """A copy of the image, small ones enlarged, with every instance in a colour of its own."""
+    factor = max(1, -(-_LEAST_SIDE // min(image.shape[:2])))
+    canvas = np.ascontiguousarray(image.repeat(factor, 0).repeat(factor, 1))
+    if not len(drawing.boxes):
+        return canvas
+    masks = drawing.masks
+    if masks is not None:
+        masks = masks.repeat(factor, 1).repeat(factor, 2)
+    detections = sv.Detections(
+        xyxy=np.asarray(drawing.boxes, dtype=np.float32) * factor, mask=masks, class_id=np.asarray(drawing.classes)
+    )
+    by_instance = sv.ColorLookup.INDEX
+    if masks is not None:
+        canvas = sv.MaskAnnotator(opacity=0.45, color_lookup=by_instance).annotate(canvas, detections)
+        canvas = sv.PolygonAnnotator(thickness=1, color_lookup=by_instance).annotate(canvas, detections)
+    else:
+        canvas = sv.BoxAnnotator(thickness=1, color_lookup=by_instance).annotate(canvas, detections)
+    labels = sv.LabelAnnotator(text_scale=0.35, text_padding=2, color_lookup=by_instance)
+    return np.asarray(labels.annotate(canvas, detections, labels=drawing.labels))
+
+
+def side_by_side(pictures: dict[str, Image]) -> Image:
+    """Pictures of one height in a row, each under its title."""
+    columns = []
+    for title, picture in pictures.items():
+        header = np.full((24, picture.shape[1], 3), 255, dtype=np.uint8)
+        cv2.putText(header, title, (4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+        columns.append(np.concatenate([header, picture]))
+        columns.append(np.full((len(columns[-1]), _GAP, 3), 255, dtype=np.uint8))
+    return np.concatenate(columns[:-1], axis=1)

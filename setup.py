@@ -1,0 +1,48 @@
+"""Installation: `pip install -e .`; torch and detectron2 come first (tools/setup_env.sh does all of it)."""
+
+import re
+from importlib import metadata
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+def opencv() -> str:
+    """opencv-python, unless the headless variant is there already (machines without libGL)."""
+    try:
+        metadata.version("opencv-python-headless")
+    except metadata.PackageNotFoundError:
+        return "opencv-python"
+    return "opencv-python-headless"
+
+
+HERE = Path(__file__).parent
+
+setup(
+    name="adet-iuq",
+    version=re.search(r'__version__ = "(.+)"', (HERE / "adet_iuq/__init__.py").read_text())[1],
+    description="Instance-unique querying: a training framework for query-based instance segmenters, on detectron2",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["adet_iuq", "adet_iuq.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        # detectron2 >= 0.6 as well: not on PyPI under its name, see tools/install_detectron2.py
+        "torch>=2.1",
+        "torchvision>=0.16",
+        "fvcore>=0.1.5.post20221221",
+        "pycocotools>=2.0.6",
+        "numpy",
+        "Pillow",
+        opencv(),
+        "timm>=1.0",
+        "supervision>=0.20",
+        "rich",
+        "tensorboard",
+    ],
+    extras_require={
+        "test": ["pytest>=7", "ruff", "mypy", "types-PyYAML", "types-tabulate"],
+        "lvis": ["lvis"],
+    },
+)

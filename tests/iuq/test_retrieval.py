@@ -1,0 +1,250 @@
+"""The chunked loss against plain autograd over all pairs; gradients, exclusions, memory, AMP."""
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from adet_iuq.iuq import INTER_LOSSES, NORMALIZERS, InterLoss, Pixels, Queries, build_inter_loss, chunked_inter_loss
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = ["dynamic", "dot"]
+SMALL_CHUNK = 30_000  # bytes: several chunks at the sizes used here
+
+
+def literal_dynamic_filter(queries: Queries, pixels: Pixels) -> Tensor:
+    """CondInst's head word for word (spec section 3): inputs of every pair written out, three products. (Q, P)."""
+    count, theta = len(queries), queries.embeddings
+    w0, w1, w2 = (
+        theta[:, :80].view(count, 8, 10),
+        theta[:, 80:144].view(count, 8, 8),
+        theta[:, 144:152].view(count, 1, 8),
+    )
+    b0, b1, b2 = theta[:, 152:160], theta[:, 160:168], theta[:, 168:169]
+    relative = queries.context["location"][:, None] - pixels.locations[None]
+    relative = relative / queries.context["scale"][:, None, None]
+    inputs = torch.cat([relative, pixels.features[None].expand(count, -1, -1)], dim=2)
+    hidden = (torch.einsum("qoc,qpc->qpo", w0, inputs) + b0[:, None]).relu()
+    hidden = (torch.einsum("qoc,qpc->qpo", w1, hidden) + b1[:, None]).relu()
+    return (torch.einsum("qoc,qpc->qpo", w2, hidden) + b2[:, None]).squeeze(2)
+
+
+def literal_dot(queries: Queries, pixels: Pixels) -> Tensor:
+    """Sum of products, (Q, P)."""
+    return (queries.embeddings[:, None] * pixels.features[None]).sum(dim=2)
+
+
+def plain_loss(queries: Queries, ids: Tensor, pixels: Pixels, kind: str, loss: str, normalizer: str) -> Tensor:
+    """Eq. 5 over all pairs at once, by ordinary autograd."""
+    logits = (literal_dynamic_filter if kind == "dynamic" else literal_dot)(queries, pixels)
+    foreign = (pixels.image_ids >= 0)[None] & (ids[:, None] != pixels.image_ids[None])
+    weights = NORMALIZERS[normalizer](ids, pixels.image_ids)[:, None] * foreign
+    return (build_inter_loss(loss)(logits) * weights).sum()
+
+
+def inputs(kind: str, *, queries: int = 7, pixels: int = 300, dtype: torch.dtype = torch.float32) -> Any:
+    """Random queries of images 0 to 3, pixels of images -1 (empty) to 5; logits of a few units."""
+    generator = torch.Generator().manual_seed(3)
+    dim, pixel_dim = (169, 8) if kind == "dynamic" else (16, 16)
+    ids = torch.randint(4, (queries,), generator=generator)
+    embeddings = torch.randn(queries, dim, generator=generator, dtype=dtype).mul(0.5).requires_grad_()
+    context = {
+        "location": 300 * torch.rand(queries, 2, generator=generator),
+        "scale": torch.tensor([64.0, 128.0]).repeat(queries)[:queries],
+    }
+    memory = Pixels(
+        torch.randn(pixels, pixel_dim, generator=generator, dtype=dtype),
+        300 * torch.rand(pixels, 2, generator=generator),
+        torch.randint(-1, 6, (pixels,), generator=generator),
+    )
+    return Queries(embeddings, ids, torch.zeros_like(ids), context), ids, memory
+
+
+def run(
+    benchmark: ModuleType, kind: str, queries: Queries, ids: Tensor, pixels: Pixels, loss: str = "focal", **kwargs: Any
+) -> InterLoss:
+    """The library's loss with the benchmark's (factored) retrieval."""
+    retrieve = benchmark.dynamic_filter_retrieve if kind == "dynamic" else benchmark.dot_product_retrieve
+    kwargs = {"chunk_bytes": SMALL_CHUNK, "bytes_per_pair": 128 if kind == "dynamic" else 0, **kwargs}
+    return chunked_inter_loss(queries, ids, pixels, retrieve, build_inter_loss(loss), **kwargs)
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize("loss", INTER_LOSSES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_plain_autograd(benchmark: ModuleType, kind: str, loss: str, normalizer: str) -> None:
+    queries, ids, memory = inputs(kind)
+    expected = plain_loss(queries, ids, memory, kind, loss, normalizer)
+    value = run(benchmark, kind, queries, ids, memory, loss=loss, normalizer=NORMALIZERS[normalizer]).value
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradients = [torch.autograd.grad(3 * total, queries.embeddings)[0] for total in (expected, value)]
+    assert (gradients[1] - gradients[0]).norm() <= 1e-5 * gradients[0].norm()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunk_size_does_not_matter(benchmark: ModuleType, kind: str) -> None:
+    queries, ids, memory = inputs(kind)
+    results = [run(benchmark, kind, queries, ids, memory, chunk_bytes=size) for size in (1, SMALL_CHUNK, 2**30)]
+    for result in results[1:]:
+        torch.testing.assert_close(result.value, results[0].value, rtol=1e-5, atol=0)
+        assert result[1:] == results[0][1:]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradcheck(benchmark: ModuleType, kind: str) -> None:
+    queries, ids, memory = inputs(kind, queries=2, pixels=20, dtype=torch.float64)
+
+    def value(embeddings: Tensor) -> Tensor:
+        return run(benchmark, kind, Queries(embeddings, ids, ids, queries.context), ids, memory, chunk_bytes=2000).value
+
+    assert torch.autograd.gradcheck(value, (queries.embeddings,))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_gradient_but_for_the_embeddings(benchmark: ModuleType, kind: str) -> None:
+    queries, ids, memory = inputs(kind)
+    others = [memory.features, memory.locations, *queries.context.values()]
+    for tensor in others:
+        tensor.requires_grad_()
+    run(benchmark, kind, queries, ids, memory).value.backward()
+    assert queries.embeddings.grad is not None and queries.embeddings.grad.abs().sum() > 0
+    assert all(tensor.grad is None for tensor in others)
+
+
+def test_empty_slots_and_own_image_leave_the_loss_alone(benchmark: ModuleType) -> None:
+    queries, ids, memory = inputs("dot")
+    ids[:] = 2
+    before = run(benchmark, "dot", queries, ids, memory)
+    excluded = (memory.image_ids == -1) | (memory.image_ids == 2)
+    memory.features[excluded] = 100.0
+    after = run(benchmark, "dot", queries, ids, memory)
+    assert after.value.item() == pytest.approx(before.value.item(), rel=1e-6)
+    assert after.num_pairs == before.num_pairs == 7 * (~excluded).sum()
+    kept = run(benchmark, "dot", queries, ids, memory.select(~excluded))
+    assert kept.value.item() == pytest.approx(before.value.item(), rel=1e-6)
+    memory.features[~excluded] *= 2
+    assert run(benchmark, "dot", queries, ids, memory).value.item() != pytest.approx(before.value.item(), rel=1e-3)
+
+
+def test_counts(benchmark: ModuleType) -> None:
+    queries, ids, memory = inputs("dot")
+    result = run(benchmark, "dot", queries, ids, memory)
+    fired = literal_dot(queries, memory) > 0
+    filled = (memory.image_ids >= 0)[None].expand_as(fired)
+    own = ids[:, None] == memory.image_ids[None]
+    expected = [filled & ~own, filled & ~own & fired, own, own & fired]
+    assert [int(count) for count in result[1:]] == [int(pairs.sum()) for pairs in expected]
+
+
+@pytest.mark.parametrize(("queries", "pixels"), [(0, 20), (3, 0), (0, 0)])
+def test_nothing_to_compare_gives_a_connected_zero(benchmark: ModuleType, queries: int, pixels: int) -> None:
+    some, ids, memory = inputs("dot", queries=queries, pixels=pixels)
+    result = run(benchmark, "dot", some, ids, memory)
+    assert result.value == 0 and result.num_pairs == 0
+    result.value.backward()
+    assert torch.equal(some.embeddings.grad, torch.zeros_like(some.embeddings))
+
+
+@pytest.mark.parametrize("loss", INTER_LOSSES)
+def test_without_grad_mode_the_value_is_the_same(benchmark: ModuleType, loss: str) -> None:
+    queries, ids, memory = inputs("dot")
+    with torch.no_grad():
+        value = run(benchmark, "dot", queries, ids, memory, loss=loss).value
+    assert not value.requires_grad
+    assert value == run(benchmark, "dot", queries, ids, memory, loss=loss).value.detach()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_is_a_float32_island_under_autocast(benchmark: ModuleType, kind: str) -> None:
+    queries, ids, memory = inputs(kind)
+    expected = run(benchmark, kind, queries, ids, memory).value
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = run(benchmark, kind, queries, ids, memory).value
+    assert value.dtype == torch.float32 and value == expected
+
+
+def test_half_precision_inputs_are_computed_in_float32(benchmark: ModuleType) -> None:
+    queries, ids, memory = inputs("dot")
+    half, leaf = memory.to(dtype=torch.bfloat16), queries.embeddings.detach().bfloat16().requires_grad_()
+    low = Queries(leaf, ids, ids)
+    exact = Queries(leaf.detach().float().requires_grad_(), ids, ids)
+    value = run(benchmark, "dot", low, ids, half).value
+    expected = run(benchmark, "dot", exact, ids, half.to(dtype=torch.float32)).value
+    assert value.dtype == torch.float32 and value == expected.detach()
+    value.backward()
+    expected.backward()
+    assert leaf.grad is not None and leaf.grad.dtype == torch.bfloat16
+    assert exact.embeddings.grad is not None
+    torch.testing.assert_close(leaf.grad, exact.embeddings.grad.bfloat16())
+
+
+@pytest.mark.parametrize("with_other_term", [False, True])
+def test_second_derivative_is_refused(benchmark: ModuleType, with_other_term: bool) -> None:
+    queries, ids, memory = inputs("dot")
+    value = run(benchmark, "dot", queries, ids, memory).value
+    if with_other_term:
+        value = value + queries.embeddings.square().sum()
+    (gradient,) = torch.autograd.grad(value, queries.embeddings, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once only"):
+        gradient.square().sum().backward()
+
+
+def test_backward_twice_over_a_kept_graph(benchmark: ModuleType) -> None:
+    queries, ids, memory = inputs("dot")
+    value = run(benchmark, "dot", queries, ids, memory).value
+    first, second = (torch.autograd.grad(value, queries.embeddings, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_memory_may_change_between_forward_and_backward(benchmark: ModuleType) -> None:
+    queries, ids, memory = inputs("dot")
+    (expected,) = torch.autograd.grad(run(benchmark, "dot", queries, ids, memory).value, queries.embeddings)
+    value = run(benchmark, "dot", queries, ids, memory).value
+    memory.features.zero_()
+    memory.image_ids.fill_(-1)
+    assert torch.equal(torch.autograd.grad(value, queries.embeddings)[0], expected)
+
+
+def test_peak_memory_does_not_grow_with_the_capacity(benchmark: ModuleType) -> None:
+    for case in benchmark.CASES:
+        peaks = []
+        for capacity in (20_000, 100_000):
+            args = benchmark.random_inputs(case, 100, capacity)
+            peaks.append(benchmark.peak_bytes(partial(benchmark.chunked_step, case, *args, chunk_bytes=8 * 2**20)))
+        assert peaks[1] < 1.05 * peaks[0]
+        assert peaks[1] < 10 * 2**20
+
+
+def test_plain_autograd_would_need_more(benchmark: ModuleType) -> None:
+    """The measurement sees what it should see."""
+    case = benchmark.CASES[0]
+    args = benchmark.random_inputs(case, 100, 10_000)
+    assert benchmark.peak_bytes(lambda: benchmark.plain_step(case, *args)) > 100 * 2**20
+
+
+RESIDENT = """
+import importlib.util, resource, sys
+spec = importlib.util.spec_from_file_location("benchmark_inter_loss", sys.argv[1])
+module = sys.modules["benchmark_inter_loss"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+case = module.CASES[0]
+module.chunked_step(case, *module.random_inputs(case, 100, 100), chunk_bytes=16 * 2**20)
+inputs = module.random_inputs(case, 100, 100_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+module.chunked_step(case, *inputs, chunk_bytes=16 * 2**20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
+def test_resident_memory_at_100_queries_and_100k_pixels() -> None:
+    """Under 200 MB beyond the inputs, as the operating system counts it."""
+    command = [sys.executable, "-c", RESIDENT, str(ROOT / "tools" / "benchmark_inter_loss.py")]
+    grown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert int(grown) * 1024 < 200e6

@@ -1,0 +1,69 @@
+"""Exit codes and words of tools/check_dataset.py."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    path = Path(__file__).parents[2] / "tools/check_dataset.py"
+    spec = importlib.util.spec_from_file_location("check_dataset", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def json_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sound data set of one image that lies beside its JSON file."""
+    monkeypatch.setenv("ADET_IUQ_CACHE", str(tmp_path / "cache"))
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    content: dict[str, Any] = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 10, "width": 20}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "segmentation": [[0, 0, 5, 0, 5, 5]]}
+        ],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_sound(tool: ModuleType, json_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.main(["--json", str(json_file)]) == 0
+    assert "1 images, 1 annotations, 1 of them usable" in capsys.readouterr().out
+
+
+def test_missing_image_by_json_and_by_config(
+    tool: ModuleType, json_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (json_file.parent / "a.png").unlink()
+    name = f"tool_{json_file.parent.name}"
+    entry = f"[['{name}', '{json_file}', '{json_file.parent}']]"
+    opts = ["DATASETS.REGISTER", entry, "DATASETS.TRAIN", f"('{name}',)", "DATASETS.TEST", "()"]
+    for arguments in (["--json", str(json_file), "--image-root", str(json_file.parent)], opts):
+        assert tool.main(arguments) == 1
+        assert "FATAL: missing image (1). Put the files there" in capsys.readouterr().out
+
+
+def test_cut_and_missing_files(tool: ModuleType, json_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    json_file.write_text(json_file.read_text()[:100])
+    assert tool.main(["--json", str(json_file), "--no-image-sizes"]) == 1
+    assert "is cut off at character 100" in capsys.readouterr().out
+    assert tool.main(["--json", "/no/such/file.json"]) == 1
+    assert tool.main(["DATASETS.TRAIN", "('no_such_set',)"]) == 1
+    assert "'no_such_set' is not known" in capsys.readouterr().err
+
+
+def test_usage(tool: ModuleType) -> None:
+    with pytest.raises(SystemExit) as caught:
+        tool.main([])
+    assert caught.value.code == 2

@@ -1,0 +1,71 @@
+"""Checks data sets before any training: missing images, broken annotations, and what else would stop or spoil it.
+
+    python tools/check_dataset.py --json cells/train.json --image-root cells/images
+    python tools/check_dataset.py --config-file configs/CondInst/R50_1x.yaml [KEY VALUE ...]
+
+Exit code 0: nothing fatal; 1: something fatal, or a file that is not there.
+"""
+
+import argparse
+import sys
+
+from adet_iuq.config import load_config
+from adet_iuq.data.checker import check_coco_json
+from adet_iuq.data.datasets import register_datasets, source_of, used_names
+from adet_iuq.data.report import Report
+from adet_iuq.errors import UserError
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; see the module's text."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", help="check DATASETS.TRAIN and DATASETS.TEST of this config")
+    parser.add_argument("--json", help="check this COCO-format file")
+    parser.add_argument("--image-root", help="folder of the images of --json (default: the folder of the file)")
+    parser.add_argument("--no-image-sizes", action="store_true", help="do not open the images (faster)")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
+    parsed = parser.parse_args(arguments)
+    if bool(parsed.json) == bool(parsed.config_file or parsed.opts):
+        parser.error("give either --json, or --config-file and overrides")
+    return parsed
+
+
+def check(arguments: argparse.Namespace) -> list[Report]:
+    """The reports on what the command line names.
+
+    Raises:
+        UserError: the config is wrong, or a data set in it is unknown.
+    """
+    sizes = not arguments.no_image_sizes
+    if arguments.json:
+        root = arguments.image_root or arguments.json.rpartition("/")[0] or "."
+        return [check_coco_json(arguments.json, root, image_sizes=sizes)]
+    cfg = load_config(arguments.config_file, arguments.opts).cfg
+    register_datasets(cfg)
+    reports = []
+    for name in used_names(cfg):
+        source = source_of(name)
+        if source is None:
+            print(f"{name} does not come as a COCO-format JSON file; not checked")
+            continue
+        json_file, image_root, stock = source
+        training = name in cfg.DATASETS.TRAIN
+        reports.append(check_coco_json(json_file, image_root, stock=stock, image_sizes=sizes, training=training))
+    return reports
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the reports; returns the exit code."""
+    try:
+        reports = check(parse_arguments(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for report in reports:
+        print(report.text())
+        print("=> cannot be used" if report.fatal else "=> can be used")
+    return int(any(report.fatal for report in reports))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""Installs a detectron2 that runs today, as a pure-Python wheel `detectron2 0.6+pure`.
+
+detectron2 is not on PyPI under its own name. The sdist `pb1-detectron2 0.6` there holds the Python files of the v0.6 tag
+unchanged, without the C++ sources, so `pip install` of it fails. This script fetches that file (its checksum is pinned),
+mends it (tools/detectron2_repairs.py), packs a wheel and installs it. An installed detectron2 >= 0.6 is left alone.
+
+detectron2 is Apache-2.0, Copyright Facebook, Inc. and its affiliates; the wheel carries its licence.
+
+    python tools/install_detectron2.py [--force] [--sdist FILE] [--wheel-dir DIR]
+"""
+
+import argparse
+import base64
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urljoin
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from detectron2_repairs import RepairError, repair, replace_files, requirements
+
+PROJECT, SDIST = "pb1-detectron2", "pb1-detectron2-0.6.tar.gz"
+SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
+VERSION = "0.6+pure"
+DIST_INFO = f"detectron2-{VERSION}.dist-info"
+WHEEL = f"detectron2-{VERSION}-py3-none-any.whl"
+# Where the sdist keeps the packages that setup.py installs below detectron2.projects.
+PROJECTS = {
+    "point_rend": "projects/PointRend/point_rend",
+    "deeplab": "projects/DeepLab/deeplab",
+    "panoptic_deeplab": "projects/Panoptic-DeepLab/panoptic_deeplab",
+}
+
+
+class InstallError(Exception):
+    """Something went wrong; the message says what and what to do."""
+
+
+def installed_version() -> str | None:
+    """Version of the detectron2 that is installed, if any."""
+    try:
+        return metadata.version("detectron2")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def is_recent(version: str) -> bool:
+    """True for 0.6 and later, whatever follows ("0.6+cu113", "0.7.dev1")."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (0, 6)
+
+
+def index_url() -> str:
+    """The package index that pip uses: $PIP_INDEX_URL, pip's configuration, else PyPI."""
+    url = os.environ.get("PIP_INDEX_URL", "")
+    if not url:
+        found = subprocess.run(
+            [sys.executable, "-m", "pip", "config", "get", "global.index-url"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        url = found.stdout.strip()
+    return (url or "https://pypi.org/simple").rstrip("/")
+
+
+def fetch(target: Path) -> None:
+    """Downloads the sdist from the package index to `target`; InstallError if the index or the file is out of reach.
+
+    The file itself is fetched: `pip download` would run its setup.py, which needs a compiler and torch.
+    """
+    page_url = f"{index_url()}/{PROJECT}/"
+    try:
+        page = urllib.request.urlopen(page_url, timeout=60).read().decode()
+        link = re.search(rf'href="([^"]*{re.escape(SDIST)}[^"]*)"', page)
+        if link is None:
+            raise InstallError(f"{page_url} does not offer {SDIST}. Fetch it elsewhere and pass it with --sdist FILE.")
+        url = urljoin(page_url, link[1].replace("&amp;", "&"))
+        print(f"Fetching {url.split('#')[0]}")
+        target.write_bytes(urllib.request.urlopen(url, timeout=120).read())
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise InstallError(
+            f"{SDIST} cannot be fetched from {page_url} ({error}). Check the network or PIP_INDEX_URL, or fetch the file "
+            "on another machine and pass it with --sdist FILE."
+        ) from error
+
+
+def verify(sdist: Path) -> None:
+    """InstallError unless the file is the one whose content was compared with the v0.6 tag."""
+    if not sdist.is_file():
+        raise InstallError(f"{sdist} does not exist.")
+    found = hashlib.sha256(sdist.read_bytes()).hexdigest()
+    if found != SHA256:
+        raise InstallError(f"{sdist} has the sha256 {found}, expected {SHA256}: it is damaged or another file.")
+
+
+def unpack(sdist: Path, folder: Path) -> Path:
+    """Unpacks into `folder`, refusing paths that lead out of it; returns the sdist's root."""
+    with tarfile.open(sdist) as archive:
+        for member in archive.getmembers():
+            inside = (folder / member.name).resolve().is_relative_to(folder.resolve())
+            if not inside or not (member.isfile() or member.isdir()):
+                raise InstallError(f"{sdist.name} holds {member.name!r}, which is not a plain file inside it.")
+            archive.extract(member, folder)
+    return next(path for path in folder.iterdir() if path.is_dir())
+
+
+def build_wheel(root: Path, folder: Path) -> Path:
+    """Packs the mended tree at `root` as a wheel in `folder`; returns its path."""
+    files = {str(path.relative_to(root)): path.read_bytes() for path in sorted((root / "detectron2").rglob("*.py"))}
+    configs = root / "detectron2" / "model_zoo" / "configs"
+    files |= {str(path.relative_to(root)): path.read_bytes() for path in sorted(configs.rglob("*.yaml"))}
+    for name, place in PROJECTS.items():
+        for path in sorted((root / place).rglob("*.py")):
+            files[f"detectron2/projects/{name}/{path.relative_to(root / place)}"] = path.read_bytes()
+    needs = "".join(f"Requires-Dist: {one}\n" for one in requirements((root / "setup.py").read_text()))
+    files[f"{DIST_INFO}/METADATA"] = (
+        f"Metadata-Version: 2.1\nName: detectron2\nVersion: {VERSION}\nLicense: Apache-2.0\nRequires-Python: >=3.7\n"
+        f"Summary: detectron2 v0.6 without compiled code, mended for current libraries\n{needs}"
+    ).encode()
+    files[f"{DIST_INFO}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: adet_iuq\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files[f"{DIST_INFO}/top_level.txt"] = b"detectron2\n"
+    files[f"{DIST_INFO}/LICENSE"] = (root / "LICENSE").read_bytes()
+    record = "".join(f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items())
+    files[f"{DIST_INFO}/RECORD"] = f"{record}{DIST_INFO}/RECORD,,\n".encode()
+    wheel = folder / WHEEL
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return wheel
+
+
+def _digest(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+
+
+def install(wheel: Path) -> None:
+    """Installs the wheel and what it needs into this interpreter's environment; InstallError if pip fails."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps", str(wheel)]
+    dependencies = [sys.executable, "-m", "pip", "install", "--quiet", str(wheel)]
+    for one in (command, dependencies):
+        if subprocess.run(one, check=False).returncode:
+            raise InstallError(f"pip failed (see above): {' '.join(one)}")
+
+
+def run(sdist: Path | None, wheel_dir: Path | None) -> None:
+    """Fetches, verifies, mends, packs and installs.
+
+    Args:
+        sdist: a file to use instead of fetching it.
+        wheel_dir: folder that keeps the wheel; None: it is thrown away.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        if sdist is None:
+            sdist = work / SDIST
+            fetch(sdist)
+        verify(sdist)
+        (work / "sdist").mkdir()
+        root = unpack(sdist, work / "sdist")
+        repair(root)
+        replace_files(root)
+        if wheel_dir is not None:
+            wheel_dir.mkdir(parents=True, exist_ok=True)
+        install(build_wheel(root, wheel_dir or work))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Reads the arguments; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--force", action="store_true", help="install even if a recent detectron2 is there")
+    parser.add_argument("--sdist", type=Path, help="use this file instead of fetching it")
+    parser.add_argument("--wheel-dir", type=Path, help="keep the wheel in this folder")
+    args = parser.parse_args(arguments)
+    version = installed_version()
+    if version is not None and is_recent(version) and not args.force:
+        print(f"detectron2 {version} is installed; it is left alone.")
+        return 0
+    try:
+        run(args.sdist, args.wheel_dir)
+    except (InstallError, RepairError) as error:
+        print(f"detectron2 was not installed: {error}", file=sys.stderr)
+        return 1
+    print(f"Installed detectron2 {VERSION}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Installs what is missing, then runs ruff, mypy and pytest. Arguments go to pytest: bash tools/test.sh -m golden -k condinst
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash tools/setup_env.sh
+echo "== ruff"
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+echo "== mypy"
+.venv/bin/mypy adet_iuq tools tests datasets
+echo "== pytest"
+.venv/bin/python -m pytest -q "$@"
