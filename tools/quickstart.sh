@@ -12,7 +12,7 @@ if [ "${1:-}" = --force ]; then
   shift
   rm -rf "$output"
 fi
-if [ ! -f "$output/model_final.pth" ] || [ $# -gt 0 ]; then
+if [ ! -f "$output/model_final.pth" ] || [ ! -f "$output/results.json" ] || [ $# -gt 0 ]; then
   echo "== Training and evaluating ($config)"
   .venv/bin/python tools/train_net.py --config-file "$config" --resume OUTPUT_DIR "$output" "$@"
 else
@@ -24,5 +24,14 @@ if [ ! -d "$output/pictures" ] || [ "$output/model_final.pth" -nt "$output/pictu
     --output "$output/pictures" OUTPUT_DIR "$output"
 fi
 echo
-cat "$output/results.txt"
+.venv/bin/python - "$output/results.json" <<'END'
+import json
+import sys
+
+from adet_iuq.evaluation import print_results
+
+with open(sys.argv[1]) as file:
+    results = json.load(file)
+print_results(results if len(results) > 1 else next(iter(results.values())), list(results))
+END
 echo "Metrics: $output/metrics.json   log: $output/log.txt   checkpoint: $output/model_final.pth   pictures: $output/pictures"

@@ -53,6 +53,21 @@ def build_inter_loss(name: str, *, gamma: float = 2.5, neg_weight: float = 0.9) 
     return INTER_LOSSES[name]
 
 
+def count_images(pixel_ids: Tensor, chunk: int = 2**17) -> tuple[Tensor, Tensor]:
+    """Ids of the images in a memory, ascending, and the number of pixels of each, both (images,) long.
+
+    Args:
+        pixel_ids: (P,) long, -1 for an empty slot.
+        chunk: so many pixels are sorted at a time, to bound the memory that takes.
+    """
+    ids = counts = pixel_ids.new_zeros(0)
+    for part in pixel_ids.split(chunk):
+        part_ids, part_counts = torch.unique(part[part >= 0], return_counts=True)
+        ids, place = torch.unique(torch.cat([ids, part_ids]), return_inverse=True)
+        counts = torch.zeros_like(ids).index_add(0, place, torch.cat([counts, part_counts]))
+    return ids, counts
+
+
 def count_foreign(query_ids: Tensor, pixel_ids: Tensor) -> tuple[Tensor, Tensor]:
     """For each query the number of valid pixels and of images they come from.
 
@@ -63,7 +78,7 @@ def count_foreign(query_ids: Tensor, pixel_ids: Tensor) -> tuple[Tensor, Tensor]
     Returns:
         Two (Q,) long tensors.
     """
-    ids, counts = torch.unique(pixel_ids[pixel_ids >= 0], return_counts=True)
+    ids, counts = count_images(pixel_ids)
     if len(ids) == 0:
         return torch.zeros_like(query_ids), torch.zeros_like(query_ids)
     # Binary search instead of a (Q, P) comparison: the cost stays far below the loss's own.

@@ -1,5 +1,7 @@
 """Values against torch's own losses, stability, normalisers against loops, the ramp."""
 
+from collections import Counter
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss  # type: ignore[import-untyped]
 
 from adet_iuq.iuq import INTER_LOSSES, NORMALIZERS, build_inter_loss, ramp_weight
+from adet_iuq.iuq.losses import count_images
 
 LOGITS = torch.linspace(-12, 12, 97, dtype=torch.float64)
 
@@ -83,6 +86,15 @@ def test_normaliser_without_queries_or_pixels(name: str) -> None:
     none, some = torch.zeros(0, dtype=torch.long), torch.tensor([1, 2])
     assert NORMALIZERS[name](none, some).shape == (0,)
     assert NORMALIZERS[name](some, none).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_count_images_in_chunks(chunk: int) -> None:
+    ids = torch.randint(-1, 9, (100,), generator=torch.Generator().manual_seed(0))
+    counted = Counter(image for image in ids.tolist() if image >= 0)
+    images, counts = count_images(ids, chunk)
+    assert images.tolist() == sorted(counted)
+    assert counts.tolist() == [counted[image] for image in images.tolist()]
 
 
 def test_ramp() -> None:
