@@ -1,8 +1,8 @@
 """What keeps the Python files of detectron2 v0.6 from running today, and how each place is mended.
 
-Four causes: aliases that NumPy dropped, a constant that Pillow dropped, `pkg_resources` that setuptools dropped, and the
-compiled module `_C`, which the pure-Python build does not have. A repair names the file, the pattern and how often the
-pattern must match; anything else stops the build, so no repair can silently miss.
+Five causes: aliases that NumPy dropped, a constant that Pillow dropped, `pkg_resources` that setuptools dropped, `caffe2`
+that torch dropped, and the compiled module `_C`, which the pure-Python build does not have. A repair names the file, the
+pattern and how often the pattern must match; anything else stops the build, so no repair can silently miss.
 """
 
 import re
@@ -32,6 +32,8 @@ class _MissingExtension:
     """Any attribute asked for raises an error that says why."""
 
     def __getattr__(self, name):
+        if name.startswith("__"):  # what inspect, pickle and the like ask any object for
+            raise AttributeError(name)
         raise RuntimeError(
             f"detectron2._C.{name} is compiled code, which this pure-Python build (0.6+pure) does not have. "
             "Rotated boxes and detectron2's deformable convolutions need a build from source: "
@@ -92,6 +94,18 @@ REPAIRS = (
         1,
     ),
     Repair("detectron2/layers/nms.py", r"\btorch\.ops\.detectron2\.nms_rotated\(", "_C.nms_rotated(", 1),
+    Repair(
+        "detectron2/export/__init__.py",
+        r"^from \.api import \*\n",
+        "try:\n    from .api import *\nexcept ImportError:  # caffe2, which torch has no more\n    pass\n",
+        1,
+    ),
+    Repair(
+        "detectron2/utils/collect_env.py",
+        r'f"not built correctly: \{e\}"',
+        '"none: pure-Python build"',
+        1,
+    ),
 )
 
 # The requirements of v0.6's setup.py without the pins that nothing fulfils today: black is a formatter that only its
@@ -114,7 +128,7 @@ def repair(root: Path, repairs: tuple[Repair, ...] = (*REPAIRS, *REQUIREMENT_REP
         mended, found = re.subn(one.pattern, one.replacement, _read(path), flags=re.MULTILINE)
         if found != one.count:
             raise RepairError(f"{one.file}: the pattern {one.pattern!r} matches {found} times, expected {one.count}.")
-        path.write_text(mended)
+        path.write_text(mended, encoding="utf-8")
 
 
 def replace_files(root: Path) -> None:
@@ -122,11 +136,11 @@ def replace_files(root: Path) -> None:
     for name, (text, pattern) in REPLACED_FILES.items():
         if not re.search(pattern, _read(root / name), flags=re.MULTILINE):
             raise RepairError(f"{name}: {pattern!r} does not match, the file is not the one of v0.6.")
-        (root / name).write_text(text)
+        (root / name).write_text(text, encoding="utf-8")
     for name, text in NEW_FILES.items():
         if (root / name).exists():
             raise RepairError(f"{name} exists already.")
-        (root / name).write_text(text)
+        (root / name).write_text(text, encoding="utf-8")
 
 
 def requirements(setup_py: str) -> list[str]:
@@ -140,6 +154,6 @@ def requirements(setup_py: str) -> list[str]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise RepairError(f"{path.name}: the sdist has no such file ({path}).") from error

@@ -12,18 +12,20 @@ detectron2 is Apache-2.0, Copyright Facebook, Inc. and its affiliates; the wheel
 import argparse
 import base64
 import hashlib
+import http.client
+import importlib.util
 import os
 import re
+import ssl
 import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 from importlib import metadata
 from pathlib import Path
-from urllib.parse import urljoin
+from urllib.parse import unquote, urljoin, urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from detectron2_repairs import RepairError, repair, replace_files, requirements
@@ -46,11 +48,15 @@ class InstallError(Exception):
 
 
 def installed_version() -> str | None:
-    """Version of the detectron2 that is installed, if any."""
+    """Version of the detectron2 that is installed, or that can be imported (a source folder on PYTHONPATH), if any."""
     try:
         return metadata.version("detectron2")
     except metadata.PackageNotFoundError:
+        spec = importlib.util.find_spec("detectron2")
+    if spec is None or spec.origin is None:
         return None
+    written = re.search(r"^__version__ = [\"'](.+?)[\"']", Path(spec.origin).read_text(encoding="utf-8"), re.MULTILINE)
+    return written[1] if written else None
 
 
 def is_recent(version: str) -> bool:
@@ -73,23 +79,38 @@ def index_url() -> str:
     return (url or "https://pypi.org/simple").rstrip("/")
 
 
+def _read_url(url: str, timeout: int) -> bytes:
+    """Content of a URL, with the user name and password it may hold and the certificates pip is told to trust."""
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    request = urllib.request.Request(parts._replace(netloc=place).geturl(), headers={"Accept": "text/html, */*;q=0.1"})
+    if parts.username:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
+    certificates = os.environ.get("PIP_CERT") or None
+    context = ssl.create_default_context(cafile=certificates) if parts.scheme == "https" else None
+    with urllib.request.urlopen(request, timeout=timeout, context=context) as answer:
+        return answer.read()
+
+
 def fetch(target: Path) -> None:
     """Downloads the sdist from the package index to `target`; InstallError if the index or the file is out of reach.
 
     The file itself is fetched: `pip download` would run its setup.py, which needs a compiler and torch.
     """
     page_url = f"{index_url()}/{PROJECT}/"
+    shown = re.sub(r"//[^/@]*@", "//", page_url)  # without a password
     try:
-        page = urllib.request.urlopen(page_url, timeout=60).read().decode()
+        page = _read_url(page_url, timeout=60).decode()
         link = re.search(rf'href="([^"]*{re.escape(SDIST)}[^"]*)"', page)
         if link is None:
-            raise InstallError(f"{page_url} does not offer {SDIST}. Fetch it elsewhere and pass it with --sdist FILE.")
-        url = urljoin(page_url, link[1].replace("&amp;", "&"))
-        print(f"Fetching {url.split('#')[0]}")
-        target.write_bytes(urllib.request.urlopen(url, timeout=120).read())
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            raise InstallError(f"{shown} does not offer {SDIST}. Fetch it elsewhere and pass it with --sdist FILE.")
+        url = urljoin(page_url, link[1].replace("&amp;", "&")).split("#")[0]
+        print(f"Fetching {re.sub(r'//[^/@]*@', '//', url)}", flush=True)
+        target.write_bytes(_read_url(url, timeout=120))
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise InstallError(
-            f"{SDIST} cannot be fetched from {page_url} ({error}). Check the network or PIP_INDEX_URL, or fetch the file "
+            f"{SDIST} cannot be fetched from {shown} ({error}). Check the network or PIP_INDEX_URL, or fetch the file "
             "on another machine and pass it with --sdist FILE."
         ) from error
 
@@ -115,14 +136,23 @@ def unpack(sdist: Path, folder: Path) -> Path:
 
 
 def build_wheel(root: Path, folder: Path) -> Path:
-    """Packs the mended tree at `root` as a wheel in `folder`; returns its path."""
+    """Packs the mended tree at `root` as a wheel in `folder`; returns its path.
+
+    Raises:
+        InstallError: the tree lacks the configs of model_zoo or one of the projects.
+    """
     files = {str(path.relative_to(root)): path.read_bytes() for path in sorted((root / "detectron2").rglob("*.py"))}
-    configs = root / "detectron2" / "model_zoo" / "configs"
+    configs = root / "detectron2/model_zoo/configs"
     files |= {str(path.relative_to(root)): path.read_bytes() for path in sorted(configs.rglob("*.yaml"))}
+    if not any(configs.rglob("*.yaml")):
+        raise InstallError(f"The sdist has no configs in {configs.relative_to(root)}.")
     for name, place in PROJECTS.items():
-        for path in sorted((root / place).rglob("*.py")):
+        sources = sorted((root / place).rglob("*.py"))
+        if not sources:
+            raise InstallError(f"The sdist has no Python files in {place}.")
+        for path in sources:
             files[f"detectron2/projects/{name}/{path.relative_to(root / place)}"] = path.read_bytes()
-    needs = "".join(f"Requires-Dist: {one}\n" for one in requirements((root / "setup.py").read_text()))
+    needs = "".join(f"Requires-Dist: {one}\n" for one in requirements((root / "setup.py").read_text(encoding="utf-8")))
     files[f"{DIST_INFO}/METADATA"] = (
         f"Metadata-Version: 2.1\nName: detectron2\nVersion: {VERSION}\nLicense: Apache-2.0\nRequires-Python: >=3.7\n"
         f"Summary: detectron2 v0.6 without compiled code, mended for current libraries\n{needs}"

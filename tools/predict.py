@@ -29,9 +29,9 @@ from adet_iuq.visualization import draw, of_predictions
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     """Returns the exit code: 1 if an image could not be read, 2 if nothing could be done."""
-    args = _parser().parse_args()
+    args = _parser().parse_args(words)
     try:
         return predict(args)
     except UserError as error:
@@ -54,16 +54,15 @@ def predict(args: argparse.Namespace) -> int:
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": categories(names, category_ids)}
     failed = 0
     for path in tqdm(paths, unit="image"):
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        image = read_image(path)
         if image is None:
             print(f"Error: {path} {why_unreadable(path)}; it is left out.", file=sys.stderr)
             failed += 1
             continue
         number = len(content["images"]) + 1
-        pixels: npt.NDArray[np.uint8] = image.astype(np.uint8, copy=False)
-        instances = predictor(pixels)
+        instances = predictor(image)
         picture = output / f"{number:05d}_{path.stem}.png"
-        cv2.imwrite(str(picture), draw(pixels, of_predictions(instances, names, args.score_threshold)))
+        cv2.imwrite(str(picture), draw(image, of_predictions(instances, names, args.score_threshold)))
         height, width = image.shape[:2]
         content["images"].append({"id": number, "file_name": str(path), "width": width, "height": height})
         kept = instances[instances.scores >= args.score_threshold]
@@ -99,6 +98,16 @@ def find_images(arguments: list[str]) -> list[Path]:
     if not found:
         raise UserError(f"No image in {', '.join(arguments)}. Known suffixes: {', '.join(_SUFFIXES)}.")
     return list(dict.fromkeys(found))
+
+
+def read_image(path: Path) -> npt.NDArray[np.uint8] | None:
+    """(H, W, 3) in BGR, upright as its EXIF entry says; None if it cannot be read."""
+    try:
+        content = np.fromfile(path, dtype=np.uint8)
+    except OSError:
+        return None
+    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+    return None if image is None else image.astype(np.uint8, copy=False)
 
 
 def why_unreadable(path: Path) -> str:

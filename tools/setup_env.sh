@@ -3,8 +3,9 @@
 #
 #   bash tools/setup_env.sh
 #
-# PYTHON (default python3) chooses the interpreter that makes .venv, ADET_IUQ_TORCH the torch packages to install when the
-# venv has none (default "torch torchvision"; for a certain CUDA version install torch into .venv yourself first).
+# PYTHON (default python3) chooses the interpreter that makes .venv; an activated environment is left alone. ADET_IUQ_TORCH
+# holds pip's arguments for torch, used when .venv has none (default "torch==2.14.1 torchvision==0.29.1"). Without a GPU
+# ADET_IUQ_TORCH="torch torchvision --index-url https://download.pytorch.org/whl/cpu" saves gigabytes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,28 +19,29 @@ if ! python_ok "import pip"; then
     { echo "Creating .venv failed. On Debian and Ubuntu: apt install python3-venv." >&2; exit 1; }
 fi
 
-# The stamp holds the state of the files that decide what is installed.
+# The stamp holds the state of the files that decide what is installed, and the place they stand in.
 stamp=.venv/.adet_iuq_setup
-state=$(cat setup.py tools/setup_env.sh tools/install_detectron2.py tools/detectron2_repairs.py | cksum)
+state="$(cat setup.py tools/setup_env.sh tools/install_detectron2.py tools/detectron2_repairs.py | cksum) $PWD"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ]; then
   exit 0
 fi
 
-pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
+pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 
 if ! python_ok "import torch, torchvision"; then
-  # shellcheck disable=SC2086
-  echo "== Installing ${ADET_IUQ_TORCH:=torch==2.14.1 torchvision==0.29.1}" && pip install $ADET_IUQ_TORCH
+  echo "== Installing ${ADET_IUQ_TORCH:=torch==2.14.1 torchvision==0.29.1} (the largest download)"
+  # shellcheck disable=SC2086  # several words on purpose
+  pip install $ADET_IUQ_TORCH
 fi
 echo "== Installing detectron2"
 .venv/bin/python tools/install_detectron2.py
 echo "== Installing adet_iuq and what it needs"
-pip install setuptools wheel
-pip install --no-build-isolation -e ".[test]"
+pip --quiet install setuptools wheel
+pip --quiet install --no-build-isolation -e ".[test]"
 if ! python_ok "import cv2"; then
   echo "== opencv-python does not load here (no libGL?); the headless package serves as well"
-  pip uninstall --yes opencv-python opencv-python-headless
-  pip install opencv-python-headless
+  pip --quiet uninstall --yes opencv-python opencv-python-headless
+  pip --quiet install opencv-python-headless
 fi
 .venv/bin/python -c "import adet_iuq.modeling, cv2, torch, torchvision, timm, supervision" ||
   { echo "The installation is not complete: see the error above." >&2; exit 1; }

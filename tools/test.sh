@@ -4,9 +4,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash tools/setup_env.sh
 echo "== ruff"
-.venv/bin/ruff check .
-.venv/bin/ruff format --check .
+.venv/bin/python -m ruff check .
+.venv/bin/python -m ruff format --check .
 echo "== mypy"
-.venv/bin/mypy adet_iuq tools tests datasets
+.venv/bin/python -m mypy adet_iuq tools tests datasets
 echo "== pytest"
 .venv/bin/python -m pytest -q "$@"

@@ -48,7 +48,7 @@ def visualize(args: argparse.Namespace) -> None:
     print(f"{len(records)} pictures in {output}")
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE")
@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument("--score-threshold", type=float, default=0.3)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     try:
-        visualize(parser.parse_args())
+        visualize(parser.parse_args(words))
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

@@ -15,13 +15,17 @@ import torch
 
 from adet_iuq.errors import UserError
 
-# Functions that numpy's arrays and scalars are pickled with, under the module names of numpy 1 and 2.
-_NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-_NUMPY_FUNCTIONS = {"_reconstruct": np.zeros(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
+# Functions that numpy's arrays and scalars are pickled with, by module (which numpy 2 renamed) and name.
+_NUMPY_FUNCTIONS = {
+    "multiarray._reconstruct": np.zeros(0).__reduce__()[0],
+    "multiarray.scalar": np.float64(0).__reduce__()[0],
+    "numeric._frombuffer": np.zeros(0).__reduce_ex__(5)[0],
+}
+_NUMPY_NAMES = {f"numpy.{core}.{name}": f for core in ("core", "_core") for name, f in _NUMPY_FUNCTIONS.items()}
 _DTYPE_CLASSES = {f"numpy.dtypes.{name}": getattr(np.dtypes, name) for name in np.dtypes.__all__}
 
 _ALLOWED: dict[str, Any] = {
-    **{f"{module}.{name}": function for module in _NUMPY_MODULES for name, function in _NUMPY_FUNCTIONS.items()},
+    **_NUMPY_NAMES,
     **_DTYPE_CLASSES,
     "numpy.ndarray": np.ndarray,
     "numpy.dtype": np.dtype,
@@ -84,8 +88,8 @@ def _read_pickle(path: str) -> Any:
 
 
 def _read_torch(path: str) -> Any:
-    allowed: list[Any] = [np.ndarray, np.dtype, *_DTYPE_CLASSES.values()]
-    allowed += [(function, f"{m}.{name}") for m in _NUMPY_MODULES for name, function in _NUMPY_FUNCTIONS.items()]
+    functions = [(function, name) for name, function in _NUMPY_NAMES.items()]
+    allowed: list[Any] = [np.ndarray, np.dtype, *_DTYPE_CLASSES.values(), *functions]
     with torch.serialization.safe_globals(allowed):
         return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -126,15 +130,21 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         if partial is not None:
             with contextlib.suppress(OSError):
                 os.unlink(partial)
-        # torch.save turns the OSError of a full disk into a RuntimeError.
-        full_disk = isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error)
-        if isinstance(error, OSError) or full_disk:
-            reason = str(error).split("\n")[0]
+        cause = _disk_error(error)
+        if cause is not None:
             raise UserError(
-                f"{path} cannot be written: {reason}. What was there before is untouched. Free some space on that disk, "
-                "then go on with --resume."
+                f"{path} cannot be written: {cause.strerror or cause}. What was there before is untouched. Free some space "
+                "on that disk, then go on with --resume."
             ) from error
         raise
+
+
+def _disk_error(error: BaseException) -> OSError | None:
+    """The operating system's error behind another one: torch.save's clean-up hides it behind a RuntimeError."""
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, OSError):
+        behind = behind.__context__
+    return behind
 
 
 def _umask() -> int:

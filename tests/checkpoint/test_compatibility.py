@@ -47,7 +47,10 @@ def test_an_image_classifier_is_a_backbone() -> None:
 def test_another_number_of_classes_starts_a_training_only() -> None:
     training, evaluation = problems(backbone(4) | heads(3))
     assert training is None
-    assert evaluation is not None and "cls_logits.weight ([3, 8, 3, 3] in the file, [80, 8, 3, 3] in the model)" in evaluation
+    assert (
+        evaluation is not None
+        and "cls_logits.weight ([3, 8, 3, 3] in the file, [80, 8, 3, 3] in the model)" in evaluation
+    )
 
 
 def test_a_background_class_counts_as_a_class() -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.toy_segmenter import toy_args, toy_options, train
 
 import adet_iuq
 from adet_iuq.engine import argument_parser, launch
 from adet_iuq.engine.setup import choose_device
+from helpers.toy_segmenter import toy_args, toy_options, train
 
 TOOL = Path(adet_iuq.__file__).parents[1] / "tools" / "train_net.py"
 
@@ -43,7 +43,9 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 def own_data(tmp_path: Path) -> Callable[..., list[str]]:
     """Writes a data set of two images, changed by a function, and gives the options that train on it."""
 
-    def write(change: Callable[[dict[str, Any]], object] = lambda content: None, text_length: int | None = None) -> list[str]:
+    def write(
+        change: Callable[[dict[str, Any]], object] = lambda content: None, text_length: int | None = None
+    ) -> list[str]:
         images = tmp_path / "images"
         images.mkdir()
         for name in ("a.png", "b.png"):

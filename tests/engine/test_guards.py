@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 from detectron2.utils.events import EventStorage
-from helpers.toy_segmenter import toy_args, train
 
 from adet_iuq.engine.guards import CollapseGuard, NonFiniteLossError, stop_on_nonfinite
+from helpers.toy_segmenter import toy_args, train
 
 
 def test_a_nonfinite_loss_stops_before_anything_is_spoiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.toy_segmenter import toy_args, toy_options, train
 
 from adet_iuq.errors import UserError
+from helpers.toy_segmenter import toy_args, toy_options, train
 
 _TIMING = ("time", "data_time", "eta_seconds")
-_KILLED_RUN = "import sys; from helpers.toy_segmenter import toy_args, train; a = toy_args('x'); a.opts = sys.argv[1:]; train(a)"
+_KILLED_RUN = (
+    "import sys; from helpers.toy_segmenter import toy_args, train; a = toy_args('x'); a.opts = sys.argv[1:]; train(a)"
+)
 
 
 def metrics(folder: Path) -> dict[int, dict[str, Any]]:
@@ -47,7 +49,7 @@ def test_a_killed_and_resumed_run_repeats_the_unbroken_one(tmp_path: Path) -> No
 
 
 def test_a_drawn_seed_is_kept_in_the_checkpoint(tmp_path: Path) -> None:
-    options = {"SEED": -1, "DATASETS__TEST": "()"}
+    options: dict[str, Any] = {"SEED": -1, "DATASETS__TEST": "()"}
     train(toy_args(tmp_path, **options))
     unbroken = metrics(tmp_path)
     (tmp_path / "last_checkpoint").write_text("model_0000004.pth")

@@ -74,7 +74,7 @@ def test_bfloat16_works_on_the_cpu(cfg: CfgNode) -> None:
 
 def test_float16_on_the_cpu_is_refused_with_a_way_out(cfg: CfgNode) -> None:
     cfg.SOLVER.AMP.ENABLED = True
-    with pytest.raises(UserError, match="SOLVER.AMP.DTYPE bfloat16"):
+    with pytest.raises(UserError, match=r"SOLVER\.AMP\.DTYPE bfloat16"):
         autocast_dtype(cfg)
     cfg.SOLVER.AMP.DTYPE = "half"
     with pytest.raises(UserError, match="float16 or bfloat16"):

@@ -39,14 +39,15 @@ class TimmBackbone(Backbone):
         Args:
             name: of a timm model.
             pretrained: load timm's own weights (downloads them).
-            freeze_at: 0: nothing; 1: what comes before "res2"; 2: also "res2" ... 5: all of it.
+            freeze_at: 0: nothing; 1: what comes before "res2"; 2: also "res2" ... 5: all of it. BatchNorm layers in
+                there keep their statistics.
             norm_frozen: BatchNorm layers keep statistics and weights.
             checkpointing: recompute activations in the backward pass.
             drop_path_rate: of stochastic depth; 0: the model's default.
 
         Raises:
-            UserError: no such model; it has no feature levels of these strides; it lacks what is asked for; its weights
-                cannot be downloaded.
+            UserError: no such model; it has no feature levels of these strides; it takes images of one size only; it
+                lacks what is asked for; its weights cannot be downloaded.
         """
         super().__init__()
         self.model = _create(name, pretrained, drop_path_rate)
@@ -55,14 +56,18 @@ class TimmBackbone(Backbone):
         # Of several levels with one stride the last one counts.
         self._indices = {_NAMES[stride]: index for index, stride in enumerate(reductions) if stride in _NAMES}
         if len(self._indices) < 2:
-            raise UserError(f"timm's {name} has levels of the strides {reductions}; a pyramid needs some of 4, 8, 16, 32.")
+            raise UserError(
+                f"timm's {name} has levels of the strides {reductions}; a pyramid needs some of 4, 8, 16, 32."
+            )
         self._out_features = list(self._indices)
         self._out_feature_channels = {n: info.channels()[i] for n, i in self._indices.items()}
         self._out_feature_strides = {n: reductions[i] for n, i in self._indices.items()}
         self._norm_frozen = norm_frozen
+        self._check_image_sizes(name)
         if checkpointing:
             self._enable_checkpointing(name)
         self._freeze(name, freeze_at)
+        self.train()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -81,6 +86,11 @@ class TimmBackbone(Backbone):
         maps = self.model(x)
         return {name: self._channels_first(maps[index], name) for name, index in self._indices.items()}
 
+    @property
+    def size_divisibility(self) -> int:
+        """Images are padded to multiples of the largest stride: patches and windows cannot be cut."""
+        return max(self._out_feature_strides.values())
+
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every output."""
         return {
@@ -89,10 +99,11 @@ class TimmBackbone(Backbone):
         }
 
     def train(self, mode: bool = True) -> "TimmBackbone":
-        """As always, but frozen norms stay in evaluation."""
+        """As always, but frozen norms, and those of frozen levels, stay in evaluation."""
         super().train(mode)
-        if self._norm_frozen:
-            for norm in self._batch_norms():
+        for norm in self._batch_norms():
+            parameters = list(norm.parameters())
+            if self._norm_frozen or (parameters and not any(p.requires_grad for p in parameters)):
                 norm.eval()
         return self
 
@@ -103,17 +114,31 @@ class TimmBackbone(Backbone):
     def _batch_norms(self) -> list[nn.Module]:
         return [module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
+    @torch.no_grad()
+    def _check_image_sizes(self, name: str) -> None:
+        """A model whose windows or position embeddings are made for one image size should say so before the training."""
+        self.eval()
+        side = self.size_divisibility
+        try:
+            self(torch.zeros(1, 3, 2 * side, 3 * side))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"timm's {name} does not take images of any size ({error}). Choose a model that does, for example a "
+                "convnext_*, swin_*, resnet* or pvt_v2_* in MODEL.TIMM.NAME."
+            ) from error
+
     def _enable_checkpointing(self, name: str) -> None:
         try:
             self.model.set_grad_checkpointing(True)
         except (AttributeError, AssertionError) as error:
-            raise UserError(f"timm's {name} cannot recompute activations: set MODEL.TIMM.CHECKPOINTING False.") from error
+            raise UserError(
+                f"timm's {name} cannot recompute activations: set MODEL.TIMM.CHECKPOINTING False."
+            ) from error
 
     def _freeze(self, name: str, freeze_at: int) -> None:
         if self._norm_frozen:
             for norm in self._batch_norms():
                 norm.requires_grad_(False)
-            self.train(self.training)
         if freeze_at <= 0:
             return
         # Parameters are registered in the order of the forward pass: freeze up to the last one of the chosen level.
@@ -146,7 +171,8 @@ def _create(name: str, pretrained: bool, drop_path_rate: float) -> Any:
         options["drop_path_rate"] = drop_path_rate
     # Models with windows or position embeddings name this differently; most need nothing.
     errors = []
-    for any_size in ({"strict_img_size": False}, {"dynamic_img_size": True}, {}):
+    ways: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
+    for any_size in ways:
         try:
             return timm.create_model(name, **options, **any_size)
         except TypeError as error:

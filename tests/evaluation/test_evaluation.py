@@ -1,0 +1,46 @@
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+from detectron2.data import MetadataCatalog
+from rich.console import Console
+
+from adet_iuq.config import get_cfg
+from adet_iuq.errors import UserError
+from adet_iuq.evaluation import build_evaluator, print_results, report_results
+
+RESULTS = {"bbox": {"AP": 12.345, "AP50": math.nan, "AP-cat": 3.0}, "segm": {"AP": 1.5, "AP50": 7.0, "AP-cat": 2.0}}
+
+
+def printed(results: dict, datasets: tuple[str, ...]) -> str:
+    text = io.StringIO()
+    print_results(results, datasets, Console(file=text, width=100))
+    return text.getvalue()
+
+
+def test_the_table_has_tasks_and_overall_metrics() -> None:
+    text = printed(RESULTS, ("val",))
+    assert "Results on val" in text and "12.35" in text and "7.00" in text
+    assert "cat" not in text and "nan" not in text
+
+
+def test_several_data_sets_get_a_table_each() -> None:
+    text = printed({"one": RESULTS, "two": {}, "three": RESULTS}, ("one", "two", "three"))
+    assert "Results on one" in text and "Results on three" in text and "two" not in text
+
+
+def test_results_json_is_json(tmp_path: Path) -> None:
+    report_results(RESULTS, ("val",), str(tmp_path))
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["val"]["bbox"] == {"AP": 12.345, "AP50": None, "AP-cat": 3.0}
+
+
+def test_data_sets_that_cannot_be_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    MetadataCatalog.get("unevaluated_for_tests").set(evaluator_type="guess")
+    with pytest.raises(UserError, match="'guess'"):
+        build_evaluator(get_cfg(), "unevaluated_for_tests", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install lvis"):
+        build_evaluator(get_cfg(), "lvis_v1_val", str(tmp_path))
