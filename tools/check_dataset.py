@@ -1,6 +1,7 @@
 """Checks data sets before any training: missing images, broken annotations, and what else would stop or spoil it.
 
     python tools/check_dataset.py --json cells/train.json --image-root cells/images
+    python tools/check_dataset.py --dataset coco_2017_train --dataset coco_2017_val
     python tools/check_dataset.py --config-file configs/CondInst/R50_1x.yaml [KEY VALUE ...]
 
 Exit code 0: nothing fatal; 1: something fatal, or a file that is not there.
@@ -19,14 +20,15 @@ from adet_iuq.errors import UserError
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; see the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", action="append", default=[], metavar="NAME", help="check this registered data set")
     parser.add_argument("--config-file", help="check DATASETS.TRAIN and DATASETS.TEST of this config")
     parser.add_argument("--json", help="check this COCO-format file")
     parser.add_argument("--image-root", help="folder of the images of --json (default: the folder of the file)")
     parser.add_argument("--no-image-sizes", action="store_true", help="do not open the images (faster)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     parsed = parser.parse_args(arguments)
-    if bool(parsed.json) == bool(parsed.config_file or parsed.opts):
-        parser.error("give either --json, or --config-file and overrides")
+    if bool(parsed.json) == bool(parsed.dataset or parsed.config_file or parsed.opts):
+        parser.error("give either --json, or --dataset, or --config-file and overrides")
     return parsed
 
 
@@ -41,6 +43,8 @@ def check(arguments: argparse.Namespace) -> list[Report]:
         root = arguments.image_root or arguments.json.rpartition("/")[0] or "."
         return [check_coco_json(arguments.json, root, image_sizes=sizes)]
     cfg = load_config(arguments.config_file, arguments.opts).cfg
+    if arguments.dataset:
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = tuple(arguments.dataset), ()
     register_datasets(cfg)
     reports = []
     for name in used_names(cfg):

@@ -12,7 +12,8 @@ def get_cfg() -> CfgNode:
     """detectron2's default config with every key of this project added.
 
     Returns:
-        A fresh, unfrozen config; the published recipes and AdelaiDet's own YAML files can be merged into it.
+        A fresh, unfrozen config. AdelaiDet's own YAML files need `load_config`, which knows the keys that they hold and
+        nothing reads.
     """
     cfg = get_detectron2_cfg()
     add_data_config(cfg)

@@ -1,5 +1,7 @@
 """Learning-rate schedules: detectron2's own (steps, cosine) and the polynomial one of the paper's section 4.1."""
 
+import logging
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier
@@ -7,6 +9,8 @@ from detectron2.solver import build_lr_scheduler as build_detectron2_lr_schedule
 from fvcore.common.param_scheduler import ParamScheduler
 
 from adet_iuq.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _DETECTRON2_NAMES = ("WarmupMultiStepLR", "WarmupCosineLR")
 
@@ -58,7 +62,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMult
     """
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME in _DETECTRON2_NAMES:
-        return build_detectron2_lr_scheduler(cfg, optimizer)
+        return build_detectron2_lr_scheduler(_without_late_steps(cfg), optimizer)
     if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
         known = ", ".join(("WarmupPolyLR", *_DETECTRON2_NAMES))
         raise UserError(f'SOLVER.LR_SCHEDULER_NAME is "{solver.LR_SCHEDULER_NAME}"; known are {known}.')
@@ -71,3 +75,15 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMult
         warmup_method=solver.WARMUP_METHOD,
     )
     return LRMultiplier(optimizer, multiplier, max_iter=solver.MAX_ITER)
+
+
+def _without_late_steps(cfg: CfgNode) -> CfgNode:
+    """A config whose SOLVER.STEPS come before MAX_ITER: detectron2 drops later ones itself, but trips over an equal one."""
+    steps = tuple(step for step in cfg.SOLVER.STEPS if step < cfg.SOLVER.MAX_ITER)
+    if steps == tuple(cfg.SOLVER.STEPS):
+        return cfg
+    logger.warning("SOLVER.STEPS %s: those from MAX_ITER %d on have no effect.", cfg.SOLVER.STEPS, cfg.SOLVER.MAX_ITER)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.STEPS = steps
+    return cfg

@@ -1,34 +1,44 @@
 """Predictions for single images, outside of any data set."""
 
-from typing import Any
+import logging
 
 import detectron2.data.transforms as T
 import numpy as np
 import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 
 from adet_iuq.checkpoint import build_checkpointer
 from adet_iuq.config import load_config
-from adet_iuq.data import fill_class_counts, register_datasets
+from adet_iuq.data import fill_class_counts
+from adet_iuq.engine.description import class_names, read_class_names
 from adet_iuq.engine.setup import choose_device
 from adet_iuq.engine.trainer import Trainer
 from adet_iuq.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def inference_config(config_file: str, weights: str, opts: list[str]) -> CfgNode:
     """A frozen config for predicting with `weights`; writes nothing.
 
+    Without the data sets of the config on this machine, the class names beside the weights serve, and the config must give
+    its NUM_CLASSES, as the config.yaml of a training does.
+
     Raises:
-        UserError: the config is wrong, or the data sets that name its classes are not there.
+        UserError: the config is wrong, or neither the data sets nor `weights` name its classes.
     """
     loaded = load_config(config_file, [*opts, "MODEL.WEIGHTS", weights])
     cfg = loaded.cfg
     choose_device(cfg, user_set="MODEL.DEVICE" in loaded.explicit)
-    register_datasets(cfg)
-    fill_class_counts(cfg, loaded.explicit)
+    try:
+        fill_class_counts(cfg, loaded.explicit)
+    except UserError as error:
+        if read_class_names(weights) is None:
+            raise
+        logger.warning("Classes are taken from the file beside the weights: %s", error)
+        cfg.DATASETS.REGISTER, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = [], (), ()
     cfg.freeze()
     return cfg
 
@@ -50,7 +60,7 @@ class Predictor:
         build_checkpointer(cfg, self.model).load(cfg.MODEL.WEIGHTS, checkpointables=[], strict=True)
         self._resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self._rgb = cfg.INPUT.FORMAT == "RGB"
-        self.metadata = metadata(cfg)
+        self.metadata = read_class_names(cfg.MODEL.WEIGHTS) or class_names(cfg)
 
     @torch.no_grad()
     def __call__(self, image: npt.NDArray[np.uint8]) -> Instances:
@@ -65,12 +75,3 @@ class Predictor:
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         outputs = self.model([{"image": tensor, "height": height, "width": width}])
         return outputs[0]["instances"].to("cpu")
-
-
-def metadata(cfg: CfgNode) -> dict[str, Any]:
-    """Class names and the data set's own category ids (contiguous to original), of the first test or training set."""
-    names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
-    found = MetadataCatalog.get(names[0]) if names else None
-    classes = list(found.get("thing_classes") or []) if found else []
-    numbers = (found.get("thing_dataset_id_to_contiguous_id") or {}) if found else {}
-    return {"thing_classes": classes, "category_ids": {index: number for number, index in numbers.items()}}

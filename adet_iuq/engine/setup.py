@@ -7,8 +7,9 @@ import tempfile
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from adet_iuq.config import load_config
@@ -19,10 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """The run's frozen config; the log and a copy of the config are in OUTPUT_DIR afterwards.
+    """The run's frozen config; the log is in OUTPUT_DIR afterwards.
 
     Data sets are registered, class counts filled from them, random numbers seeded with SEED + rank, and, before a
-    training, the data sets checked.
+    training, the data sets checked. Not detectron2's default_setup: it would overwrite the config.yaml of an earlier run in
+    OUTPUT_DIR before anything has shown that this one can start. The trainer writes that file.
 
     Args:
         args: with `config_file`, `opts` and `eval_only`.
@@ -38,12 +40,16 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     if comm.is_main_process():
         ensure_writable(cfg.OUTPUT_DIR)
-    # detectron2 sets up its own and fvcore's loggers only.
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="adet_iuq")
-    default_setup(cfg, args)
+    for name in ("fvcore", "detectron2", "adet_iuq"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    logger.info("Process %d of %d. Environment:\n%s", comm.get_rank(), comm.get_world_size(), collect_env_info())
+    logger.info("Command line: %s", args)
+    logger.info("Config:\n%s", cfg.dump())
     if fell_back:
         logger.info("No CUDA device was found: this run uses the CPU.")
+    seed_all_rng(cfg.SEED + comm.get_rank() if cfg.SEED >= 0 else None)
     if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
         ensure_datasets_sound(cfg)
     return cfg
 

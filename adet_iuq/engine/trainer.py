@@ -17,6 +17,7 @@ from torch import nn
 
 from adet_iuq.checkpoint import Checkpointer, build_checkpointer
 from adet_iuq.data import build_test_loader, build_train_loader
+from adet_iuq.engine.description import write_description
 from adet_iuq.engine.guards import CollapseGuard
 from adet_iuq.engine.hooks import BestCheckpointHook, CheckpointHook
 from adet_iuq.engine.lr_scheduler import build_lr_scheduler
@@ -198,6 +199,7 @@ class Trainer(DefaultTrainer):
         restore_history(self.storage, self._resume_state.get("history", {}))
         if not comm.is_main_process():
             return None
+        write_description(self.cfg)
         resumed = self.start_iter > 0
         last_written = trim_metrics(self.cfg.OUTPUT_DIR, self.start_iter) if resumed else -1
         if not resumed:
@@ -239,6 +241,7 @@ class Trainer(DefaultTrainer):
             "data_seed": self.data_seed,
             "random_states": self._rank_states,
             "history": history(self.storage),
+            "segmenter": model.training_state() if hasattr(model, "training_state") else {},
             "iuq": model.iuq_state() if hasattr(model, "iuq_state") else {},
         }
 
@@ -253,6 +256,8 @@ class Trainer(DefaultTrainer):
             self.optimizer.load_state_dict(state_dict["optimizer"])
             self._trainer.grad_scaler.load_state_dict(state_dict["grad_scaler"])
             model = unwrap(self.model)
+            if hasattr(model, "load_training_state"):
+                model.load_training_state(state_dict["segmenter"])
             if hasattr(model, "load_iuq_state"):
                 model.load_iuq_state(state_dict["iuq"])
         except KeyError as error:

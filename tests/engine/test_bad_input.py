@@ -145,11 +145,24 @@ def test_the_default_device_falls_back_to_the_cpu() -> None:
     assert not choose_device(cfg, user_set=False)
 
 
-def test_nothing_written_before_is_lost(refusal: Callable[..., str], tmp_path: Path) -> None:
-    train(toy_args(tmp_path, SOLVER__MAX_ITER=2))
-    before = {path.name: path.read_bytes() for path in tmp_path.glob("m*")}
-    refusal("--resume", *toy_options(tmp_path, SOLVER__MAX_ITER=4, MODEL__META_ARCHITECTURE="CondInst"))
-    assert {path.name: path.read_bytes() for path in tmp_path.glob("m*")} == before
+def test_nothing_written_before_is_lost(
+    refusal: Callable[..., str], own_data: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    train(toy_args(output, SOLVER__MAX_ITER=2))
+    before = contents(output)
+    assert {"config.yaml", "classes.json", "model_final.pth", "metrics.json", "results.json"} <= before.keys()
+    refusal("--resume", *toy_options(output, SOLVER__MAX_ITER=4, MODEL__META_ARCHITECTURE="CondInst"))
+    refusal(*own_data(lambda content: content["images"][1].update(file_name="gone.png")))
+    torch.save({"model": {"detr.class_embed.weight": torch.zeros(3)}}, tmp_path / "detr.pth")
+    refusal(*toy_options(output, MODEL__WEIGHTS=tmp_path / "detr.pth"))
+    refusal("--eval-only", *toy_options(output, MODEL__WEIGHTS=tmp_path / "detr.pth"))
+    assert contents(output) == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files directly in a folder but the growing log."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "log.txt"}
 
 
 def test_the_program_itself_exits_with_2(tmp_path: Path) -> None:

@@ -43,6 +43,11 @@ def test_steps_are_detectron2s() -> None:
     assert used == pytest.approx([0.5] * 4 + [0.05] * 4 + [0.005] * 2)
 
 
+def test_steps_at_and_after_the_end_are_left_out() -> None:
+    used = rates(10, LR_SCHEDULER_NAME="WarmupMultiStepLR", WARMUP_ITERS=0, STEPS=(4, 10, 20))
+    assert used == pytest.approx([0.5] * 4 + [0.05] * 6)
+
+
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match="WarmupPolyLR, WarmupMultiStepLR"):
         rates(10, LR_SCHEDULER_NAME="PolyLR")

@@ -54,6 +54,13 @@ def test_missing_image_by_json_and_by_config(
         assert "FATAL: missing image (1). Put the files there" in capsys.readouterr().out
 
 
+def test_data_sets_by_name(tool: ModuleType, json_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.main(["--dataset", "shapes_val", "DATASETS.SHAPES.SIZE", "64", "DATASETS.SHAPES.NUM_VAL", "2"]) == 0
+    assert "2 images" in capsys.readouterr().out
+    assert tool.main(["--dataset", "coco_2017_trian"]) == 1
+    assert "Did you mean coco_2017_train" in capsys.readouterr().err
+
+
 def test_cut_and_missing_files(tool: ModuleType, json_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     json_file.write_text(json_file.read_text()[:100])
     assert tool.main(["--json", str(json_file), "--no-image-sizes"]) == 1

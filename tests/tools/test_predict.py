@@ -60,6 +60,21 @@ def test_pictures_and_coco_json(model: list[str], tmp_path: Path, capsys: pytest
     assert coco.loadCats(annotations[0]["category_id"])[0]["name"] == "disc" and annotations[0]["category_id"] == 1
 
 
+def test_weights_serve_without_the_data_set(
+    model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 60, 3), 90, np.uint8))
+    gone = ["DATASETS.REGISTER", "[['elsewhere', '/no/where.json', '/no']]", "DATASETS.TEST", "('elsewhere',)"]
+    words = [str(tmp_path / "a.png"), *model, "--output", str(tmp_path / "out"), "--opts", *gone]
+    assert tool("predict").main(words) == 2
+    assert "/no/where.json does not exist" in capsys.readouterr().err
+    names = {"thing_classes": list("abcde"), "category_ids": {index: 10 + index for index in range(5)}}
+    (tmp_path / "classes.json").write_text(json.dumps(names))
+    assert tool("predict").main(words) == 0
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert content["categories"][0] == {"id": 10, "name": "a"} and content["annotations"][0]["category_id"] == 10
+
+
 def test_unreadable_images_are_named_and_the_rest_is_done(
     model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

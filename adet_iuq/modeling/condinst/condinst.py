@@ -138,6 +138,14 @@ class CondInst(nn.Module):
         instances = [inputs["instances"].to(self.device) for inputs in batched_inputs]
         return self.training_pass(images, instances)[0]
 
+    def training_state(self) -> dict[str, Tensor]:
+        """What a resumed training needs besides weights and buffers of the checkpoint."""
+        return {"moving_positives": self.proposal_generator.moving_positives.clone()}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Takes over what `training_state` gave."""
+        self.proposal_generator.moving_positives.copy_(state["moving_positives"])
+
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalised images, zero padded right and below to a common size that the backbone divides."""
         images = [(inputs["image"].to(self.device) - self.pixel_mean) / self.pixel_std for inputs in batched_inputs]

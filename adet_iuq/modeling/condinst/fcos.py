@@ -26,6 +26,8 @@ _CHOICES = {
 class FCOS(nn.Module):
     """Dense detector (arXiv 1904.01355) with the options that CondInst's recipes use."""
 
+    moving_positives: Tensor
+
     @configurable
     def __init__(
         self,
@@ -63,7 +65,8 @@ class FCOS(nn.Module):
         self.focal_alpha, self.focal_gamma, self.class_weight = focal
         self.class_normalizer, self.location_loss, self.box_quality = class_normalizer, location_loss, box_quality
         self.detection = detection
-        self.moving_positives = 100.0  # "moving_fg"; a plain number, as published: not part of the weights
+        # For "moving_fg". As published it is not part of the weights; a resumed run gets it from CondInst.training_state.
+        self.register_buffer("moving_positives", torch.tensor(100.0), persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -140,8 +143,8 @@ class FCOS(nn.Module):
             return positive_mean
         if self.class_normalizer == "all":
             return reduce_mean(torch.tensor(float(len(labels)), device=labels.device)).clamp(min=1)
-        self.moving_positives = 0.9 * self.moving_positives + 0.1 * float(positive_mean)
-        return positive_mean.new_tensor(self.moving_positives)
+        self.moving_positives.mul_(0.9).add_(0.1 * positive_mean)
+        return self.moving_positives.clone()
 
     @staticmethod
     def _by_level(positives: Positives) -> list[tuple[Tensor, Tensor]]:

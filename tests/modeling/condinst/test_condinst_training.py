@@ -41,13 +41,14 @@ def losses(folder: Path) -> dict[int, dict[str, float]]:
 
 @pytest.mark.slow
 def test_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:
-    for views in ("paired", "extra"):
+    for views, normalizer in (("paired", "fg"), ("extra", "moving_fg")):
         output = tmp_path / views
-        train(arguments(output, tmp_path, MODEL__IUQ__EQUI__VIEWS=views))
+        options = {"MODEL__IUQ__EQUI__VIEWS": views, "MODEL__FCOS__LOSS_NORMALIZER_CLS": normalizer}
+        train(arguments(output, tmp_path, **options))
         unbroken, final = losses(output), torch.load(output / "model_final.pth")
         assert len(unbroken) == 6 and unbroken[5]["loss_inter"] > 0
         (output / "last_checkpoint").write_text("model_0000002.pth")
-        train(arguments(output, tmp_path, "--resume", MODEL__IUQ__EQUI__VIEWS=views))
+        train(arguments(output, tmp_path, "--resume", **options))
         assert losses(output) == unbroken
         again = torch.load(output / "model_final.pth")
         for name, tensor in final["model"].items():
