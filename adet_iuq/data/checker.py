@@ -8,7 +8,7 @@ from PIL import Image
 
 from adet_iuq.data.coco_json import read_coco_json, unknown_category_text
 from adet_iuq.data.report import Report
-from adet_iuq.data.segmentation import is_valid_box, rle_problem, valid_parts
+from adet_iuq.data.segmentation import has_area, is_valid_box, rle_problem, valid_parts
 from adet_iuq.errors import UserError
 
 _EXIF_ORIENTATION = 274
@@ -203,7 +203,7 @@ def _check_segmentation(segmentation: Any, image: dict[str, Any], report: Report
         problem = rle_problem(segmentation, image.get("height", -1), image.get("width", -1))
         if problem:
             report.add("broken run-length mask", f"{where}: {problem}", "The annotation is left out.")
-        return problem is None
+        return problem is None and _check_area(segmentation, image, report, where)
     parts = valid_parts(segmentation)
     if not parts:
         advice = "Draw a polygon of at least three points (six finite numbers), or delete the annotation."
@@ -212,4 +212,12 @@ def _check_segmentation(segmentation: Any, image: dict[str, Any], report: Report
     elif len(parts) < len(segmentation):
         advice = "Parts with fewer than three points, an odd count or numbers that are not finite are left out."
         report.add("broken polygon part", f"{where}: {len(segmentation) - len(parts)} parts", advice)
-    return bool(parts)
+    return bool(parts) and _check_area(parts, image, report, where)
+
+
+def _check_area(segmentation: Any, image: dict[str, Any], report: Report, where: str) -> bool:
+    if has_area(segmentation, image.get("height"), image.get("width")):
+        return True
+    advice = "It covers nothing of its image; the annotation is left out. Draw it again, or delete it."
+    report.add("mask without area", f"{where}: {str(segmentation)[:60]}", advice)
+    return False

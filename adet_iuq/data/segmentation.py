@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pycocotools.mask as mask_util
 
+_LEAST_AREA = 1e-6  # square pixels; collinear points have less, by rounding
+
 
 def valid_parts(segmentation: Any) -> list[list[float]]:
     """The parts of a polygon segmentation that describe an area: at least three points, an even count, all finite."""
@@ -32,16 +34,18 @@ def rle_problem(segmentation: dict[str, Any], height: int, width: int) -> str | 
     size = segmentation.get("size")
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
         return f"RLE of size {size} in an image of height {height} and width {width}"
-    counts = segmentation.get("counts")
-    runs: npt.NDArray[np.int64] | None
-    if isinstance(counts, list):
-        whole = all(isinstance(run, int) for run in counts)
-        runs = np.array(counts, dtype=np.int64) if whole else None
-    else:
-        runs = _decoded_runs(counts)
+    runs = _run_lengths(segmentation.get("counts"))
     if runs is None or (runs < 0).any() or int(runs.sum()) != height * width:
         return f"RLE counts do not describe a mask of {height} x {width}"
     return None
+
+
+def _run_lengths(counts: Any) -> npt.NDArray[np.int64] | None:
+    """Run lengths, background first, of a list or a compressed string; None if it is neither."""
+    if not isinstance(counts, list):
+        return _decoded_runs(counts)
+    whole = all(isinstance(run, int) for run in counts)
+    return np.array(counts, dtype=np.int64) if whole else None
 
 
 def _decoded_runs(counts: Any) -> npt.NDArray[np.int64] | None:
@@ -69,6 +73,32 @@ def _decoded_runs(counts: Any) -> npt.NDArray[np.int64] | None:
     numbers[1::2] = np.cumsum(numbers[1::2])
     numbers[2::2] = np.cumsum(numbers[2::2])
     return numbers
+
+
+def has_area(segmentation: Any, height: int | None, width: int | None) -> bool:
+    """Whether a valid segmentation (valid polygon parts, or an RLE without a problem) covers anything of its image.
+
+    Polygons are not rasterised: it is enough that a part has an area and that its box meets the image (height and width
+    in pixels; None: unknown).
+    """
+    if isinstance(segmentation, dict):
+        runs = _run_lengths(segmentation["counts"])
+        return runs is not None and bool(runs[1::2].any())
+    return any(_part_has_area(part, height, width) for part in segmentation)
+
+
+def _part_has_area(part: list[float], height: int | None, width: int | None) -> bool:
+    for values, limit in ((part[::2], width), (part[1::2], height)):
+        if max(values) <= 0 or (limit is not None and min(values) >= limit):
+            return False
+    # Triangles from the first point, each taken positive: a figure of eight has an area too. The first one mostly decides.
+    x, y = part[0], part[1]
+    area = 0.0
+    for i in range(2, len(part) - 2, 2):
+        area += abs((part[i] - x) * (part[i + 3] - y) - (part[i + 2] - x) * (part[i + 1] - y)) / 2
+        if area > _LEAST_AREA:
+            return True
+    return False
 
 
 def is_valid_box(box: Any) -> bool:

@@ -45,6 +45,7 @@ def test_sound_data_set(content: Content, write: Writer) -> None:
     report.raise_if_fatal()
 
 
+EMPTY = {"size": [30, 40], "counts": [1200]}
 FATAL = [
     ("unknown category", change(1, category_id=4), "annotation 2"),
     ("segmentation without any part of three points", change(0, segmentation=[]), "annotation 1 of 7.png"),
@@ -57,6 +58,8 @@ FATAL = [
     ),
     ("no valid instance left", lambda content: content["annotations"].clear(), "json"),
     ("no valid instance left", lambda c: [a.update(iscrowd=1) for a in c["annotations"]], "json"),
+    ("no valid instance left", lambda c: [a.update(segmentation=[[5] * 6]) for a in c["annotations"]], "json"),
+    ("no valid instance left", lambda c: [a.update(segmentation=EMPTY) for a in c["annotations"]], "json"),
     ("no categories", lambda content: content.pop("categories"), "json"),
     ("no images", lambda content: content["images"].clear(), "json"),
 ]
@@ -65,6 +68,9 @@ WARNING = [
     ("broken polygon part", change(0, segmentation=[[5, 6, 20, 6, 20, 12], [1, 1, 2, 2]]), "annotation 1", 3),
     ("broken run-length mask", change(1, segmentation={"size": [30, 40], "counts": "zzz"}), "annotation 2", 2),
     ("broken run-length mask", change(1, segmentation={"size": [40, 30], "counts": [1200]}), "annotation 2", 2),
+    ("mask without area", change(0, segmentation=[[5, 5, 9, 9, 7, 7], [5] * 8]), "annotation 1 of 7.png", 2),
+    ("mask without area", change(0, segmentation=[[50, 5, 60, 5, 60, 15]]), "annotation 1 of 7.png", 2),
+    ("mask without area", change(1, segmentation=EMPTY), "annotation 2 of 7.png", 2),
     ("box outside the image", change(0, bbox=[30, 6, 20, 10]), "annotation 1 of 7.png", 3),
     ("no valid box", change(0, bbox=[30, 6, 0, 10]), "annotation 1 of 7.png", 3),
     ("no valid box", lambda content: content["annotations"][0].pop("bbox"), "annotation 1 of 7.png", 3),

@@ -47,7 +47,9 @@ def test_image_ids_may_be_words(content: Content, write: Writer, cfg: CfgNode) -
     assert [len(record["annotations"]) for record in records] == [0, 2, 2, 0]
 
 
-def test_flawed_annotations_are_left_out_or_mended(content: Content, write: Writer, cfg: CfgNode) -> None:
+def test_flawed_annotations_are_left_out_or_mended(
+    content: Content, write: Writer, cfg: CfgNode, caplog: pytest.LogCaptureFixture
+) -> None:
     first, second = content["annotations"][:2]
     content["annotations"] += [
         dict(first),  # the same again
@@ -55,6 +57,8 @@ def test_flawed_annotations_are_left_out_or_mended(content: Content, write: Writ
         {**first, "id": 20, "image_id": 1000},
         {**first, "id": 21, "segmentation": [[1, 2, 3, 4]]},
         {**second, "id": 22, "segmentation": {"size": [30, 40], "counts": "zz"}},
+        {**first, "id": 27, "segmentation": [[5, 5, 5, 5, 5, 5]]},
+        {**second, "id": 28, "segmentation": {"size": [30, 40], "counts": [1200]}},
         {"id": 23, "image_id": 9, "category_id": 3, "segmentation": [[3, 4, 9, 4, 9, 20], [1, 1, 2, 2]]},
         {**second, "id": 24, "image_id": 9, "bbox": [0, 0, 0, 0]},
         {**second, "id": 25, "image_id": 9, "ignore": 1},
@@ -73,6 +77,8 @@ def test_flawed_annotations_are_left_out_or_mended(content: Content, write: Writ
     assert last[0]["segmentation"] == [[3, 4, 9, 4, 9, 20]]
     assert [a["iscrowd"] for a in last] == [0, 0, 1, 0]
     assert isinstance(last[3]["segmentation"]["counts"], bytes)
+    for warning in ("2 annotations whose mask has no area", "2 annotations without a valid segmentation"):
+        assert warning in caplog.text
 
 
 def test_wrong_entries(cfg: CfgNode, content: Content, write: Writer) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
-from adet_iuq.data.segmentation import _decoded_runs, is_valid_box, rle_problem, segmentation_box, valid_parts
+from adet_iuq.data.segmentation import _decoded_runs, has_area, is_valid_box, rle_problem, segmentation_box, valid_parts
 
 
 def test_runs_equal_pycocotools() -> None:
@@ -46,6 +46,23 @@ def test_polygon_parts_need_three_finite_points() -> None:
     bad: list[Any] = [[0, 0, 4, 0], [0, 0, 4, 0, 4, 4, 1], [0, 0, 4, 0, 4, float("nan")], [0, 0, 4, 0, 4, "1"], 5]
     assert valid_parts([*bad, good]) == [good]
     assert valid_parts(None) == valid_parts([]) == valid_parts({}) == []
+
+
+def test_area() -> None:
+    line, point, triangle = [1, 1, 2, 2, 3, 3], [5, 5, 5, 5, 5, 5], [1, 1, 4, 1, 4, 4]
+    slanted = [0.1, 0.1, 0.2, 0.2, 0.7, 0.7]  # not quite on a line in binary
+    assert has_area([line, triangle], 20, 30)
+    assert not has_area([line, point, slanted], 20, 30)
+    assert has_area([[0, 0, 4, 4, 4, 0, 0, 4]], 20, 30)  # a figure of eight: the signed area is 0
+    assert has_area([[1, 1, 1, 1, 1, 1, 4, 1, 4, 4]], 20, 30)
+    for x, y in ((30, 0), (-4, 0), (0, 20), (0, -4)):
+        outside = [[x + a, y + b] for a, b in ((0, 0), (4, 0), (4, 4))]
+        assert not has_area([sum(outside, [])], 20, 30)
+    assert has_area([[30, 0, 34, 0, 34, 4]], None, None)
+    assert has_area({"size": [2, 3], "counts": [2, 4]}, 2, 3)
+    assert not has_area({"size": [2, 3], "counts": [6]}, 2, 3)
+    empty, full = (mask_util.encode(np.full((20, 30), value, dtype=np.uint8, order="F")) for value in (0, 1))
+    assert not has_area(empty, 20, 30) and has_area(full, 20, 30)
 
 
 def test_boxes() -> None:
