@@ -29,6 +29,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def folder_time(path: str) -> int:
+    """When something was last added to a folder or deleted from it, in nanoseconds; -1 if there is no such folder."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return -1
+
+
 def file_identity(path: str) -> tuple[str, int, int]:
     """Absolute path, modification time in nanoseconds and size in bytes: changes when the file does."""
     status = os.stat(path)

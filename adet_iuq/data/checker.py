@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL import Image
 
+from adet_iuq.data.cache import folder_time
 from adet_iuq.data.coco_json import read_coco_json, unknown_category_text
 from adet_iuq.data.report import Report
 from adet_iuq.data.segmentation import has_area, is_valid_box, rle_problem, valid_parts
@@ -90,7 +91,7 @@ def _check_images(
         report.add("no images", report.json_file, "The list 'images' has no complete entry.", fatal=True)
     if "://" in image_root:
         return images
-    present = _present_files(image_root, (relative_path(entry) for entry in images.values()))
+    present = _present_files(image_root, (relative_path(entry) for entry in images.values()), report.folders)
     for entry in images.values():
         path = relative_path(entry)
         full = os.path.join(image_root, path)
@@ -109,16 +110,21 @@ def relative_path(entry: dict[str, Any]) -> str:
     return "/".join(str(entry["coco_url"]).split("/")[-2:])
 
 
-def _present_files(root: str, paths: Iterable[str]) -> set[str]:
-    """Those of the normalised relative paths that are files; one listing a folder instead of one call an image."""
+def _present_files(root: str, paths: Iterable[str], times: dict[str, int]) -> set[str]:
+    """Those of the normalised relative paths that are files; one listing a folder instead of one call an image.
+
+    Notes the time of every folder in `times`.
+    """
     wanted: dict[str, set[str]] = {}
     for path in paths:
         path = os.path.normpath(path)
         wanted.setdefault(os.path.dirname(path), set()).add(path)
     present: set[str] = set()
     for folder, names in wanted.items():
+        full = os.path.abspath(os.path.join(root, folder))
+        times[full] = folder_time(full)
         try:
-            with os.scandir(os.path.join(root, folder)) as found:
+            with os.scandir(full) as found:
                 present.update(names & {os.path.join(folder, item.name) for item in found if item.is_file()})
         except OSError:
             continue

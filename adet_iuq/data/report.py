@@ -42,6 +42,7 @@ class Report:
         json_file, image_root: what was looked at.
         images, annotations: how many the file lists.
         usable: annotations that can be trained on.
+        folders: those that hold the images (absolute), with their `folder_time` before they were looked into.
         problems: by kind.
     """
 
@@ -50,6 +51,7 @@ class Report:
     images: int = 0
     annotations: int = 0
     usable: int = 0
+    folders: dict[str, int] = field(default_factory=dict)
     problems: dict[str, Problem] = field(default_factory=dict)
 
     @property

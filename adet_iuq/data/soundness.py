@@ -9,7 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from adet_iuq.data.cache import cache_folder, file_identity, write_atomically
+from adet_iuq.data.cache import cache_folder, file_identity, folder_time, write_atomically
 from adet_iuq.data.checker import check_coco_json
 from adet_iuq.data.datasets import missing_hint, register_datasets, source_of, used_names
 from adet_iuq.data.report import Report
@@ -25,7 +25,7 @@ def ensure_datasets_sound(cfg: CfgNode) -> None:
     """Refuses data sets of DATASETS.TRAIN and DATASETS.TEST with fatal flaws; logs the others' flaws.
 
     Every process must call it; rank 0 looks, all get its verdict. A data set that passed is not looked at again until its
-    JSON file or its image folder changes. DATASETS.CHECK False turns this off.
+    JSON file or a folder with its images changes. DATASETS.CHECK False turns this off.
 
     Raises:
         UserError: with the same words as tools/check_dataset.py, on every rank.
@@ -77,25 +77,31 @@ def check_registered(name: str, *, training: bool) -> None:
 
 
 def _stamp(json_file: str, image_root: str, stock: bool, training: bool) -> Path:
-    """Named after all that the verdict depends on; adding or deleting images changes their folder's time."""
+    """Where the verdict is kept; the times of the image folders, which only the check knows, stand inside."""
     path, mtime, size = file_identity(json_file)
-    folder_time = os.stat(image_root).st_mtime_ns if os.path.isdir(image_root) else -1
     place = f"{path}\n{os.path.abspath(image_root)}".encode()
-    mark = derive_seed(_VERSION, mtime, size, folder_time, stock, training, *place)
+    mark = derive_seed(_VERSION, mtime, size, stock, training, *place)
     return cache_folder() / "checks" / f"{mark:016x}.json"
 
 
 def _read(stamp: Path) -> dict[str, Any] | None:
+    """The kept verdict, if it is whole and no image has come or gone since: that changes the time of its folder."""
     try:
         content = json.loads(stamp.read_bytes())
-        return {"warnings": str(content["warnings"])}
-    except (OSError, ValueError, KeyError, TypeError):
+        fresh = all(folder_time(folder) == time for folder, time in content["folders"].items())
+        return {"warnings": str(content["warnings"])} if fresh else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def _write(stamp: Path, report: Report) -> None:
     kinds = ", ".join(f"{problem.count} x {problem.kind}" for problem in report.problems.values())
-    content = {"json_file": report.json_file, "image_root": report.image_root, "warnings": kinds}
+    content = {
+        "json_file": report.json_file,
+        "image_root": report.image_root,
+        "folders": report.folders,
+        "warnings": kinds,
+    }
     try:
         write_atomically(stamp, json.dumps(content).encode())
     except OSError as error:

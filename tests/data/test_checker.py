@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from adet_iuq.data import check_coco_json, ensure_datasets_sound
+from adet_iuq.data import check_coco_json, ensure_datasets_sound, register_datasets
 from adet_iuq.data.report import Report
+from adet_iuq.data.soundness import check_registered
 from adet_iuq.errors import UserError
 
 Content = dict[str, Any]
@@ -210,6 +212,32 @@ def test_training_refuses_with_the_checkers_words(registered: CfgNode, content: 
     assert check_coco_json(json_file, root, training=True).text() in str(caught.value)
     registered.DATASETS.CHECK = False
     ensure_datasets_sound(registered)
+
+
+@pytest.mark.parametrize("lvis", [False, True])
+def test_an_image_deleted_from_a_subfolder_is_missed(
+    lvis: bool, registered: CfgNode, content: Content, cfg: CfgNode
+) -> None:
+    name, json_file, root = registered.DATASETS.REGISTER[0]
+    os.mkdir(os.path.join(root, "sub"))
+    for image in content["images"][1:]:
+        os.rename(os.path.join(root, image["file_name"]), os.path.join(root, "sub", image["file_name"]))
+        image["file_name"] = f"sub/{image['file_name']}"
+    if lvis:
+        content["images"] = content["images"][1:]
+        for image in content["images"]:
+            image["coco_url"] = f"http://images.cocodataset.org/{image.pop('file_name')}"
+    Path(json_file).write_text(json.dumps(content))
+    checked = f"{name}_lvis" if lvis else name
+    if lvis:  # as detectron2 registers it
+        DatasetCatalog.register(checked, list)
+        MetadataCatalog.get(checked).set(json_file=json_file, image_root=root, evaluator_type="lvis")
+    else:
+        register_datasets(cfg)
+    check_registered(checked, training=True)
+    os.unlink(os.path.join(root, "sub", "9.png"))
+    with pytest.raises(UserError, match=r"sub/9\.png"):
+        check_registered(checked, training=True)
 
 
 def test_verdict_is_kept_until_something_changes(registered: CfgNode, content: Content, monkeypatch: Any) -> None:
