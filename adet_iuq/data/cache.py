@@ -1,4 +1,4 @@
-"""The folder for everything that can be made again: rendered scenes, verdicts of the checker, mended JSON files."""
+"""The folder for everything that can be made again: rendered scenes and verdicts of the checker."""
 
 import contextlib
 import os

@@ -102,9 +102,9 @@ def sorted_ids(ids: Any) -> list[Any]:
 def load_coco_records(json_file: str, image_root: str) -> list[dict[str, Any]]:
     """One detectron2 record an image, sorted by image id, from a user's file.
 
-    Annotations that cannot serve (no valid segmentation, a mask without area, an image that the file does not list, an id and content met
-    before) are left out and counted in a warning; a missing box is taken from the segmentation, a missing image size
-    from the image. Entries marked `ignore` count as crowds.
+    Annotations that cannot serve (no valid segmentation, a mask without area, an image that the file does not list, an
+    id and content met before) are left out and counted in a warning; a missing box is taken from the segmentation, a
+    missing image size from the image. Entries marked `ignore` count as crowds.
 
     Raises:
         UserError: the file does not parse; an annotation's category is unknown.

@@ -12,7 +12,6 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from adet_iuq.data.coco_json import json_error_text, load_coco_records, read_categories
-from adet_iuq.data.evaluation_json import evaluation_json
 from adet_iuq.data.shapes import ANNOTATIONS, render_shapes, shapes_split
 from adet_iuq.data.shapes_render import CLASSES
 from adet_iuq.errors import UserError
@@ -48,7 +47,7 @@ def register_datasets(cfg: CfgNode) -> None:
         json_file, image_root = (os.path.abspath(os.path.expanduser(path)) for path in (json_file, image_root))
         _register(name, json_file, image_root)
         if name in used:
-            _describe(name, json_file, image_root, evaluated=name in cfg.DATASETS.TEST)
+            _describe(name, json_file, image_root)
     for name in used:
         if name not in DatasetCatalog:
             raise UserError(_unknown_name(name))
@@ -111,18 +110,13 @@ def _register(name: str, json_file: str, image_root: str) -> None:
     _own[name] = (json_file, image_root)
 
 
-def _describe(name: str, json_file: str, image_root: str, evaluated: bool) -> None:
-    """Fills the metadata of a user's data set: paths, classes, and the file that detectron2's evaluator reads."""
+def _describe(name: str, json_file: str, image_root: str) -> None:
+    """Fills the metadata of a user's data set: paths and classes."""
     for kind, path, exists in (("JSON file", json_file, os.path.isfile), ("image folder", image_root, os.path.isdir)):
         if not exists(path):
             raise UserError(f"Data set '{name}': the {kind} {path} does not exist. Correct DATASETS.REGISTER.")
-    if evaluated:
-        json_file = evaluation_json(json_file)
     metadata = MetadataCatalog.get(name)
-    if metadata.get("json_file", json_file) != json_file:  # mended since, or not evaluated the last time
-        MetadataCatalog.remove(name)
-        metadata = MetadataCatalog.get(name)
-    classes, contiguous = read_categories(_own[name][0])
+    classes, contiguous = read_categories(json_file)
     if metadata.get("thing_classes", classes) != classes:
         MetadataCatalog.remove(name)
         metadata = MetadataCatalog.get(name)

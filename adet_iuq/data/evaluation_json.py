@@ -6,27 +6,29 @@ a segmentation that decodes, and image ids that occur once. Files in which all o
 
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import pycocotools.mask as mask_util
 
-from adet_iuq.data.cache import cache_folder, file_identity, write_atomically
+from adet_iuq.data.cache import write_atomically
 from adet_iuq.data.coco_json import read_coco_json
-from adet_iuq.data.seeding import derive_seed
 from adet_iuq.data.segmentation import is_valid_box, rle_problem, segmentation_box, valid_parts
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+_announced: set[str] = set()  # files whose mending was logged; an evaluator is built many times in a training
 
-def evaluation_json(json_file: str) -> str:
-    """`json_file` itself if pycocotools can evaluate with it, else the path of a mended copy in the cache folder.
+
+def evaluation_json(json_file: str, folder: str) -> str:
+    """`json_file` itself if pycocotools can evaluate with it, else the path of a mended copy in `folder`.
 
     The copy drops annotations without a valid segmentation or a listed image, and images and annotations listed twice; it
     adds missing ids, areas and boxes.
 
     Raises:
-        UserError: the file does not parse; a copy is needed and the cache folder cannot be written.
+        UserError: the file does not parse; a copy is needed and the folder cannot be written.
     """
     content = read_coco_json(json_file)
     if "annotations" not in content:
@@ -34,18 +36,17 @@ def evaluation_json(json_file: str) -> str:
     mended = _mended(content)
     if mended is None:
         return json_file
-    path, mtime, size = file_identity(json_file)
-    mark = derive_seed(mtime, size, *path.encode())
-    copy = cache_folder() / "evaluation" / f"{mark:016x}.json"
+    copy = Path(folder).absolute() / "ground_truth.json"
     try:
-        if not copy.exists():
-            write_atomically(copy, json.dumps(mended).encode())
+        write_atomically(copy, json.dumps(mended).encode())
     except OSError as error:
         raise UserError(
             f"{json_file} needs mending before it can be evaluated (tools/check_dataset.py says where), and the mended "
-            f"copy cannot be written to {copy}: {error.strerror or error}. Set ADET_IUQ_CACHE to another folder."
+            f"copy cannot be written to {copy}: {error.strerror or error}. Choose another OUTPUT_DIR."
         ) from error
-    logger.warning("%s has flaws that disturb the evaluation; a mended copy serves: %s", json_file, copy)
+    if json_file not in _announced:
+        _announced.add(json_file)
+        logger.warning("%s has flaws that disturb the evaluation; a mended copy serves: %s", json_file, copy)
     return str(copy)
 
 

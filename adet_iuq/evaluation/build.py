@@ -7,6 +7,8 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator
 
+from adet_iuq.data.datasets import source_of
+from adet_iuq.data.evaluation_json import evaluation_json
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -16,20 +18,22 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
     """The evaluator that the data set's metadata asks for: COCO's or LVIS's metrics of boxes and masks.
 
     A set without annotations, such as COCO's test-dev, gets none of them: the evaluator writes
-    `coco_instances_results.json` for the evaluation server.
+    `coco_instances_results.json` for the evaluation server. A user's JSON file with flaws that disturb the evaluation is
+    replaced by a mended copy, `ground_truth.json` in `output_folder`.
 
     Args:
         cfg: MODEL.MASK_ON decides whether masks are evaluated.
         dataset_name: a registered data set.
-        output_folder: where the predictions are written.
+        output_folder: where the predictions, and a mended copy, are written.
 
     Raises:
-        UserError: there is no evaluator for the data set, or a package that it needs is missing.
+        UserError: there is no evaluator for the data set, a package that it needs is missing, or the mended copy cannot
+            be written.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
     if kind == "coco":
-        return COCOEvaluator(dataset_name, tasks=tasks, output_dir=output_folder)
+        return COCOEvaluator(_evaluated_name(dataset_name, output_folder), tasks=tasks, output_dir=output_folder)
     if kind == "lvis":
         if importlib.util.find_spec("lvis") is None:
             raise UserError(f"Evaluating on '{dataset_name}' needs the Python package lvis: pip install lvis")
@@ -38,3 +42,19 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
         f"Data set '{dataset_name}' cannot be evaluated: its evaluator_type is {kind!r}, known are 'coco' and 'lvis'. "
         "Give a COCO-format JSON file in DATASETS.REGISTER and name it in DATASETS.TEST."
     )
+
+
+def _evaluated_name(name: str, output_folder: str) -> str:
+    """The data set's name, or that of a twin with a mended JSON file: COCOEvaluator takes the file from the metadata."""
+    source = source_of(name)
+    if source is None:
+        return name
+    json_file, _, stock = source
+    served = json_file if stock else evaluation_json(json_file, output_folder)
+    if served == json_file:
+        return name
+    twin = f"{name} (mended)"
+    if twin in MetadataCatalog.list():
+        MetadataCatalog.remove(twin)
+    MetadataCatalog.get(twin).set(**{**MetadataCatalog.get(name).as_dict(), "name": twin, "json_file": served})
+    return twin

@@ -56,8 +56,7 @@ def test_area() -> None:
     assert has_area([[0, 0, 4, 4, 4, 0, 0, 4]], 20, 30)  # a figure of eight: the signed area is 0
     assert has_area([[1, 1, 1, 1, 1, 1, 4, 1, 4, 4]], 20, 30)
     for x, y in ((30, 0), (-4, 0), (0, 20), (0, -4)):
-        outside = [[x + a, y + b] for a, b in ((0, 0), (4, 0), (4, 4))]
-        assert not has_area([sum(outside, [])], 20, 30)
+        assert not has_area([[x, y, x + 4, y, x + 4, y + 4]], 20, 30)
     assert has_area([[30, 0, 34, 0, 34, 4]], None, None)
     assert has_area({"size": [2, 3], "counts": [2, 4]}, 2, 3)
     assert not has_area({"size": [2, 3], "counts": [6]}, 2, 3)
