@@ -147,7 +147,8 @@ def _check_size(path: str, entry: dict[str, Any], report: Report) -> None:
             "sides swapped", f"{path} is {width} x {height}, its entry says {claimed}", "Training transposes it."
         )
     elif claimed != (width, height):
-        advice = "Correct width and height in the JSON file; training stops at such an image."
+        advice = "Training and its evaluation leave the image out; correct width and height in the JSON file."
+        report.disagreeing.add(entry["id"])
         report.add("size disagrees", f"{path} is {width} x {height}, its entry says {claimed}", advice)
 
 
@@ -187,7 +188,8 @@ def _check_annotations(
         if annotation.get("bbox") and content in contents:
             report.add("duplicate annotation", where, "Another one has the same image, category and box.")
         contents.add(content)
-        if _check_segmentation(annotation.get("segmentation"), image, report, where, stock) and known and not crowd:
+        drawn = _check_segmentation(annotation.get("segmentation"), image, report, where, stock)
+        if drawn and known and not crowd and image["id"] not in report.disagreeing:
             report.usable += 1
 
 

@@ -4,7 +4,7 @@ import difflib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import detectron2.data.datasets.builtin  # noqa: F401  registers COCO, LVIS and others below DETECTRON2_DATASETS
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 _SHAPES = {"shapes_train": "train", "shapes_val": "val"}
 # Names that this module registered, with their JSON file and image folder (absolute).
 _own: dict[str, tuple[str, str]] = {}
+# What the check found unfit: ids of images, by data set.
+_left_out: dict[str, frozenset[Any]] = {}
 _stock = frozenset(DatasetCatalog.list())
 
 
@@ -156,8 +158,18 @@ def source_of(name: str) -> tuple[str, str, bool] | None:
     return None if json_file is None or image_root is None else (str(json_file), str(image_root), True)
 
 
+def leave_out(name: str, image_ids: Iterable[Any]) -> None:
+    """Makes `load_dataset` pass over these images of a data set, instead of those named before."""
+    _left_out[name] = frozenset(image_ids)
+
+
+def left_out(name: str) -> frozenset[Any]:
+    """Ids of the images of a data set that `load_dataset` passes over."""
+    return _left_out.get(name, frozenset())
+
+
 def load_dataset(name: str) -> list[dict[str, Any]]:
-    """The records of a registered data set, in detectron2's format.
+    """The records of a registered data set, in detectron2's format, without the images that are left out.
 
     Raises:
         UserError: it is unknown; its JSON file is missing, cut off or wrong; a package it needs is missing.
@@ -182,7 +194,10 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         ) from error
     if not records:
         raise UserError(f"Data set '{name}': {json_file} lists no images.")
-    return records
+    used = [record for record in records if record["image_id"] not in left_out(name)]
+    if not used:
+        raise UserError(f"Data set '{name}': {json_file} gives every image a size that it does not have.")
+    return used
 
 
 def missing_hint(name: str) -> str:

@@ -6,6 +6,7 @@ a segmentation that decodes, and image ids that occur once. Files in which all o
 
 import json
 import logging
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ logger = logging.getLogger(__name__)
 _announced: set[str] = set()  # files whose mending was logged; an evaluator is built many times in a training
 
 
-def evaluation_json(json_file: str, folder: str) -> str:
+def evaluation_json(json_file: str, folder: str, left_out: Set[Any] = frozenset()) -> str:
     """`json_file` itself if pycocotools can evaluate with it, else the path of a mended copy in `folder`.
 
     The copy drops annotations without a valid segmentation or a listed image, and images and annotations listed twice; it
-    adds missing ids, areas and boxes.
+    adds missing ids, areas and boxes. It also drops the images whose ids are in `left_out`, on which nothing is predicted.
 
     Raises:
         UserError: the file does not parse; a copy is needed and the folder cannot be written.
@@ -33,7 +34,7 @@ def evaluation_json(json_file: str, folder: str) -> str:
     content = read_coco_json(json_file)
     if "annotations" not in content:
         return json_file
-    mended = _mended(content)
+    mended = _mended(content, left_out)
     if mended is None:
         return json_file
     copy = Path(folder).absolute() / "ground_truth.json"
@@ -50,11 +51,11 @@ def evaluation_json(json_file: str, folder: str) -> str:
     return str(copy)
 
 
-def _mended(content: dict[str, Any]) -> dict[str, Any] | None:
+def _mended(content: dict[str, Any], left_out: Set[Any]) -> dict[str, Any] | None:
     """A mended shallow copy of the file's content; None if nothing is wrong."""
     images: dict[Any, dict[str, Any]] = {}
     for image in content["images"]:
-        if "id" in image:
+        if "id" in image and image["id"] not in left_out:
             images.setdefault(image["id"], image)
     annotations: list[dict[str, Any]] = []
     seen: dict[Any, dict[str, Any]] = {}

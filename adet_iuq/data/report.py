@@ -1,6 +1,7 @@
 """What the checker found, in words."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from adet_iuq.errors import UserError
 
@@ -42,6 +43,7 @@ class Report:
         json_file, image_root: what was looked at.
         images, annotations: how many the file lists.
         usable: annotations that can be trained on.
+        disagreeing: ids of the images whose size is not what their entry says.
         folders: those that hold the images (absolute), with their `folder_time` before they were looked into.
         problems: by kind.
     """
@@ -51,6 +53,7 @@ class Report:
     images: int = 0
     annotations: int = 0
     usable: int = 0
+    disagreeing: set[Any] = field(default_factory=set)
     folders: dict[str, int] = field(default_factory=dict)
     problems: dict[str, Problem] = field(default_factory=dict)
 

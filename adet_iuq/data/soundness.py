@@ -11,7 +11,8 @@ from detectron2.utils import comm
 
 from adet_iuq.data.cache import cache_folder, file_identity, folder_time, write_atomically
 from adet_iuq.data.checker import check_coco_json
-from adet_iuq.data.datasets import missing_hint, register_datasets, source_of, used_names
+from adet_iuq.data.coco_json import sorted_ids
+from adet_iuq.data.datasets import leave_out, missing_hint, register_datasets, source_of, used_names
 from adet_iuq.data.report import Report
 from adet_iuq.data.seeding import derive_seed
 from adet_iuq.errors import UserError
@@ -24,6 +25,8 @@ _VERSION = 2  # raise it when the checker finds more
 def ensure_datasets_sound(cfg: CfgNode) -> None:
     """Refuses data sets of DATASETS.TRAIN and DATASETS.TEST with fatal flaws; logs the others' flaws.
 
+    From then on `load_dataset` passes over the images of another size than their entry says, on every rank.
+
     Every process must call it; rank 0 looks, all get its verdict. A data set that passed is not looked at again until its
     JSON file or a folder with its images changes. DATASETS.CHECK False turns this off.
 
@@ -31,25 +34,35 @@ def ensure_datasets_sound(cfg: CfgNode) -> None:
         UserError: with the same words as tools/check_dataset.py, on every rank.
     """
     register_datasets(cfg)
+    names = used_names(cfg)
+    for name in names:
+        leave_out(name, ())
     if not cfg.DATASETS.CHECK:
         return
     verdict: str | None = None
+    disagreeing: dict[str, list[Any]] = {}
     if comm.is_main_process():
         try:
-            for name in used_names(cfg):
-                check_registered(name, training=name in cfg.DATASETS.TRAIN)
+            disagreeing = {name: check_registered(name, training=name in cfg.DATASETS.TRAIN) for name in names}
         except UserError as error:
             verdict = str(error)
         except Exception as error:  # the other ranks wait for a verdict
             logger.exception("The check failed.")
             verdict = f"The check of the data sets failed with {type(error).__name__}: {error}."
-    verdict = comm.all_gather(verdict)[0]
+    verdict, disagreeing = comm.all_gather((verdict, disagreeing))[0]
     if verdict is not None:
         raise UserError(verdict)
+    for name, ids in disagreeing.items():
+        leave_out(name, ids)
+        if ids:
+            logger.warning("Data set '%s': %d images whose size disagrees are left out.", name, len(ids))
 
 
-def check_registered(name: str, *, training: bool) -> None:
+def check_registered(name: str, *, training: bool) -> list[Any]:
     """Checks one registered data set, unless it passed before; logs warnings.
+
+    Returns:
+        ids of the images whose size is not what their entry says.
 
     Raises:
         UserError: it has a fatal flaw.
@@ -57,7 +70,7 @@ def check_registered(name: str, *, training: bool) -> None:
     source = source_of(name)
     if source is None:
         logger.info("Data set '%s' does not come as a COCO-format JSON file; it is not checked.", name)
-        return
+        return []
     json_file, image_root, stock = source
     if not os.path.exists(json_file):
         raise UserError(f"Data set '{name}': JSON file {json_file} does not exist. {missing_hint(name)}")
@@ -66,7 +79,7 @@ def check_registered(name: str, *, training: bool) -> None:
     if known is not None:
         if known["warnings"]:
             logger.info("Data set '%s' passed the check before, with warnings (%s).", name, known["warnings"])
-        return
+        return list(known["disagreeing"])
     logger.info("Checking data set '%s' (%s) ...", name, json_file)
     # Reading every header of COCO takes minutes on a cold disk, and its sizes are known to be right.
     report = check_coco_json(json_file, image_root, stock=stock, image_sizes=not stock, training=training)
@@ -74,6 +87,7 @@ def check_registered(name: str, *, training: bool) -> None:
     if report.problems:
         logger.warning("Data set '%s':\n%s", name, report.text())
     _write(stamp, report)
+    return sorted_ids(report.disagreeing)
 
 
 def _stamp(json_file: str, image_root: str, stock: bool, training: bool) -> Path:
@@ -89,7 +103,7 @@ def _read(stamp: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(stamp.read_bytes())
         fresh = all(folder_time(folder) == time for folder, time in content["folders"].items())
-        return {"warnings": str(content["warnings"])} if fresh else None
+        return {"warnings": str(content["warnings"]), "disagreeing": list(content["disagreeing"])} if fresh else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -100,6 +114,7 @@ def _write(stamp: Path, report: Report) -> None:
         "json_file": report.json_file,
         "image_root": report.image_root,
         "folders": report.folders,
+        "disagreeing": sorted_ids(report.disagreeing),
         "warnings": kinds,
     }
     try:

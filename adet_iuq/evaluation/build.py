@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator
 
-from adet_iuq.data.datasets import source_of
+from adet_iuq.data.datasets import left_out, source_of
 from adet_iuq.data.evaluation_json import evaluation_json
 from adet_iuq.errors import UserError
 
@@ -50,7 +50,7 @@ def _evaluated_name(name: str, output_folder: str) -> str:
     if source is None:
         return name
     json_file, _, stock = source
-    served = json_file if stock else evaluation_json(json_file, output_folder)
+    served = json_file if stock else evaluation_json(json_file, output_folder, left_out(name))
     if served == json_file:
         return name
     twin = f"{name} (mended)"

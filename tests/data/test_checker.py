@@ -164,7 +164,11 @@ def test_image_sizes(content: Content, write: Writer) -> None:
     assert not report.fatal
     for kind, place in (("size disagrees", "7.png is 41 x 30"), ("sides swapped", "8.png"), ("damaged image", "9.png")):
         assert report.problems[kind].count == 1 and place in report.problems[kind].examples[0]
+    assert report.usable == 1  # both of 7.png's annotations are out
     assert list(check_coco_json(json_file, root, image_sizes=False).problems) == ["crowd"]
+    for name in ("8.png", "9.png"):
+        Image.new("RGB", (41, 30)).save(os.path.join(root, name))
+    assert "no valid instance left" in check_coco_json(json_file, root).problems
 
 
 def test_exif_orientation_counts(content: Content, write: Writer) -> None:

@@ -2,17 +2,21 @@
 
 import itertools
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from PIL import Image
 
-from adet_iuq.data import build_test_loader, build_train_loader, register_datasets
+from adet_iuq.data import build_test_loader, build_train_loader, ensure_datasets_sound, register_datasets
+from adet_iuq.data.datasets import leave_out
 from adet_iuq.data.loader import training_records
 from adet_iuq.data.sampler import grouped_batches, rank_batches, repeat_factors, repeated_stream, shuffled_stream
 from adet_iuq.errors import UserError
+from adet_iuq.evaluation import build_evaluator
 
 Batch = list[dict[str, Any]]
 
@@ -101,6 +105,29 @@ def test_empty_images_are_filtered_on_request(registered: CfgNode) -> None:
 def training_records_of(cfg: CfgNode) -> list[dict[str, Any]]:
     register_datasets(cfg)
     return training_records(cfg)
+
+
+def test_images_of_another_size_are_left_out(
+    registered: CfgNode, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name, _, root = registered.DATASETS.REGISTER[0]
+    registered.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    Image.new("RGB", (41, 30)).save(os.path.join(root, "8.png"))
+    for _ in range(2):  # the second time by the verdict that was kept
+        leave_out(name, ())
+        caplog.clear()
+        ensure_datasets_sound(registered)
+        assert "1 images whose size disagrees are left out" in caplog.text
+        assert [r["dataset_image_id"] for r in training_records(registered)] == [7, 9]
+    assert len(batches(registered, 3)) == 3
+    assert [sample["image_id"] for (sample,) in build_test_loader(registered, name)] == [7, 9]
+    truth = build_evaluator(registered, name, str(tmp_path))._coco_api
+    assert truth.getImgIds() == [7, 9] and truth.getAnnIds() == [1, 2]
+    registered.DATASETS.CHECK = False
+    ensure_datasets_sound(registered)
+    assert len(training_records(registered)) == 3
+    with pytest.raises(UserError, match=r"8\.png is 41 x 30"):
+        batches(registered, 3)
 
 
 def test_streams_equal_detectron2s_samplers() -> None:
