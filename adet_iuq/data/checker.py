@@ -202,7 +202,8 @@ def _check_box(box: Any, image: dict[str, Any], report: Report, where: str) -> N
         return
     x, y, w, h = box
     if min(x, y) < -_OUTSIDE or x + w > width + _OUTSIDE or y + h > height + _OUTSIDE:
-        report.add("box outside the image", f"{where}: {box} in {width} x {height}", "It is cut at the border.")
+        advice = "It is cut at the border; one that is wholly outside is taken from the segmentation."
+        report.add("box outside the image", f"{where}: {box} in {width} x {height}", advice)
 
 
 def _check_segmentation(segmentation: Any, image: dict[str, Any], report: Report, where: str, stock: bool) -> bool:

@@ -16,7 +16,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from adet_iuq.data.cache import file_identity
-from adet_iuq.data.segmentation import has_area, is_valid_box, rle_problem, segmentation_box, valid_parts
+from adet_iuq.data.segmentation import has_area, is_usable_box, rle_problem, segmentation_box, valid_parts
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -103,8 +103,8 @@ def load_coco_records(json_file: str, image_root: str) -> list[dict[str, Any]]:
     """One detectron2 record an image, sorted by image id, from a user's file.
 
     Annotations that cannot serve (no valid segmentation, a mask without area, an image that the file does not list, an
-    id and content met before) are left out and counted in a warning; a missing box is taken from the segmentation, a
-    missing image size from the image. Entries marked `ignore` count as crowds.
+    id and content met before) are left out and counted in a warning; a box that is missing or wholly outside
+    is taken from the segmentation, a missing image size from the image. Entries marked `ignore` count as crowds.
 
     Raises:
         UserError: the file does not parse; an annotation's category is unknown.
@@ -134,7 +134,7 @@ def load_coco_records(json_file: str, image_root: str) -> list[dict[str, Any]]:
         elif not has_area(segmentation, record["height"], record["width"]):
             dropped["whose mask has no area"] += 1
         else:
-            record["annotations"].append(_annotation_record(annotation, segmentation, contiguous))
+            record["annotations"].append(_annotation_record(annotation, segmentation, record, contiguous))
     for reason, count in dropped.items():
         logger.warning("%s: %d annotations %s are left out.", json_file, count, reason)
     if "annotations" not in content:
@@ -166,9 +166,12 @@ def _image_record(image: dict[str, Any], image_root: str) -> dict[str, Any]:
     }
 
 
-def _annotation_record(annotation: dict[str, Any], segmentation: Any, contiguous: dict[Any, int]) -> dict[str, Any]:
+def _annotation_record(
+    annotation: dict[str, Any], segmentation: Any, image: dict[str, Any], contiguous: dict[Any, int]
+) -> dict[str, Any]:
     given = annotation.get("bbox")
-    box: list[float] = given if given and is_valid_box(given) else segmentation_box(segmentation)
+    usable = is_usable_box(given, image["height"], image["width"])
+    box: list[float] = given if given and usable else segmentation_box(segmentation)
     return {
         "iscrowd": int(bool(annotation.get("iscrowd") or annotation.get("ignore"))),
         "bbox": [float(value) for value in box],

@@ -14,7 +14,7 @@ import pycocotools.mask as mask_util
 
 from adet_iuq.data.cache import write_atomically
 from adet_iuq.data.coco_json import read_coco_json
-from adet_iuq.data.segmentation import is_valid_box, rle_problem, segmentation_box, valid_parts
+from adet_iuq.data.segmentation import is_usable_box, rle_problem, segmentation_box, valid_parts
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -25,8 +25,9 @@ _announced: set[str] = set()  # files whose mending was logged; an evaluator is 
 def evaluation_json(json_file: str, folder: str, left_out: Set[Any] = frozenset()) -> str:
     """`json_file` itself if pycocotools can evaluate with it, else the path of a mended copy in `folder`.
 
-    The copy drops annotations without a valid segmentation or a listed image, and images and annotations listed twice; it
-    adds missing ids, areas and boxes. It also drops the images whose ids are in `left_out`, on which nothing is predicted.
+    The copy drops annotations without a valid segmentation or a listed image, and images and annotations listed twice;
+    it adds missing ids, areas and boxes (also where a box is wholly outside). It also drops the images whose ids are in
+    `left_out`, on which nothing is predicted.
 
     Raises:
         UserError: the file does not parse; a copy is needed and the folder cannot be written.
@@ -100,7 +101,7 @@ def _complete(annotation: dict[str, Any], image: dict[str, Any]) -> dict[str, An
     changes: dict[str, Any] = {}
     if isinstance(segmentation, list) and len(usable) != len(segmentation):
         changes["segmentation"] = usable
-    if not is_valid_box(annotation.get("bbox")):
+    if not is_usable_box(annotation.get("bbox"), height, width):
         changes["bbox"] = segmentation_box(rle)
     if not isinstance(annotation.get("area"), int | float):
         changes["area"] = _area(rle, height, width)

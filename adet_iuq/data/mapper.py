@@ -27,7 +27,8 @@ class TrainingMapper:
     A call takes a record of detectron2's format with `sample_seed` besides, and returns a dict with `image`, a uint8
     tensor (3, H, W) in INPUT.FORMAT, `instances` with `gt_boxes` (XYXY, pixels of the network input), `gt_classes` and
     `gt_masks` (BitMasks (K, H, W)), possibly none, and the record's other entries except `annotations`. Crowds are
-    dropped; polygons are rasterised once, here; run-length masks are decoded and warped.
+    dropped; polygons are rasterised once, here; run-length masks are decoded and warped. A box of which nothing is left in
+    the image is taken from its mask.
 
     Raises:
         UserError: the image is missing, damaged, or of another size than its record says.
@@ -88,9 +89,13 @@ class TrainingMapper:
         instances.gt_boxes = Boxes(torch.from_numpy(np.array(boxes, dtype=np.float32).reshape(-1, 4)))
         instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
         instances.gt_masks = BitMasks(torch.stack(masks) if masks else torch.zeros((0, *size), dtype=torch.bool))
+        instances = instances[instances.gt_masks.nonempty()]
         if self.recompute_boxes:
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
-        return instances[instances.gt_boxes.nonempty(threshold=_LEAST_SIDE) & instances.gt_masks.nonempty()]
+        else:
+            empty = ~instances.gt_boxes.nonempty(threshold=_LEAST_SIDE)
+            instances.gt_boxes.tensor[empty] = instances.gt_masks[empty].get_bounding_boxes().tensor
+        return instances
 
 
 def _xyxy(annotation: dict[str, Any]) -> list[float]:

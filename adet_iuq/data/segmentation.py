@@ -109,6 +109,13 @@ def is_valid_box(box: Any) -> bool:
         return False
 
 
+def is_usable_box(box: Any, height: int | None, width: int | None) -> bool:
+    """Whether an XYWH box is valid and meets its image (height and width in pixels; None: unknown)."""
+    if not is_valid_box(box) or box[0] + box[2] <= 0 or box[1] + box[3] <= 0:
+        return False
+    return (width is None or box[0] < width) and (height is None or box[1] < height)
+
+
 def segmentation_box(segmentation: Any) -> list[float]:
     """The XYWH box, in pixels, around valid polygon parts or around a valid compressed RLE."""
     if isinstance(segmentation, list):

@@ -117,6 +117,11 @@ def test_warning(
     assert report.usable == usable
 
 
+def test_what_becomes_of_a_box_outside_is_said(content: Content, write: Writer) -> None:
+    report = check(content, write, change(0, bbox=[60, 6, 20, 10]))
+    assert "wholly outside is taken from the segmentation" in report.text() and report.usable == 3
+
+
 def test_stock_data_sets_only_warn_of_bad_polygons(content: Content, write: Writer) -> None:
     report = check(content, write, change(0, segmentation=[]), stock=True)
     assert not report.fatal and "segmentation without any part of three points" in report.problems

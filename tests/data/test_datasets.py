@@ -61,7 +61,7 @@ def test_flawed_annotations_are_left_out_or_mended(
         {**second, "id": 28, "segmentation": {"size": [30, 40], "counts": [1200]}},
         {"id": 23, "image_id": 9, "category_id": 3, "segmentation": [[3, 4, 9, 4, 9, 20], [1, 1, 2, 2]]},
         {**second, "id": 24, "image_id": 9, "bbox": [0, 0, 0, 0]},
-        {**second, "id": 25, "image_id": 9, "ignore": 1},
+        {**second, "id": 25, "image_id": 9, "bbox": [60, 3, 10, 6], "ignore": 1},
         {**second, "id": 26, "image_id": 9, "segmentation": {"size": [30, 40], "counts": [30, 60, 1110]}},
     ]
     for key in ("height", "width"):

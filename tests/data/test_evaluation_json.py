@@ -64,6 +64,7 @@ def add_broken(content: Content) -> None:
         (lambda content: [a.update(id=1) for a in content["annotations"]], 4),
         (lambda content: [a.pop("id") for a in content["annotations"]], 4),
         (lambda content: content["annotations"][1].pop("bbox"), 4),
+        (lambda content: content["annotations"][1].update(bbox=[2, -20, 10, 6]), 4),
         (lambda content: content["annotations"][2].update(ignore=1), 4),
         (drop_area, 4),
         (add_broken, 4),
@@ -83,6 +84,7 @@ def test_a_flawed_file_is_mended(
     mended = json.loads(Path(copy).read_text())
     assert len(mended["annotations"]) == number and len(mended["images"]) == 3
     assert all(a["area"] > 0 for a in mended["annotations"])
+    assert mended["annotations"][1]["bbox"] == [2, 3, 10, 6]
     assert evaluation_json(copy, str(tmp_path)) == copy
 
 

@@ -180,13 +180,21 @@ def test_empty_and_broken_instances_are_dropped(record: Record) -> None:
     broken_rle = {"size": [HEIGHT, WIDTH], "counts": b"zzzz"}
     record["annotations"] = [
         annotation([90, 90, 5, 5], polygon(90, 90, 5, 5)),
-        annotation([5, 5, 0, 4], polygon(5, 5, 4, 4)),
+        annotation([5, 5, 4, 4], polygon(5, 5, 0, 4)),
         annotation([5, 5, 4, 4], [[5, 5, 9, 9]]),
         annotation([5, 5, 4, 4], broken_rle),
         annotation([5, 5, 4, 4], None),
         good,
     ]
     assert run(config(), record)["instances"].gt_classes.tolist() == [3]
+
+
+@pytest.mark.parametrize("box", [[90, 90, 5, 5], [-9, 2, 8, 8], [5, 6, 0, 4]])
+def test_a_box_of_which_nothing_is_left_is_taken_from_the_mask(record: Record, box: list[float]) -> None:
+    record["annotations"][0]["bbox"] = box
+    instances = run(config(2 * HEIGHT), record)["instances"]
+    assert instances.gt_classes.tolist() == [3, 1, 5]
+    assert instances.gt_boxes.tensor.tolist() == [[10, 12, 50, 32], [6, 8, 40, 30], [0, 40, 60, 56]]
 
 
 @pytest.mark.parametrize("rotate", [False, True])

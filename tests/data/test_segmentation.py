@@ -6,7 +6,15 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
-from adet_iuq.data.segmentation import _decoded_runs, has_area, is_valid_box, rle_problem, segmentation_box, valid_parts
+from adet_iuq.data.segmentation import (
+    _decoded_runs,
+    has_area,
+    is_usable_box,
+    is_valid_box,
+    rle_problem,
+    segmentation_box,
+    valid_parts,
+)
 
 
 def test_runs_equal_pycocotools() -> None:
@@ -68,6 +76,10 @@ def test_boxes() -> None:
     assert is_valid_box([0, 0, 1, 2])
     for box in (None, [], [0, 0, 0, 2], [0, 0, 1], [0, 0, float("inf"), 1], ["a", 0, 1, 1]):
         assert not is_valid_box(box)
+    assert is_usable_box([-3, 5, 4, 2], 20, 30) and is_usable_box([29, 19, 4, 2], 20, 30)
+    assert is_usable_box([90, 90, 1, 1], None, None) and not is_usable_box([0, 0, 0, 2], None, None)
+    for box in ([-4, 0, 4, 2], [0, -2, 4, 2], [30, 0, 4, 2], [0, 20, 4, 2], None):
+        assert not is_usable_box(box, 20, 30)
     assert segmentation_box([[1, 2, 5, 2, 5, 9], [0, 4, 1, 4, 1, 5]]) == [0, 2, 5, 7]
     mask = np.zeros((20, 30), dtype=np.uint8, order="F")
     mask[3:9, 4:12] = 1
