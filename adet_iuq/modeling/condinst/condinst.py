@@ -21,11 +21,11 @@ from adet_iuq.modeling.condinst.fcos_inference import Detections
 from adet_iuq.modeling.condinst.fcos_targets import GroundTruth, Positives
 from adet_iuq.modeling.condinst.mask_branch import MaskBranch
 from adet_iuq.modeling.condinst.mask_head import DynamicMaskHead, DynamicQueries
-from adet_iuq.modeling.condinst.mask_loss import dice_losses
 from adet_iuq.modeling.condinst.queries import random_cap, top_scores
 from adet_iuq.modeling.layers import (
     aligned_bilinear,
     conv_at,
+    dice_losses,
     instance_masks,
     mask_centroids,
     paste_masks,
