@@ -21,6 +21,7 @@ from adet_iuq.modeling.layers.mask_branch import MaskBranch
 from adet_iuq.modeling.layers.masks import instance_masks
 from adet_iuq.modeling.layers.matrix_nms import point_nms
 from adet_iuq.modeling.layers.paste import mask_boxes, paste_grid_masks
+from adet_iuq.modeling.parts import part
 
 
 @dataclass
@@ -96,7 +97,7 @@ class GridSegmenter(nn.Module):
         if self.training:
             instances = [inputs["instances"].to(self.device) for inputs in batched_inputs]
             return self.training_pass(images, instances)[0]
-        maps = self.predict(self.backbone(images.tensor))
+        maps = self._maps(images)
         results = []
         for index, (found, inputs) in enumerate(zip(self.detect(maps), batched_inputs, strict=True)):
             input_size = images.image_sizes[index]
@@ -121,11 +122,19 @@ class GridSegmenter(nn.Module):
         self, images: ImageList, instances: list[Instances]
     ) -> tuple[dict[str, Tensor], GridMaps, GridQueries, list[Tensor]]:
         """Losses, predictions, the queries with a target, and the masks B x (K, H, W) bool."""
-        maps = self.predict(self.backbone(images.tensor))
-        masks = [instance_masks(image) for image in instances]
-        targets = self.assign(instances, masks, (images.tensor.shape[2], images.tensor.shape[3]))
-        queries = self.queries_of(maps, targets)
+        maps = self._maps(images)
+        with part("targets"):
+            masks = [instance_masks(image) for image in instances]
+            targets = self.assign(instances, masks, (images.tensor.shape[2], images.tensor.shape[3]))
+        with part("heads"):
+            queries = self.queries_of(maps, targets)
         return self.losses(maps, targets, queries, masks), maps, queries, masks
+
+    def _maps(self, images: ImageList) -> GridMaps:
+        with part("backbone"):
+            features = self.backbone(images.tensor)
+        with part("heads"):
+            return self.predict(features)
 
     def assign(self, instances: list[Instances], masks: list[Tensor], frame: tuple[int, int]) -> GridTargets:
         """The targets of a batch padded to `frame`, (Hp, Wp)."""
@@ -140,16 +149,19 @@ class GridSegmenter(nn.Module):
         kernels = torch.cat([level.flatten(2) for level in maps.kernels], dim=2)
         return GridQueries(kernels[targets.image, :, targets.cell], targets.image, targets.instance)
 
+    @part("losses")
     def losses(
         self, maps: GridMaps, targets: GridTargets, queries: GridQueries, masks: list[Tensor]
     ) -> dict[str, Tensor]:
         """`loss_ins`, dice of the masks, and `loss_cate`, focal loss of the classes; weighted."""
         settings = self.loss_settings
-        logits = mask_logits(queries.kernels, queries.image_index, maps.features)
+        with part("heads"):
+            logits = mask_logits(queries.kernels, queries.image_index, maps.features)
         loss_ins = mask_loss(logits, queries.image_index, queries.instance, masks)
         loss_cate = class_loss(maps.class_logits, targets.labels, settings.focal_alpha, settings.focal_gamma)
         return {"loss_ins": settings.mask_weight * loss_ins, "loss_cate": settings.class_weight * loss_cate}
 
+    @part("nms")
     @torch.no_grad()
     def detect(self, maps: GridMaps) -> list[GridResults]:
         """Scores, classes and cells of every image's results, best first."""
@@ -162,6 +174,7 @@ class GridSegmenter(nn.Module):
                 for score, kernel, features in zip(scores, kernels, maps.features.float(), strict=True)
             ]
 
+    @part("postprocess")
     @torch.no_grad()
     def postprocess(
         self,
@@ -174,7 +187,7 @@ class GridSegmenter(nn.Module):
         """Masks and boxes of one image's results at the output size (height, width)."""
         kernels = torch.cat([level[image].float().flatten(1) for level in maps.kernels], dim=1)[:, found.cells].T
         features = maps.features[image].float()
-        with torch.autocast(self.device.type, enabled=False):
+        with part("heads"), torch.autocast(self.device.type, enabled=False):
             probabilities = mask_probabilities(kernels, features.flatten(1)).view(-1, *features.shape[1:])
         result = Instances(output_size)
         result.scores, result.pred_classes = found.scores, found.classes
