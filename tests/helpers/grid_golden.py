@@ -137,8 +137,7 @@ class Found:
     classes: np.ndarray
     masks: np.ndarray
     borderline: np.ndarray
-    least: float  # score of the weakest result that the settings allow
-    full: bool  # the cap on results binds
+    least: float  # a result that scores about that may come or go
 
 
 @torch.no_grad()
@@ -172,8 +171,11 @@ def results(model: GridSegmenter, inputs: list[dict[str, Any]]) -> list[Found]:
         )
         full = len(instances) == detection.max_per_image
         least = float(instances.scores[-1]) if full else detection.update_threshold
-        arrays = (instances.scores, instances.pred_classes, instances.pred_masks, wide & ~narrow)
-        found.append(Found(*(array.numpy() for array in arrays), least=least, full=full))
+        scores, classes, masks, borderline = (
+            array.numpy()
+            for array in (instances.scores, instances.pred_classes, instances.pred_masks, wide & ~narrow)
+        )
+        found.append(Found(scores, classes, masks, borderline, least))
         assert instances.image_size == (one["height"], one["width"])
     return found
 

@@ -45,6 +45,10 @@ def overlaps(given: dict[str, Tensor]) -> Tensor:
     return same_class_ious(masks, torch.arange(len(masks)), masks.sum(1).float(), given["matrix_nms/labels"])
 
 
+def small_size(given: dict[str, Tensor]) -> tuple[int, int]:
+    return given["downscale/output"].shape[1], given["downscale/output"].shape[2]
+
+
 def dice(given: dict[str, Tensor]) -> Tensor:
     logits = torch.logit(given["dice/probability"].double())
     index = torch.arange(len(logits))
@@ -59,7 +63,7 @@ OPERATIONS: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
     ),
     "matrix_nms/linear": lambda given: matrix_nms(given["matrix_nms/scores"], overlaps(given), "linear", 2.0),
     "mask_nms/keep_thr0.5": lambda given: mask_nms(overlaps(given), 0.5),
-    "downscale/output": lambda given: quarter_masks(given["downscale/masks"], given["downscale/output"].shape[1:]),
+    "downscale/output": lambda given: quarter_masks(given["downscale/masks"], small_size(given)),
     "center_of_mass/x": lambda given: mask_centroids(given["downscale/masks"])[:, 0],
     "center_of_mass/y": lambda given: mask_centroids(given["downscale/masks"])[:, 1],
     "dice/output": dice,
