@@ -2,6 +2,7 @@
 
 from adet_iuq.modeling.layers.deform_conv import DeformableConv, split_offsets
 from adet_iuq.modeling.layers.dice import dice_losses
+from adet_iuq.modeling.layers.downscale import quarter_masks
 from adet_iuq.modeling.layers.focal import focal_loss_sum
 from adet_iuq.modeling.layers.grid_config import grid_segmenter_arguments
 from adet_iuq.modeling.layers.grid_inference import GridDetection, GridResults, mask_probabilities, select_results
@@ -10,10 +11,9 @@ from adet_iuq.modeling.layers.grid_segmenter import GridMaps, GridSegmenter
 from adet_iuq.modeling.layers.grid_targets import GridLayout, GridTargets, GridTruth, assign_cells
 from adet_iuq.modeling.layers.mask_branch import MaskBranch, check_norm, conv_block, coordinate_maps, init_normal
 from adet_iuq.modeling.layers.masks import instance_masks, mask_centroids, sample_masks
-from adet_iuq.modeling.layers.matrix_nms import mask_nms, matrix_nms, point_nms, same_class_ious
 from adet_iuq.modeling.layers.paste import mask_boxes, paste_grid_masks, paste_masks
-from adet_iuq.modeling.layers.quarter_masks import quarter_masks
 from adet_iuq.modeling.layers.sparse_conv import conv_at
+from adet_iuq.modeling.layers.suppression import mask_nms, matrix_nms, point_nms, same_class_ious
 from adet_iuq.modeling.layers.upsample import aligned_bilinear
 
 __all__ = [

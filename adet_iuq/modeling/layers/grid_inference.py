@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adet_iuq.errors import UserError
-from adet_iuq.modeling.layers.matrix_nms import mask_nms, matrix_nms, same_class_ious
+from adet_iuq.modeling.layers.suppression import mask_nms, matrix_nms, same_class_ious
 
 CHUNK_BYTES = 32 * 1024**2  # of the mask probabilities that exist at one time
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from adet_iuq.modeling.layers.dice import dice_losses
+from adet_iuq.modeling.layers.downscale import quarter_masks
 from adet_iuq.modeling.layers.focal import focal_loss_sum
-from adet_iuq.modeling.layers.quarter_masks import quarter_masks
 
 DICE_EPSILON = 2e-3  # 0.001 beside either sum of squares
 

@@ -19,8 +19,8 @@ from adet_iuq.modeling.layers.grid_losses import GridLossSettings, GridQueries, 
 from adet_iuq.modeling.layers.grid_targets import GridLayout, GridTargets, GridTruth, assign_cells
 from adet_iuq.modeling.layers.mask_branch import MaskBranch
 from adet_iuq.modeling.layers.masks import instance_masks
-from adet_iuq.modeling.layers.matrix_nms import point_nms
 from adet_iuq.modeling.layers.paste import mask_boxes, paste_grid_masks
+from adet_iuq.modeling.layers.suppression import point_nms
 from adet_iuq.modeling.parts import part
 
 
