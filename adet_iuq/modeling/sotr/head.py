@@ -20,19 +20,19 @@ class TransformerHead(nn.Module):
     """Shared by all levels, and by the mask branch, whose coarsest input is the transformed p5."""
 
     @configurable
-    def __init__(self, *, num_grids: Sequence[int], num_classes: int, num_kernels: int, prior_prob: float) -> None:
+    def __init__(self, *, grid_sizes: Sequence[int], num_classes: int, kernel_channels: int, prior_prob: float) -> None:
         """
         Args:
-            num_grids: cells along a side, a level.
+            grid_sizes: S, a level.
             num_classes: C.
-            num_kernels: D.
+            kernel_channels: D.
             prior_prob: class probability that training starts from.
         """
         super().__init__()
-        self.num_grids = list(num_grids)
+        self.grid_sizes = list(grid_sizes)
         self.transformer = TwinTransformer(CHANNELS)
         self.cate_pred = nn.Linear(CHANNELS, num_classes)
-        self.kernel_pred = nn.Linear(CHANNELS, num_kernels)
+        self.kernel_pred = nn.Linear(CHANNELS, kernel_channels)
         nn.init.constant_(self.cate_pred.bias, -math.log((1 - prior_prob) / prior_prob))
 
     @classmethod
@@ -42,16 +42,16 @@ class TransformerHead(nn.Module):
             if sotr[key] != CHANNELS:
                 raise UserError(f"MODEL.SOTR.{key} is {sotr[key]}; SOTR's transformer takes {CHANNELS} channels.")
         return {
-            "num_grids": sotr.NUM_GRIDS,
+            "grid_sizes": sotr.NUM_GRIDS,
             "num_classes": sotr.NUM_CLASSES,
-            "num_kernels": sotr.NUM_KERNELS,
+            "kernel_channels": sotr.NUM_KERNELS,
             "prior_prob": sotr.PRIOR_PROB,
         }
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Class logits (B, C, S, S) and kernels (B, D, S, S) of every level, from its map (B, 256, h, w)."""
         class_logits, kernels = [], []
-        for size, level in zip(self.num_grids, maps, strict=True):
+        for size, level in zip(self.grid_sizes, maps, strict=True):
             cells = F.interpolate(level, size=(size, size), mode="bilinear", align_corners=False)
             cells = self.transformer(cells).permute(0, 2, 3, 1)
             class_logits.append(self.cate_pred(cells).permute(0, 3, 1, 2))

@@ -10,33 +10,31 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from adet_iuq.modeling.layers.grid_segmenter import GridMaps, GridSegmenter
-from adet_iuq.modeling.sotr.head import TransformerHead
+from adet_iuq.modeling.layers import GridMaps, GridSegmenter, grid_segmenter_arguments
+from adet_iuq.modeling.sotr.head import CHANNELS, TransformerHead
 
 
 @META_ARCH_REGISTRY.register()
 class SOTR(GridSegmenter):
     """The base segmenter, complete by itself."""
 
-    section = "SOTR"
-
     @configurable
     def __init__(self, *, cate_head: TransformerHead, **shared: Any) -> None:
         """
         Args:
-            cate_head: makes class logits and kernels.
-            shared: what `GridSegmenter` takes.
+            cate_head: predicts classes and queries, and transforms p5 for the mask branch.
+            shared: see `GridSegmenter`.
         """
         super().__init__(**shared)
         self.cate_head = cate_head
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {"cate_head": TransformerHead(cfg), **cls.shared_config(cfg)}
+        return {"cate_head": TransformerHead(cfg), **grid_segmenter_arguments(cfg, "SOTR", top_channels=CHANNELS)}
 
     def predict(self, features: dict[str, Tensor]) -> GridMaps:
-        """Class logits, kernels and the dense map, from the backbone's maps."""
+        """Class logits, queries and dense map; the mask branch's coarsest map has passed the transformer."""
         class_logits, kernels = self.cate_head(self.instance_inputs(features))
-        *finer, coarsest = (features[name] for name in self.mask_in_features)
-        dense = self.mask_head([*finer, self.cate_head.transformer(coarsest)])
-        return GridMaps(class_logits, kernels, dense)
+        maps = [features[name] for name in self.mask_in_features]
+        maps[-1] = self.cate_head.transformer(maps[-1])
+        return GridMaps(class_logits, kernels, self.mask_head(maps))

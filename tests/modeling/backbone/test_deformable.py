@@ -144,6 +144,8 @@ def test_offsets_learn_and_half_precision_trains() -> None:
 
 def test_wrong_options_say_what_is_wrong() -> None:
     with pytest.raises(UserError, match=r"DEFORM_ON_PER_STAGE"):
-        build_deformable_resnet(cfg_of(DEPTH=18, RES2_OUT_CHANNELS=64, DEFORM_ON_PER_STAGE=[False] * 3 + [True]), IMAGES)
+        build_deformable_resnet(
+            cfg_of(DEPTH=18, RES2_OUT_CHANNELS=64, DEFORM_ON_PER_STAGE=[False] * 3 + [True]), IMAGES
+        )
     with pytest.raises(UserError, match=r"DEPTH is 99"):
         build_deformable_resnet(cfg_of(DEPTH=99), IMAGES)

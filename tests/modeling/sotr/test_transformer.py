@@ -61,7 +61,7 @@ def slow_transformer(x: Tensor, weights: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize("size", [(5, 7), (6, 3), (1, 1)])
 def test_equals_rows_and_columns_one_by_one(transformer: TwinTransformer, size: tuple[int, int]) -> None:
     x = torch.randn(2, 8, *size, dtype=torch.float64, requires_grad=True)
-    weights = dict(transformer.named_parameters())
+    weights: dict[str, Tensor] = dict(transformer.named_parameters())
     fast = transformer(x)
     slow = torch.stack([slow_transformer(image, weights) for image in x])
     torch.testing.assert_close(fast, slow)
@@ -102,4 +102,7 @@ def test_it_starts_as_the_identity_and_only_the_gates_learn() -> None:
 
 def test_published_size() -> None:
     transformer = TwinTransformer()
-    assert sum(p.numel() for p in transformer.parameters()) == 12 * (2 * 4 * 256**2 + 2 * 256 + 4 * (9 * 256**2 + 256)) + 48
+    assert (
+        sum(p.numel() for p in transformer.parameters())
+        == 12 * (2 * 4 * 256**2 + 2 * 256 + 4 * (9 * 256**2 + 256)) + 48
+    )
