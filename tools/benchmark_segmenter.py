@@ -75,8 +75,8 @@ class Candidate:
         return self.images if self.setting == "off" or not iuq.EQUI.ENABLED else 2 * self.images
 
 
-def candidates(cfg: CfgNode, batch: int, weights: str | None) -> Iterator[Candidate]:
-    """The segmenter of a config under every setting that it has; all of them share one set of weights.
+def candidates(cfg: CfgNode, settings: list[str], batch: int, weights: str | None) -> Iterator[Candidate]:
+    """The segmenter of a config under those of the settings that it has; all of them share one set of weights.
 
     Raises:
         UserError: as the segmenters'; the weights do not load.
@@ -84,7 +84,7 @@ def candidates(cfg: CfgNode, batch: int, weights: str | None) -> Iterator[Candid
     base = cfg.MODEL.META_ARCHITECTURE.removesuffix("IUQ")
     first: nn.Module | None = None
     for setting, keys in SETTINGS.items():
-        if keys is not None and base + "IUQ" not in META_ARCH_REGISTRY:
+        if setting not in settings or (keys is not None and base + "IUQ" not in META_ARCH_REGISTRY):
             continue
         own = cfg.clone()
         own.SOLVER.IMS_PER_BATCH, own.SOLVER.BASE_LR = batch, 0.0
@@ -231,6 +231,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=2, help="images of a step without IUQ")
     parser.add_argument("--instances", type=int, default=8, help="in each image")
     parser.add_argument("--iters", type=int, default=5, help="rounds, besides one that warms up")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="`off` always is one")
     parser.add_argument("--only", choices=("training", "inference"), help="leave the other one out")
     parser.add_argument("--weights", help="checkpoint to load")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of every config")
@@ -246,7 +247,7 @@ def main() -> int:
         try:
             loaded = load_config(config_file, args.opts)
             choose_device(loaded.cfg, user_set="MODEL.DEVICE" in loaded.explicit)
-            found = list(candidates(loaded.cfg, args.batch, args.weights))
+            found = list(candidates(loaded.cfg, ["off", *args.settings], args.batch, args.weights))
             name = type(found[0].model).__name__
             print(f"\n{name}, {config_file}, {loaded.cfg.MODEL.DEVICE}, {torch.get_num_threads()} threads", flush=True)
             with EventStorage():
