@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from adet_iuq.config import load_config
 from adet_iuq.errors import UserError
 from adet_iuq.modeling.sotr import SOTR
 from helpers.grid_checks import (
@@ -113,3 +114,10 @@ def test_wrong_options_say_what_is_wrong() -> None:
     ):
         with pytest.raises(UserError, match=words):
             small_model(RECIPE, *SMALL, *overrides)
+
+
+def test_published_keys_without_effect_are_accepted() -> None:
+    ignored = ("INSTANCE_CHANNELS", "NUM_INSTANCE_CONVS", "USE_DCN_IN_INSTANCE", "TYPE_DCN", "RESIZE_INPUT_FACTOR")
+    options = [word for key in ignored for word in (f"MODEL.SOTR.{key}", "1")]
+    cfg = load_config(None, [*options, "MODEL.SOTR.USE_COORD_CONV", "True"]).cfg
+    assert not {*ignored, "USE_COORD_CONV"} & set(cfg.MODEL.SOTR)
