@@ -231,7 +231,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=2, help="images of a step without IUQ")
     parser.add_argument("--instances", type=int, default=8, help="in each image")
     parser.add_argument("--iters", type=int, default=5, help="rounds, besides one that warms up")
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="`off` always is one")
+    parser.add_argument(
+        "--setting", action="append", choices=SETTINGS, help="measure it beside `off`; repeatable; default: all"
+    )
     parser.add_argument("--only", choices=("training", "inference"), help="leave the other one out")
     parser.add_argument("--weights", help="checkpoint to load")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of every config")
@@ -247,7 +249,7 @@ def main() -> int:
         try:
             loaded = load_config(config_file, args.opts)
             choose_device(loaded.cfg, user_set="MODEL.DEVICE" in loaded.explicit)
-            found = list(candidates(loaded.cfg, ["off", *args.settings], args.batch, args.weights))
+            found = list(candidates(loaded.cfg, ["off", *(args.setting or SETTINGS)], args.batch, args.weights))
             name = type(found[0].model).__name__
             print(f"\n{name}, {config_file}, {loaded.cfg.MODEL.DEVICE}, {torch.get_num_threads()} threads", flush=True)
             with EventStorage():
