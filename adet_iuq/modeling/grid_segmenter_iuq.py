@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 from torch.nn import functional as F
 
 from adet_iuq.iuq import Pixels, Queries, Scene
-from adet_iuq.modeling.layers import GridSegmenter, mask_logits, mask_loss
+from adet_iuq.modeling.layers import DICE_EPSILON, GridSegmenter, dice_losses, mask_logits, quarter_masks
 from adet_iuq.modeling.query_segmenter import IUQMetaArch, scene_ids
 
 STRIDE = 4
@@ -58,8 +59,19 @@ class GridSegmenterIUQ(IUQMetaArch, GridSegmenter):
     def mask_loss(self, logits: Tensor, scene: Scene, valid: Tensor) -> Tensor:
         """The base dice loss, without its weight, over the cells in `valid`.
 
-        The published quarter-size masks of sides that 4 does not divide are stretched by up to half a cell. Here the
-        sides are filled up first, so that a cell of the mask lies where g puts the cell of the map.
+        Two things differ from the base loss on the same view, so that it is zero where queries and map are equivariant.
+        The published quarter-size masks are stretched by up to half a cell where 4 does not divide the image's sides:
+        here these are filled up first, and the mask's cells lie where g puts the map's. And a query of whose instance
+        no cell can be seen is left out: its loss would be 1 whatever it retrieves.
         """
-        aligned = [F.pad(mask, (0, -mask.shape[2] % STRIDE, 0, -mask.shape[1] % STRIDE)) for mask in scene.masks]
-        return mask_loss(logits, scene.queries.image_index, scene.queries.target_index, aligned, valid)
+        size = (logits.shape[1], logits.shape[2])
+        image, instance = scene.queries.image_index, scene.queries.target_index
+        masks, areas = [], torch.zeros(len(image), device=logits.device)
+        for index, mask in enumerate(scene.masks):
+            filled_up = F.pad(mask, (0, -mask.shape[2] % STRIDE, 0, -mask.shape[1] % STRIDE))
+            masks.append(quarter_masks(filled_up, size) * valid[index])
+            mine = image == index
+            areas[mine] = masks[-1].flatten(1).sum(1)[instance[mine]]
+        losses = dice_losses(logits, image, instance, masks, valid, epsilon=DICE_EPSILON)
+        visible = areas > 0
+        return (losses * visible).sum() / visible.sum().clamp(min=1)

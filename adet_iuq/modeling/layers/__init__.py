@@ -6,7 +6,14 @@ from adet_iuq.modeling.layers.downscale import quarter_masks
 from adet_iuq.modeling.layers.focal import focal_loss_sum
 from adet_iuq.modeling.layers.grid_config import grid_segmenter_arguments
 from adet_iuq.modeling.layers.grid_inference import GridDetection, GridResults, mask_probabilities, select_results
-from adet_iuq.modeling.layers.grid_losses import GridLossSettings, GridQueries, class_loss, mask_logits, mask_loss
+from adet_iuq.modeling.layers.grid_losses import (
+    DICE_EPSILON,
+    GridLossSettings,
+    GridQueries,
+    class_loss,
+    mask_logits,
+    mask_loss,
+)
 from adet_iuq.modeling.layers.grid_segmenter import GridMaps, GridSegmenter
 from adet_iuq.modeling.layers.grid_targets import GridLayout, GridTargets, GridTruth, assign_cells
 from adet_iuq.modeling.layers.mask_branch import MaskBranch, check_norm, conv_block, coordinate_maps, init_normal
@@ -17,6 +24,7 @@ from adet_iuq.modeling.layers.suppression import mask_nms, matrix_nms, point_nms
 from adet_iuq.modeling.layers.upsample import aligned_bilinear
 
 __all__ = [
+    "DICE_EPSILON",
     "DeformableConv",
     "GridDetection",
     "GridLayout",

@@ -6,8 +6,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import DeformConv2d
 
 from adet_iuq.errors import UserError
+from adet_iuq.modeling.layers.deform_conv import DeformableConv
 
 GROUPS = 32  # of every GroupNorm
 
@@ -28,12 +30,15 @@ def check_norm(norm: str, *channels: int) -> None:
 
 
 def init_normal(module: nn.Module) -> None:
-    """Weights of all convolutions from N(0, 0.01^2), biases 0."""
+    """Weights of all convolutions from N(0, 0.01^2), biases 0; offsets of deformable ones 0."""
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, (nn.Conv2d, DeformConv2d)):
             nn.init.normal_(layer.weight, std=0.01)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+    for layer in module.modules():
+        if isinstance(layer, DeformableConv):
+            layer.reset_offsets()
 
 
 class MaskBranch(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adet_iuq.modeling.layers import (
+    DICE_EPSILON,
     dice_losses,
     mask_centroids,
     mask_nms,
@@ -17,7 +18,6 @@ from adet_iuq.modeling.layers import (
     quarter_masks,
     same_class_ious,
 )
-from adet_iuq.modeling.layers.grid_losses import DICE_EPSILON
 from helpers.golden import assert_close, golden_dir, load_golden
 from helpers.grid_golden import build, check_can_fail, check_case, check_case_can_fail, parameter_list
 
