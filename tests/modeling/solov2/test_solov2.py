@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from detectron2.structures import BitMasks, PolygonMasks
 from torch.nn import functional as F
 
 from adet_iuq.errors import UserError
@@ -110,6 +112,18 @@ def test_nothing_found_has_fields_of_the_right_shape() -> None:
     with torch.no_grad():
         found = model(two_scenes())[0]["instances"]
     assert len(found) == 0 and found.pred_masks.shape == (0, 96, 128) and found.pred_boxes.tensor.shape == (0, 4)
+
+
+def test_polygons_and_bitmasks_train_alike(model: Any) -> None:
+    polygons = [[np.array([10.0, 10.0, 60.0, 12.0, 50.0, 50.0])], [np.array([70.0, 30.0, 100.0, 30.0, 90.0, 90.0])]]
+    drawn = BitMasks.from_polygon_masks(PolygonMasks(polygons), 96, 128)
+    losses = []
+    for masks in (PolygonMasks(polygons), drawn, BitMasks(drawn.tensor.to(torch.uint8))):
+        one = discs(96, 128, 2, seed=1)
+        one["instances"].gt_masks, one["instances"].gt_boxes = masks, drawn.get_bounding_boxes()
+        losses.append(train_step(model, [one])[0])
+    for name, loss in losses[0].items():
+        assert loss > 0 and torch.equal(loss, losses[1][name]) and torch.equal(loss, losses[2][name])
 
 
 def test_empty_batch() -> None:
