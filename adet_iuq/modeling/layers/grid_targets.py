@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from adet_iuq.modeling.layers.masks import mask_centroids
 
@@ -90,13 +91,13 @@ def assign_cells(
     image = torch.arange(len(truths), device=boxes.device).repeat_interleave(counts, output_size=len(boxes))
 
     taken, cells = _regions(layout, boxes, centres, frame)
-    _, row, _, _ = torch.nonzero(taken & filled[:, None, None], as_tuple=True)  # the one host round trip
-    cell = cells[taken & filled[:, None, None]]
-    # Of all instances that claim a cell the last one gives its class.
+    where = torch.nonzero(taken & filled[:, None, None], as_tuple=True)  # the one host round trip
+    row, cell = where[1], cells[where]
+    # Of all instances that claim a cell the last one gives its class; where none does, -1 reads the class behind all.
     num_cells = sum(layout.counts)
     last = torch.full((len(truths) * num_cells,), -1, device=boxes.device)
     last = last.scatter_reduce(0, image[row] * num_cells + cell, row, "amax")
-    labels = torch.where(last >= 0, classes[last], num_classes) if len(boxes) else last + 1 + num_classes
+    labels = F.pad(classes, (0, 1), value=num_classes)[last]
     return GridTargets(
         image=image[row],
         cell=cell,
