@@ -9,18 +9,15 @@ version is left out where its estimate exceeds --max-plain-gb.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read at import: keeps the profiler from chatting
-
 import torch
+from benchmarking import peak_bytes
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from adet_iuq.iuq import NORMALIZERS, Pixels, Queries, build_inter_loss, chunked_inter_loss
 from adet_iuq.iuq.retrieval import DEFAULT_CHUNK_BYTES
@@ -105,18 +102,6 @@ def plain_step(case: Case, queries: Queries, ids: Tensor, pixels: Pixels) -> Ten
     per_pair = build_inter_loss("focal")(case.retrieve(queries, pixels)).masked_fill(~foreign, 0.0)
     value = per_pair.sum(dim=1) @ NORMALIZERS["pixel"](ids, pixels.image_ids)
     return torch.autograd.grad(value, queries.embeddings)[0]
-
-
-def peak_bytes(step: Callable[[], object]) -> int:
-    """Largest sum of torch's allocations while `step` runs, above that before it (CPU)."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    current = peak = 0
-    for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            current += event.nbytes()
-            peak = max(peak, current)
-    return peak
 
 
 def seconds(step: Callable[[], object], repeats: int) -> float:

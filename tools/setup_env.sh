@@ -38,11 +38,13 @@ echo "== Installing detectron2"
 echo "== Installing adet_iuq and what it needs"
 pip --quiet install setuptools wheel
 pip --quiet install --no-build-isolation -e ".[test]"
+# On its own: its metadata asks for opencv-python, also where the headless package stands.
+pip --quiet install --no-deps "lvis>=0.5.3"
 if ! python_ok "import cv2"; then
   echo "== opencv-python does not load here (no libGL?); the headless package serves as well"
   pip --quiet uninstall --yes opencv-python opencv-python-headless
   pip --quiet install opencv-python-headless
 fi
-.venv/bin/python -c "import adet_iuq.modeling, cv2, torch, torchvision, timm, supervision" ||
+.venv/bin/python -c "import adet_iuq.modeling, cv2, lvis, torch, torchvision, timm, supervision" ||
   { echo "The installation is not complete: see the error above." >&2; exit 1; }
 echo "$state" >"$stamp"

@@ -15,7 +15,7 @@ from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# AdelaiDet's keys that its CondInst never reads, or whose other values name parts that this project does not have:
+# AdelaiDet's keys that its models never read, or whose other values name parts that this project does not have:
 # {key: the only value accepted, or None for any}. They are dropped with a warning.
 IGNORED_KEYS: dict[str, Any] = {
     "MODEL.MOBILENET": False,
@@ -31,6 +31,15 @@ IGNORED_KEYS: dict[str, Any] = {
     "MODEL.CONDINST.BOTTOM_PIXELS_REMOVED": None,
     "MODEL.CONDINST.MASK_HEAD.USE_FP16": None,
     "MODEL.BOXINST.ENABLED": False,
+    "MODEL.SOLOV2.USE_COORD_CONV": True,  # False does not run in the published code either
+    "MODEL.SOLOV2.LOSS.FOCAL_USE_SIGMOID": True,
+    "MODEL.SOTR.LOSS.FOCAL_USE_SIGMOID": True,
+    "MODEL.SOTR.RESIZE_INPUT_FACTOR": None,
+    "MODEL.SOTR.INSTANCE_CHANNELS": None,  # these five belong to SOLOv2's towers, which SOTR does not have
+    "MODEL.SOTR.NUM_INSTANCE_CONVS": None,
+    "MODEL.SOTR.USE_DCN_IN_INSTANCE": None,
+    "MODEL.SOTR.TYPE_DCN": None,
+    "MODEL.SOTR.USE_COORD_CONV": None,
 }
 
 

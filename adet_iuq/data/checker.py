@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from adet_iuq.data.cache import folder_time
-from adet_iuq.data.coco_json import read_coco_json, unknown_category_text
+from adet_iuq.data.coco_json import read_coco_json, relative_path, unknown_category_text
 from adet_iuq.data.report import Report
 from adet_iuq.data.segmentation import has_area, is_valid_box, rle_problem, valid_parts
 from adet_iuq.errors import UserError
@@ -101,13 +101,6 @@ def _check_images(
         elif image_sizes:
             _check_size(full, entry, report)
     return images
-
-
-def relative_path(entry: dict[str, Any]) -> str:
-    """Where an image lies below its root: `file_name`, or LVIS's split folder and name."""
-    if "file_name" in entry:
-        return str(entry["file_name"])
-    return "/".join(str(entry["coco_url"]).split("/")[-2:])
 
 
 def _present_files(root: str, paths: Iterable[str], times: dict[str, int]) -> set[str]:

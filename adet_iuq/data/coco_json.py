@@ -99,6 +99,29 @@ def sorted_ids(ids: Any) -> list[Any]:
     return sorted(ids, key=lambda i: (isinstance(i, str), i))
 
 
+def is_lvis_format(path: str) -> bool:
+    """Whether the file says what LVIS's metrics need: how frequent each class is, and for each image which classes are
+    absent and which are not annotated in full.
+
+    Raises:
+        UserError: as `read_coco_json`.
+    """
+    content = read_coco_json(path)
+    categories, images = content.get("categories", []), content["images"]
+    return (
+        bool(categories and images)
+        and all(category.get("frequency") in ("r", "c", "f") for category in categories)
+        and all("neg_category_ids" in image and "not_exhaustive_category_ids" in image for image in images)
+    )
+
+
+def relative_path(entry: dict[str, Any]) -> str:
+    """Where an image lies below its root: `file_name`, or LVIS's split folder and name."""
+    if "file_name" in entry:
+        return str(entry["file_name"])
+    return "/".join(str(entry["coco_url"]).split("/")[-2:])
+
+
 def load_coco_records(json_file: str, image_root: str) -> list[dict[str, Any]]:
     """One detectron2 record an image, sorted by image id, from a user's file.
 
@@ -113,7 +136,7 @@ def load_coco_records(json_file: str, image_root: str) -> list[dict[str, Any]]:
     _, contiguous = read_categories(json_file)
     records: dict[Any, dict[str, Any]] = {}
     for image in content["images"]:
-        if "id" in image and "file_name" in image and image["id"] not in records:
+        if "id" in image and ("file_name" in image or "coco_url" in image) and image["id"] not in records:
             records[image["id"]] = _image_record(image, image_root)
     dropped: dict[str, int] = defaultdict(int)
     seen: dict[Any, dict[str, Any]] = {}
@@ -152,7 +175,7 @@ def unknown_category_text(json_file: str, annotation: dict[str, Any]) -> str:
 
 
 def _image_record(image: dict[str, Any], image_root: str) -> dict[str, Any]:
-    file_name = os.path.join(image_root, str(image["file_name"]))
+    file_name = os.path.join(image_root, relative_path(image))
     if "height" not in image or "width" not in image:
         with Image.open(file_name) as opened:
             width, height = opened.size

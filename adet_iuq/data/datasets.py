@@ -11,7 +11,7 @@ import detectron2.data.datasets.builtin  # noqa: F401  registers COCO, LVIS and 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from adet_iuq.data.coco_json import json_error_text, load_coco_records, read_categories
+from adet_iuq.data.coco_json import is_lvis_format, json_error_text, load_coco_records, read_categories
 from adet_iuq.data.shapes import ANNOTATIONS, render_shapes, shapes_split
 from adet_iuq.data.shapes_render import CLASSES
 from adet_iuq.errors import UserError
@@ -119,13 +119,14 @@ def _describe(name: str, json_file: str, image_root: str) -> None:
             raise UserError(f"Data set '{name}': the {kind} {path} does not exist. Correct DATASETS.REGISTER.")
     metadata = MetadataCatalog.get(name)
     classes, contiguous = read_categories(json_file)
-    if metadata.get("thing_classes", classes) != classes:
+    evaluator = "lvis" if is_lvis_format(json_file) else "coco"
+    if (metadata.get("thing_classes", classes), metadata.get("evaluator_type", evaluator)) != (classes, evaluator):
         MetadataCatalog.remove(name)
         metadata = MetadataCatalog.get(name)
     metadata.set(
         json_file=json_file,
         image_root=image_root,
-        evaluator_type="coco",
+        evaluator_type=evaluator,
         thing_classes=classes,
         thing_dataset_id_to_contiguous_id=contiguous,
     )

@@ -5,7 +5,7 @@ import logging
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 
 from adet_iuq.data.datasets import left_out, source_of
 from adet_iuq.data.evaluation_json import evaluation_json
@@ -18,8 +18,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
     """The evaluator that the data set's metadata asks for: COCO's or LVIS's metrics of boxes and masks.
 
     A set without annotations, such as COCO's test-dev, gets none of them: the evaluator writes
-    `coco_instances_results.json` for the evaluation server. A user's JSON file with flaws that disturb the evaluation is
-    replaced by a mended copy, `ground_truth.json` in `output_folder`.
+    `coco_instances_results.json` (or `lvis_...`) for the evaluation server. A user's COCO-format file with flaws that
+    disturb the evaluation is replaced by a mended copy, `ground_truth.json` in `output_folder`.
 
     Args:
         cfg: MODEL.MASK_ON decides whether masks are evaluated.
@@ -36,7 +36,9 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
         return COCOEvaluator(_evaluated_name(dataset_name, output_folder), tasks=tasks, output_dir=output_folder)
     if kind == "lvis":
         if importlib.util.find_spec("lvis") is None:
-            raise UserError(f"Evaluating on '{dataset_name}' needs the Python package lvis: pip install lvis")
+            raise UserError(f"Evaluating on '{dataset_name}' needs the Python package lvis: pip install --no-deps lvis")
+        from adet_iuq.evaluation.lvis import LVISEvaluator
+
         return LVISEvaluator(dataset_name, tasks=tasks, output_dir=output_folder)
     raise UserError(
         f"Data set '{dataset_name}' cannot be evaluated: its evaluator_type is {kind!r}, known are 'coco' and 'lvis'. "

@@ -39,10 +39,10 @@ def report_results(results: Mapping[str, Any], datasets: Sequence[str], output_d
         folder = os.path.join(output_dir, "inference", name)
         if not tasks:
             logger.info(
-                "'%s' has no annotations to evaluate against. Its predictions, in the format of COCO's evaluation server, "
-                "are in %s.",
+                "'%s' has no annotations to evaluate against. Its predictions, in the format of the evaluation servers, "
+                "are in %s (*_instances_results.json).",
                 name,
-                os.path.join(folder, "coco_instances_results.json"),
+                folder,
             )
 
 

@@ -26,6 +26,7 @@ from adet_iuq.iuq import (
     image_generator,
 )
 from adet_iuq.modeling.layers import instance_masks
+from adet_iuq.modeling.parts import part
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -163,12 +164,15 @@ class IUQMetaArch:
         transforms = None
         views = batched_inputs
         if self.iuq_criterion.equi is not None:
-            transforms = [self._sample_transform(inputs) for inputs in batched_inputs]
-            views = batched_inputs + [transform_inputs(i, g) for i, g in zip(batched_inputs, transforms, strict=True)]
+            with part("iuq"):
+                transforms = [self._sample_transform(inputs) for inputs in batched_inputs]
+                transformed = [transform_inputs(i, g) for i, g in zip(batched_inputs, transforms, strict=True)]
+            views = batched_inputs + transformed
         scene, losses = self.forward_scene(views)  # type: ignore[attr-defined]
-        terms, stats = self.iuq_criterion(
-            self, scene, transforms, num_originals=len(batched_inputs), iteration=self.iteration
-        )
+        with part("iuq"):
+            terms, stats = self.iuq_criterion(
+                self, scene, transforms, num_originals=len(batched_inputs), iteration=self.iteration
+            )
         if stats:
             values = torch.stack([value.float() for value in stats.values()]).tolist()  # one transfer to the host
             get_event_storage().put_scalars(**{f"iuq/{name}": value for name, value in zip(stats, values, strict=True)})

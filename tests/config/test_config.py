@@ -6,7 +6,9 @@ import pytest
 
 import adet_iuq.modeling  # noqa: F401 (registers the models)
 from adet_iuq.config import get_cfg, load_config
+from adet_iuq.data.class_counts import class_counts
 from adet_iuq.errors import UserError
+from adet_iuq.evaluation.lvis import MAX_DETECTIONS
 from helpers.golden import REPOSITORY
 
 FILES = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "configs").rglob("*.yaml"))
@@ -22,16 +24,25 @@ def test_shipped_config_loads_and_names_its_launch_line(name: str) -> None:
         assert loaded.cfg.OUTPUT_DIR != get_cfg().OUTPUT_DIR
 
 
-def test_iuq_recipes_differ_from_paper_recipes_in_the_method_only() -> None:
-    for depth in ("R50", "R101"):
-        base, iuq = (
-            load_config(str(REPOSITORY / f"configs/CondInst/{depth}_1x_{n}.yaml")).cfg for n in ("paper", "iuq")
-        )
-        for cfg in (base, iuq):
-            cfg.OUTPUT_DIR = ""
-            cfg.MODEL.META_ARCHITECTURE = ""
-            cfg.MODEL.IUQ.clear()
-        assert base == iuq
+@pytest.mark.parametrize("name", [name for name in FILES if name.replace("_iuq.", "_paper.") in {*FILES} - {name}])
+def test_iuq_recipes_differ_from_paper_recipes_in_the_method_only(name: str) -> None:
+    base, iuq = (load_config(str(REPOSITORY / n)).cfg for n in (name.replace("_iuq.", "_paper."), name))
+    assert iuq.MODEL.META_ARCHITECTURE == base.MODEL.META_ARCHITECTURE + "IUQ"
+    for cfg in (base, iuq):
+        cfg.OUTPUT_DIR = ""
+        cfg.MODEL.META_ARCHITECTURE = ""
+        cfg.MODEL.IUQ.clear()
+    assert base == iuq
+
+
+def test_lvis_recipe_gives_what_the_metrics_and_the_data_ask_for() -> None:
+    cfg = load_config(str(REPOSITORY / "configs/SOLOv2/LVIS_R50_3x_iuq.yaml")).cfg
+    assert cfg.MODEL.SOLOV2.NUM_CLASSES == class_counts(cfg.DATASETS.TRAIN[0])[0] == 1203
+    assert cfg.MODEL.SOLOV2.MAX_PER_IMG == MAX_DETECTIONS < cfg.MODEL.SOLOV2.NMS_PRE
+    assert cfg.MODEL.SOLOV2.UPDATE_THR <= cfg.MODEL.SOLOV2.SCORE_THR <= 1e-3
+    assert (cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD) == ("RepeatFactorTrainingSampler", 0.001)
+    epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / 99_388
+    assert 36 <= epochs < 36.1
 
 
 def test_explicit_keys_come_from_files_and_overrides() -> None:

@@ -150,7 +150,11 @@ def test_grouping_and_slicing_by_hand() -> None:
 
 def test_repeat_factor_sampler_in_the_loader(cfg: CfgNode) -> None:
     cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
-    assert len(batches(cfg, 3)) == 3
+    cfg.DATALOADER.REPEAT_THRESHOLD = 0.9
+    unbroken = batches(cfg, 8)
+    assert_same(batches(cfg, 3, start_iter=5), unbroken[5:])
+    ranks = [batches(cfg, 8, rank=rank, world_size=2) for rank in range(2)]
+    assert_same([[*a, *b] for a, b in zip(*ranks, strict=True)], unbroken)
     cfg.DATALOADER.SAMPLER_TRAIN = "Other"
     with pytest.raises(UserError, match="SAMPLER_TRAIN 'Other'"):
         batches(cfg, 1)

@@ -42,5 +42,5 @@ def test_data_sets_that_cannot_be_evaluated(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match="'guess'"):
         build_evaluator(get_cfg(), "unevaluated_for_tests", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install lvis"):
+    with pytest.raises(UserError, match="pip install --no-deps lvis"):
         build_evaluator(get_cfg(), "lvis_v1_val", str(tmp_path))

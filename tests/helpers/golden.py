@@ -39,9 +39,9 @@ def load_golden(model: str, name: str) -> Golden:
     """Reads `golden_<name>.npz`."""
     data = np.load(golden_dir(model) / f"golden_{name}.npz", allow_pickle=False)
     inputs: list[dict[str, np.ndarray]] = []
-    while f"image_{len(inputs)}" in data:
+    keys = ("image", "gt_boxes", "gt_classes", "gt_masks")
+    while any(f"{key}_{len(inputs)}" in data for key in keys):
         suffix = f"_{len(inputs)}"
-        keys = ("image", "gt_boxes", "gt_classes", "gt_masks")
         inputs.append({key: data[key + suffix] for key in keys if key + suffix in data})
     outputs = {key.removeprefix("out/"): data[key] for key in data.files if key.startswith("out/")}
     return Golden(inputs, outputs, json.loads(str(data["meta"])))

@@ -1,5 +1,6 @@
-"""Backbones: feature pyramids with FCOS's extra levels, and the bridge to timm."""
+"""Backbones: feature pyramids with FCOS's extra levels, deformable ResNets, and the bridge to timm."""
 
+from adet_iuq.modeling.backbone.deformable import build_deformable_resnet, build_deformable_resnet_fpn_backbone
 from adet_iuq.modeling.backbone.fpn import (
     build_fcos_fpn,
     build_fcos_resnet_fpn_backbone,
@@ -9,6 +10,8 @@ from adet_iuq.modeling.backbone.timm import TimmBackbone, build_timm_backbone
 
 __all__ = [
     "TimmBackbone",
+    "build_deformable_resnet",
+    "build_deformable_resnet_fpn_backbone",
     "build_fcos_fpn",
     "build_fcos_resnet_fpn_backbone",
     "build_fcos_timm_fpn_backbone",

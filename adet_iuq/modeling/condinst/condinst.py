@@ -21,16 +21,17 @@ from adet_iuq.modeling.condinst.fcos_inference import Detections
 from adet_iuq.modeling.condinst.fcos_targets import GroundTruth, Positives
 from adet_iuq.modeling.condinst.mask_branch import MaskBranch
 from adet_iuq.modeling.condinst.mask_head import DynamicMaskHead, DynamicQueries
-from adet_iuq.modeling.condinst.mask_loss import dice_losses
 from adet_iuq.modeling.condinst.queries import random_cap, top_scores
 from adet_iuq.modeling.layers import (
     aligned_bilinear,
     conv_at,
+    dice_losses,
     instance_masks,
     mask_centroids,
     paste_masks,
     sample_masks,
 )
+from adet_iuq.modeling.parts import part
 
 
 @dataclass
@@ -155,24 +156,33 @@ class CondInst(nn.Module):
         self, images: ImageList, instances: list[Instances]
     ) -> tuple[dict[str, Tensor], Tensor, TrainingQueries, list[Tensor]]:
         """Losses, the dense map (B, D, Hp/8, Wp/8), the queries and the masks B x (K, H, W) bool."""
-        features = self.backbone(images.tensor)
-        mask_features = self.mask_branch(features)
-        maps = self.proposal_generator(features)
-        masks = [instance_masks(image) for image in instances]
-        ground_truth = [
-            GroundTruth(image.gt_boxes.tensor, image.gt_classes, mask_centroids(mask))
-            for image, mask in zip(instances, masks, strict=True)
-        ]
+        features, mask_features, maps = self._maps(images)
+        with part("targets"):
+            masks = [instance_masks(image) for image in instances]
+            ground_truth = [
+                GroundTruth(image.gt_boxes.tensor, image.gt_classes, mask_centroids(mask))
+                for image, mask in zip(instances, masks, strict=True)
+            ]
         losses: dict[str, Tensor] = {}
-        if self.mask_branch.semantic_classes is not None:
-            losses["loss_sem"] = self.mask_branch.semantic_loss(features, masks, [i.gt_classes for i in instances])
-        detection_losses, positives = self.proposal_generator.losses(maps, ground_truth)
-        queries = self._training_queries(maps, positives)
-        logits = self.mask_head.retrieve_map(queries.dynamic, queries.image_index, mask_features)
+        with part("losses"):
+            if self.mask_branch.semantic_classes is not None:
+                losses["loss_sem"] = self.mask_branch.semantic_loss(features, masks, [i.gt_classes for i in instances])
+            detection_losses, positives = self.proposal_generator.losses(maps, ground_truth)
+        with part("heads"):
+            queries = self._training_queries(maps, positives)
+            logits = self.mask_head.retrieve_map(queries.dynamic, queries.image_index, mask_features)
         losses |= detection_losses
-        losses["loss_mask"] = self.mask_loss_on(logits, queries, masks)
+        with part("losses"):
+            losses["loss_mask"] = self.mask_loss_on(logits, queries, masks)
         self.mask_head._iter += 1
         return losses, mask_features, queries, masks
+
+    def _maps(self, images: ImageList) -> tuple[dict[str, Tensor], Tensor, HeadMaps]:
+        """The pyramid, the dense map and the maps of the detection head."""
+        with part("backbone"):
+            features = self.backbone(images.tensor)
+        with part("heads"):
+            return features, self.mask_branch(features), self.proposal_generator(features)
 
     def mask_loss_on(
         self, logits: Tensor, queries: TrainingQueries, masks: list[Tensor], valid: Tensor | None = None
@@ -213,9 +223,7 @@ class CondInst(nn.Module):
         return torch.cat([conv_at(self.controller, *place) for place in places])
 
     def _inference(self, images: ImageList, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
-        features = self.backbone(images.tensor)
-        mask_features = self.mask_branch(features)
-        maps = self.proposal_generator(features)
+        _, mask_features, maps = self._maps(images)
         results = []
         for index, detections in enumerate(self.proposal_generator.detections(maps)):
             input_size = images.image_sizes[index]
@@ -224,6 +232,7 @@ class CondInst(nn.Module):
             results.append({"instances": self._decode(maps, mask_features, index, detections, input_size, output_size)})
         return results
 
+    @part("postprocess")
     def _decode(
         self,
         maps: HeadMaps,
@@ -247,6 +256,7 @@ class CondInst(nn.Module):
         result.pred_masks = masks[which]
         return result
 
+    @part("heads")
     def _probabilities(
         self, maps: HeadMaps, mask_features: Tensor, image: int, detections: Detections
     ) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from adet_iuq.modeling.condinst.fcos_inference import Detections, DetectionSetti
 from adet_iuq.modeling.condinst.fcos_losses import box_losses, reduce_mean
 from adet_iuq.modeling.condinst.fcos_targets import GroundTruth, Positives, assign_targets, level_locations
 from adet_iuq.modeling.layers import focal_loss_sum
+from adet_iuq.modeling.parts import part
 
 _CHOICES = {
     "LOC_LOSS_TYPE": ("iou", "linear_iou", "giou"),
@@ -112,9 +113,10 @@ class FCOS(nn.Module):
 
     def losses(self, maps: HeadMaps, ground_truth: Sequence[GroundTruth]) -> tuple[dict[str, Tensor], Positives]:
         """Class, location and quality losses, and the positives of the batch (which become queries)."""
-        labels, positives = assign_targets(
-            self.locations(maps), self.strides, self.sizes_of_interest, ground_truth, self.num_classes, self.radius
-        )
+        with part("targets"):
+            labels, positives = assign_targets(
+                self.locations(maps), self.strides, self.sizes_of_interest, ground_truth, self.num_classes, self.radius
+            )
         positive_mean = reduce_mean(torch.tensor(float(len(positives)), device=labels.device)).clamp(min=1)
         losses = {"loss_fcos_cls": self._class_loss(maps, labels, positives, positive_mean)}
         regression, quality = (
@@ -126,6 +128,7 @@ class FCOS(nn.Module):
         )
         return losses, positives
 
+    @part("nms")
     def detections(self, maps: HeadMaps) -> list[Detections]:
         """Detections of every image, boxes in pixels of the network input."""
         return detect(maps, self.locations(maps), self.strides, self.detection)

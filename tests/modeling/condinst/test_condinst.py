@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from adet_iuq.errors import UserError
 from adet_iuq.modeling.condinst.fcos_targets import Positives
 from adet_iuq.modeling.condinst.mask_head import DynamicMaskHead, DynamicQueries
-from adet_iuq.modeling.condinst.mask_loss import dice_losses
 from adet_iuq.modeling.condinst.queries import random_cap, top_scores
+from adet_iuq.modeling.layers import dice_losses
 from helpers.scenes import discs, small_model
 
 BASE = "CondInst/R50_1x.yaml"

@@ -1,0 +1,150 @@
+"""LVIS's metrics: AP of boxes and masks over all, rare, common and frequent classes (AP, APr, APc, APf).
+
+The package lvis judges detections; its accumulation alone fails with NumPy >= 1.24 (its last release, 0.5.3, still says
+`np.float`), so it is written here. Import this module only where lvis is installed.
+"""
+
+import itertools
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lvis
+import numpy as np
+import numpy.typing as npt
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils import comm
+from detectron2.utils.logger import create_small_table
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "lvis_instances_results.json"  # detectron2's name; the evaluation server takes it as it is
+MAX_DETECTIONS = 300  # an image, by the definition of LVIS's metrics
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+
+Curve = npt.NDArray[np.float64]
+
+
+class LVISEval(lvis.LVISEval):
+    """The package's evaluation with an accumulation that current NumPy runs."""
+
+    def accumulate(self) -> None:
+        """Fills `eval` from `eval_imgs` (categories, then area ranges, then images): precision (T, R, K, A) at the
+        recall thresholds and recall (T, K, A); -1 where there is nothing to find.
+        """
+        params = self.params
+        images, areas = len(params.img_ids), len(params.area_rng)
+        shape = (len(params.cat_ids), areas)
+        precision = np.full((len(params.iou_thrs), len(params.rec_thrs), *shape), -1.0)
+        recall = np.full((len(params.iou_thrs), *shape), -1.0)
+        for category, area in np.ndindex(shape):
+            start = (category * areas + area) * images
+            judged = [one for one in self.eval_imgs[start : start + images] if one is not None]
+            curves = precision_recall(judged, params.rec_thrs)
+            if curves is not None:
+                precision[:, :, category, area], recall[:, category, area] = curves
+        self.eval = {"params": params, "precision": precision, "recall": recall}
+
+
+def precision_recall(judged: list[dict[str, Any]], recall_thresholds: Curve) -> tuple[Curve, Curve] | None:
+    """Precision (T, R) at the recall thresholds, and the recall reached (T,), of one class and area range.
+
+    Args:
+        judged: of every image that has objects or detections of the class, what `lvis.LVISEval.evaluate_img` returns.
+        recall_thresholds: (R,) rising.
+
+    Returns:
+        None without an object that counts. T: IoU thresholds.
+    """
+    objects = sum(int(np.count_nonzero(np.asarray(one["gt_ignore"]) == 0)) for one in judged)
+    if not objects:
+        return None
+    order = np.argsort(-np.concatenate([one["dt_scores"] for one in judged]), kind="stable")
+    matched = np.concatenate([one["dt_matches"] for one in judged], axis=1)[:, order] != 0
+    counted = np.concatenate([one["dt_ignore"] for one in judged], axis=1)[:, order] == 0
+    hits = np.cumsum(matched & counted, axis=1).astype(np.float64)
+    misses = np.cumsum(~matched & counted, axis=1)
+    recall = hits / objects
+    precision = hits / (hits + misses + np.spacing(1))
+    # The best precision at this recall or a higher one; 0 beyond the recall reached.
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    precision = np.pad(precision, ((0, 0), (0, 1)))
+    places = [np.searchsorted(row, recall_thresholds, side="left") for row in recall]
+    reached = recall[:, -1] if recall.shape[1] else np.zeros(len(recall))
+    return np.take_along_axis(precision, np.stack(places), axis=1), reached
+
+
+class LVISEvaluator(DatasetEvaluator):
+    """Collects the predictions of all ranks, writes them to a file and measures them.
+
+    Args:
+        dataset_name: registered, its metadata has `json_file` (LVIS format).
+        tasks: of "bbox" and "segm".
+        output_dir: where `lvis_instances_results.json` goes.
+    """
+
+    def __init__(self, dataset_name: str, *, tasks: Iterable[str], output_dir: str) -> None:
+        self._metadata = MetadataCatalog.get(dataset_name)
+        self._tasks, self._output_dir = tuple(tasks), output_dir
+        self._predictions: list[dict[str, Any]] = []
+
+    def reset(self) -> None:
+        self._predictions = []
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Takes the results of some images; see `DatasetEvaluator`."""
+        for image, output in zip(inputs, outputs, strict=True):
+            self._predictions += instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """{task: {metric: percent, nan where there is nothing to find}} on the main process, else nothing.
+
+        Nothing either for a data set without annotations: its file goes to the evaluation server.
+        """
+        comm.synchronize()
+        predictions = list(itertools.chain(*comm.gather(self._predictions)))
+        if not comm.is_main_process():
+            return {}
+        ids = self._category_ids()
+        predictions = [{**one, "category_id": ids[one["category_id"]]} for one in predictions]
+        os.makedirs(self._output_dir, exist_ok=True)
+        Path(self._output_dir, RESULTS_FILE).write_text(json.dumps(predictions))
+        truth = lvis.LVIS(self._metadata.json_file)
+        if not truth.anns:
+            return {}
+        return {task: lvis_metrics(truth, predictions, task) for task in self._tasks}
+
+    def _category_ids(self) -> Mapping[int, int]:
+        """The data set's id of every class number; LVIS's own files count from 1."""
+        numbers = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        if numbers:
+            return {number: identity for identity, number in numbers.items()}
+        return {number: number + 1 for number in range(len(self._metadata.thing_classes))}
+
+
+def lvis_metrics(truth: lvis.LVIS, predictions: list[dict[str, Any]], task: str) -> dict[str, float]:
+    """LVIS's metrics in percent; nan where there is nothing to find, and all of them without any prediction.
+
+    Args:
+        truth: the annotations; "segm" turns their segmentations into run-length masks.
+        predictions: in COCO's results format; unchanged.
+        task: "bbox" or "segm".
+    """
+    if not predictions:
+        logger.warning("No predictions to evaluate.")
+        return dict.fromkeys(METRICS, math.nan)
+    # Results with a box would count as small, medium or large by the area of their box, also as masks.
+    surplus = "bbox" if task == "segm" else "segmentation"
+    kept = [{key: value for key, value in one.items() if key != surplus} for one in predictions]
+    evaluation = LVISEval(truth, lvis.LVISResults(truth, kept, max_dets=MAX_DETECTIONS), task)
+    evaluation.run()
+    values = {name: float(evaluation.results[name]) for name in METRICS}
+    metrics = {name: 100 * value if value >= 0 else math.nan for name, value in values.items()}
+    logger.info("%s:\n%s", task, create_small_table(metrics))
+    return metrics

@@ -1,0 +1,89 @@
+"""The losses of grid segmenters (parity spec of SOLOv2, section 5) and <q, I> of the paper's Eq. 4 for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adet_iuq.modeling.layers.dice import dice_losses
+from adet_iuq.modeling.layers.downscale import quarter_masks
+from adet_iuq.modeling.layers.focal import focal_loss_sum
+
+DICE_EPSILON = 2e-3  # 0.001 beside either sum of squares
+
+
+@dataclass(frozen=True)
+class GridLossSettings:
+    """Alpha and gamma of the classes' focal loss, and the weights of the two losses."""
+
+    focal_alpha: float
+    focal_gamma: float
+    class_weight: float
+    mask_weight: float
+
+
+@dataclass
+class GridQueries:
+    """P queries that have a target, several an instance."""
+
+    kernels: Tensor  # (P, D)
+    image_index: Tensor  # (P,) long
+    instance: Tensor  # (P,) long, row of the image's masks
+
+
+def mask_logits(kernels: Tensor, image_index: Tensor, features: Tensor) -> Tensor:
+    """Every query on all cells of its own image's map, in at least float32 whatever the autocast.
+
+    Args:
+        kernels: (P, D).
+        image_index: (P,) long.
+        features: (B, D, h, w).
+
+    Returns:
+        (P, h, w) logits, in the order of the queries.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        kernels, flat = kernels.to(dtype), features.to(dtype).flatten(2)
+        order = torch.argsort(image_index, stable=True)
+        counts = torch.bincount(image_index, minlength=len(features)).tolist()
+        logits = torch.cat([kernels[index] @ one for index, one in zip(order.split(counts), flat, strict=True)])
+        return logits[torch.argsort(order)].view(-1, *features.shape[2:])
+
+
+def mask_loss(
+    logits: Tensor, image_index: Tensor, instance: Tensor, masks: Sequence[Tensor], valid: Tensor | None = None
+) -> Tensor:
+    """Mean dice loss over the queries; a connected zero without any.
+
+    Args:
+        logits: (P, Hf, Wf).
+        image_index, instance: (P,) long, the query's image, and row in its masks.
+        masks: B x (K, h, w) bool at the network input's resolution, not padded.
+        valid: (B, Hf, Wf) bool, cells that count; None: all.
+    """
+    size = (logits.shape[1], logits.shape[2])
+    small = [quarter_masks(mask, size) for mask in masks]
+    losses = dice_losses(logits, image_index, instance, small, valid, epsilon=DICE_EPSILON)
+    return losses.sum() / max(len(losses), 1)
+
+
+def class_loss(class_logits: Sequence[Tensor], labels: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss summed over cells and classes, divided by one more than the number of positive cells of this rank.
+
+    Args:
+        class_logits: L x (B, C, S_l, S_l).
+        labels: (B, N) long, the cells' classes level by level, C for none.
+        alpha, gamma: of the focal loss.
+    """
+    total = torch.zeros((), device=labels.device)
+    num_positive = 0
+    counts = [logits[0, 0].numel() for logits in class_logits]
+    for logits, label in zip(class_logits, labels.split(counts, dim=1), strict=True):
+        num_classes = logits.shape[1]
+        image, cell = torch.nonzero(label < num_classes, as_tuple=True)
+        index = (image * num_classes + label[image, cell]) * label.shape[1] + cell
+        total = total + focal_loss_sum(logits, index, alpha, gamma)
+        num_positive += len(cell)
+    return total / (num_positive + 1)

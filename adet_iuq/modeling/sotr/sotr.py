@@ -1,0 +1,40 @@
+"""SOTR: a transformer on grids over the image makes class logits and 1x1 dynamic kernels (arXiv 2108.06747).
+
+The published model under its published names; parity spec in ../shared/parity/sotr/spec.md. Grids, targets, losses,
+mask branch and inference are SOLOv2's.
+"""
+
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor
+
+from adet_iuq.modeling.layers import GridMaps, GridSegmenter, grid_segmenter_arguments
+from adet_iuq.modeling.sotr.head import CHANNELS, TransformerHead
+
+
+@META_ARCH_REGISTRY.register()
+class SOTR(GridSegmenter):
+    """The base segmenter, complete by itself."""
+
+    @configurable
+    def __init__(self, *, cate_head: TransformerHead, **shared: Any) -> None:
+        """
+        Args:
+            cate_head: predicts classes and queries, and transforms p5 for the mask branch.
+            shared: see `GridSegmenter`.
+        """
+        super().__init__(**shared)
+        self.cate_head = cate_head
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {"cate_head": TransformerHead(cfg), **grid_segmenter_arguments(cfg, "SOTR", top_channels=CHANNELS)}
+
+    def predict(self, features: dict[str, Tensor]) -> GridMaps:
+        """Class logits, queries and dense map; the mask branch's coarsest map has passed the transformer."""
+        class_logits, kernels = self.cate_head(self.instance_inputs(features))
+        maps = [features[name] for name in self.mask_in_features]
+        maps[-1] = self.cate_head.transformer(maps[-1])
+        return GridMaps(class_logits, kernels, self.mask_head(maps))
