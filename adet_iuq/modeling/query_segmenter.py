@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
@@ -25,7 +25,7 @@ from adet_iuq.iuq import (
     build_sampler,
     image_generator,
 )
-from adet_iuq.modeling.layers import instance_masks
+from adet_iuq.modeling.layers import instance_masks, mask_boxes
 from adet_iuq.modeling.parts import part
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -165,6 +165,7 @@ class IUQMetaArch:
         views = batched_inputs
         if self.iuq_criterion.equi is not None:
             with part("iuq"):
+                batched_inputs = [_on_device(inputs, self.device) for inputs in batched_inputs]  # type: ignore[attr-defined]
                 transforms = [self._sample_transform(inputs) for inputs in batched_inputs]
                 transformed = [transform_inputs(i, g) for i, g in zip(batched_inputs, transforms, strict=True)]
             views = batched_inputs + transformed
@@ -200,8 +201,13 @@ def transform_inputs(inputs: dict[str, Any], transform: CropFlip) -> dict[str, A
     result = Instances((image.shape[1], image.shape[2]))
     result.gt_classes = instances.gt_classes[kept]
     result.gt_masks = BitMasks(masks[kept].contiguous())
-    result.gt_boxes = result.gt_masks.get_bounding_boxes()
+    result.gt_boxes = Boxes(mask_boxes(result.gt_masks.tensor))
     return {**inputs, "image": image, "instances": result}
+
+
+def _on_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Image and annotations where the model is, so that g acts there and nothing is copied twice."""
+    return {**inputs, "image": inputs["image"].to(device), "instances": inputs["instances"].to(device)}
 
 
 def scene_ids(batched_inputs: list[dict[str, Any]], device: torch.device) -> dict[str, Any]:
