@@ -1,0 +1,293 @@
+"""Swin transformer as Mask2Former publishes it (its parity spec, section 3.4): names, padding, four output norms.
+
+timm's Swin is another function wherever a level's map is no multiple of the window: it rolls, then pads.
+Shapes: B images, (H, W) cells of a level, C its channels, w the side of a window, N = w * w, n heads of d channels.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone import Backbone
+from timm.layers import DropPath, Mlp, trunc_normal_
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from adet_iuq.errors import UserError
+
+_LEVELS = ("res2", "res3", "res4", "res5")
+# Added to the logits of pairs of different regions. Published; not -inf, so a strong enough logit still gets through.
+_APART = -100.0
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Zeros at the right and the bottom of (B, H, W, C), to multiples of `multiple`."""
+    height, width = x.shape[1:3]
+    return F.pad(x, (0, 0, 0, -width % multiple, 0, -height % multiple))
+
+
+def split_windows(x: Tensor, window: int) -> Tensor:
+    """(B, H, W, C) to (B, windows, N, C); H and W are multiples of the window. Windows and cells run row by row."""
+    batch, height, width, channels = x.shape
+    x = x.view(batch, height // window, window, width // window, window, channels)
+    return x.transpose(2, 3).reshape(batch, -1, window * window, channels)
+
+
+def join_windows(x: Tensor, window: int, size: tuple[int, int]) -> Tensor:
+    """The inverse of `split_windows` for a map of this size."""
+    height, width = size
+    x = x.view(x.shape[0], height // window, width // window, window, window, -1)
+    return x.transpose(2, 3).reshape(x.shape[0], height, width, -1)
+
+
+def shift_mask(size: tuple[int, int], window: int, like: Tensor) -> Tensor:
+    """(windows, 1, N, N) added to the logits of a map of padded `size` after the roll by window // 2.
+
+    The roll brings the first rows and columns to the end: cells that were not neighbours before get -100.
+    """
+    rows, columns = (_regions(length, window, like.device) for length in size)
+    regions = (3 * rows[:, None] + columns[None, :])[None, :, :, None]
+    labels = split_windows(regions, window)[0, :, :, 0]
+    apart = labels[:, None, :, None] != labels[:, None, None, :]
+    return torch.zeros(apart.shape, dtype=like.dtype, device=like.device).masked_fill_(apart, _APART)
+
+
+def _regions(length: int, window: int, device: torch.device) -> Tensor:
+    """(length,): 0, but 1 in the last window and 2 in what the roll brought there."""
+    cells = torch.arange(length, device=device)
+    return (cells >= length - window).long() + (cells >= length - window // 2).long()
+
+
+def relative_position_index(window: int) -> Tensor:
+    """(N, N) long: the row of the bias table for each pair (query, key): (dy + w - 1) * (2 w - 1) + dx + w - 1."""
+    cells = torch.arange(window)
+    y, x = (axis.flatten() for axis in torch.meshgrid(cells, cells, indexing="ij"))
+    offset = window - 1
+    return (y[:, None] - y[None] + offset) * (2 * window - 1) + x[:, None] - x[None] + offset
+
+
+class WindowAttention(nn.Module):
+    """Attention inside windows with a learned bias for every relative position."""
+
+    def __init__(
+        self, channels: int, window: int, heads: int, qkv_bias: bool, scale: float | None, drops: tuple[float, float]
+    ) -> None:
+        """See `Swin`; `drops` are the rates of the attention's weights and of its output."""
+        super().__init__()
+        self.heads, self.scale = heads, scale or (channels // heads) ** -0.5
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        self.register_buffer("relative_position_index", relative_position_index(window))
+        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
+        self.attn_drop = drops[0]
+        self.proj = nn.Linear(channels, channels)
+        self.proj_drop = nn.Dropout(drops[1])
+        trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, windows, N, C) to the same; `mask` (windows, 1, N, N) is added to the logits."""
+        batch, windows, tokens, channels = x.shape
+        qkv = self.qkv(x).view(batch * windows, tokens, 3, self.heads, channels // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
+        bias = bias.view(1, tokens, tokens, self.heads).permute(0, 3, 1, 2)
+        if mask is not None:
+            bias = (bias + mask).repeat(batch, 1, 1, 1)
+        drop = self.attn_drop if self.training else 0.0
+        # In the attention's dtype: autocast has made q, k and v smaller than the bias.
+        out = F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), drop, scale=self.scale)
+        out = out.transpose(1, 2).reshape(batch, windows, tokens, channels)
+        return self.proj_drop(self.proj(out))
+
+
+class SwinBlock(nn.Module):
+    """Window attention, shifted in every second block, and an MLP, both residual."""
+
+    def __init__(self, attn: WindowAttention, channels: int, mlp_ratio: float, drop: float, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = attn
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels, int(channels * mlp_ratio), drop=drop)
+
+    def forward(self, x: Tensor, window: int, mask: Tensor | None) -> Tensor:
+        """(B, H, W, C) to the same; with a mask the windows are shifted by half their side."""
+        height, width = x.shape[1:3]
+        shift = 0 if mask is None else window // 2
+        # Pad, then roll: padded cells stand between the map's end and what the roll brings there. They attend as well.
+        padded = pad_to_multiple(self.norm1(x), window)
+        size = (padded.shape[1], padded.shape[2])
+        rolled = padded.roll((-shift, -shift), (1, 2)) if shift else padded
+        out = join_windows(self.attn(split_windows(rolled, window), mask), window, size)
+        out = out.roll((shift, shift), (1, 2)) if shift else out
+        x = x + self.drop_path(out[:, :height, :width])
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PatchMerging(nn.Module):
+    """Half the size, twice the channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+        self.norm = nn.LayerNorm(4 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), 2 C)."""
+        x = pad_to_multiple(x, 2)
+        corners = [x[:, row::2, column::2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))]
+        return self.reduction(self.norm(torch.cat(corners, dim=-1)))
+
+
+class SwinLevel(nn.Module):
+    """The blocks of one level and, except after the last one, the step down to the next."""
+
+    def __init__(self, blocks: list[SwinBlock], channels: int, window: int, last: bool, checkpointing: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = None if last else PatchMerging(channels)
+        self.window, self.checkpointing = window, checkpointing
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to the same, before the step down."""
+        size = (x.shape[1] + -x.shape[1] % self.window, x.shape[2] + -x.shape[2] % self.window)
+        shifted = shift_mask(size, self.window, x)
+        for index, block in enumerate(self.blocks):
+            mask = shifted if index % 2 else None
+            if self.checkpointing and self.training:
+                x = checkpoint(block, x, self.window, mask, use_reentrant=False)
+            else:
+                x = block(x, self.window, mask)
+        return x
+
+
+class PatchEmbed(nn.Module):
+    """Patches to vectors."""
+
+    def __init__(self, patch: int, channels: int, norm: bool) -> None:
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Conv2d(3, channels, patch, stride=patch)
+        self.norm = nn.LayerNorm(channels) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W), of any size, to (B, ceil(H / patch), ceil(W / patch), C)."""
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, -width % self.patch, 0, -height % self.patch))
+        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+
+
+@BACKBONE_REGISTRY.register()
+class D2SwinTransformer(Backbone):
+    """Swin-T, -S, -B, -L: "res2" to "res5" of strides 4 to 32 (patch 4), each through a LayerNorm of its own."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        patch_size: int = 4,
+        pretrain_img_size: int = 224,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        window_size: int = 7,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.3,
+        ape: bool = False,
+        patch_norm: bool = True,
+        out_features: Sequence[str] = _LEVELS,
+        use_checkpoint: bool = False,
+        freeze_at: int = 0,
+    ) -> None:
+        """Arguments: the keys of `MODEL.SWIN` (adet_iuq/config/swin.py).
+
+        Raises:
+            UserError: levels that there are not, or numbers that do not fit each other.
+        """
+        super().__init__()
+        _check(depths, num_heads, embed_dim, out_features, freeze_at)
+        rates = [drop_path_rate * block / max(sum(depths) - 1, 1) for block in range(sum(depths))]
+        depths = depths[: 1 + max(map(_LEVELS.index, out_features))]  # levels that nothing needs are not built
+        self.patch_embed = PatchEmbed(patch_size, embed_dim, patch_norm)
+        self.pos_drop = nn.Dropout(drop_rate)
+        if ape:
+            side = pretrain_img_size // patch_size
+            self.absolute_pos_embed = nn.Parameter(trunc_normal_(torch.zeros(1, embed_dim, side, side), std=0.02))
+        self.layers = nn.ModuleList()
+        for i, depth in enumerate(depths):
+            channels = embed_dim * 2**i
+            blocks = []
+            for rate in rates[sum(depths[:i]) :][:depth]:
+                drops = (attn_drop_rate, drop_rate)
+                attn = WindowAttention(channels, window_size, num_heads[i], qkv_bias, qk_scale, drops)
+                blocks.append(SwinBlock(attn, channels, mlp_ratio, drop_rate, rate))
+            self.layers.append(SwinLevel(blocks, channels, window_size, i + 1 == len(depths), use_checkpoint))
+            if _LEVELS[i] in out_features:
+                self.add_module(f"norm{i}", nn.LayerNorm(channels))
+        self._out_features = [name for name in _LEVELS if name in out_features]
+        self._out_feature_channels = {name: embed_dim * 2**i for i, name in enumerate(_LEVELS)}
+        self._out_feature_strides = {name: patch_size * 2**i for i, name in enumerate(_LEVELS)}
+        self._freeze(freeze_at)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
+        return {name.lower(): value for name, value in cfg.MODEL.SWIN.items()}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) to one map (B, channels, ceil(H / stride), ceil(W / stride)) a name."""
+        x = self.patch_embed(x)
+        if hasattr(self, "absolute_pos_embed"):
+            position = F.interpolate(self.absolute_pos_embed, size=x.shape[1:3], mode="bicubic", align_corners=False)
+            x = x + position.permute(0, 2, 3, 1)
+        x = self.pos_drop(x)
+        outputs = {}
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if _LEVELS[i] in self._out_features:
+                outputs[_LEVELS[i]] = getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2).contiguous()
+            if layer.downsample is not None:
+                x = layer.downsample(x)
+        return outputs
+
+    @property
+    def size_divisibility(self) -> int:
+        """Published: the model pads to it; the backbone itself takes any size."""
+        return 32
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of every output."""
+        return {
+            name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
+            for name in self._out_features
+        }
+
+    def _freeze(self, freeze_at: int) -> None:
+        """Nothing, the patch embedding, or also levels with the step down to the next and their output norm."""
+        frozen: list[nn.Module] = [self.patch_embed] if freeze_at > 0 else []
+        for i in range(min(freeze_at - 1, len(self.layers))):
+            frozen += [self.layers[i], getattr(self, f"norm{i}", nn.Identity())]
+        for module in frozen:
+            module.requires_grad_(False)
+        if freeze_at > 0 and hasattr(self, "absolute_pos_embed"):
+            self.absolute_pos_embed.requires_grad_(False)
+
+
+def _check(
+    depths: Sequence[int], num_heads: Sequence[int], embed_dim: int, out_features: Sequence[str], freeze_at: int
+) -> None:
+    if not len(depths) == len(num_heads) == len(_LEVELS):
+        raise UserError(f"MODEL.SWIN: DEPTHS {list(depths)} and NUM_HEADS {list(num_heads)} need four numbers each.")
+    if any(embed_dim * 2**i % heads for i, heads in enumerate(num_heads)):
+        raise UserError(f"MODEL.SWIN: EMBED_DIM {embed_dim} does not divide by NUM_HEADS {list(num_heads)}.")
+    if not out_features or any(name not in _LEVELS for name in out_features):
+        raise UserError(f"MODEL.SWIN.OUT_FEATURES is {list(out_features)}; it can name {', '.join(_LEVELS)}.")
+    if not 0 <= freeze_at <= len(_LEVELS) + 1:
+        raise UserError(f"MODEL.SWIN.FREEZE_AT is {freeze_at}; it can be 0 (nothing) to 5 (all levels).")
