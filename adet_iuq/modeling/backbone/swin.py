@@ -73,6 +73,8 @@ def relative_position_index(window: int) -> Tensor:
 class WindowAttention(nn.Module):
     """Attention inside windows with a learned bias for every relative position."""
 
+    relative_position_index: Tensor
+
     def __init__(
         self, channels: int, window: int, heads: int, qkv_bias: bool, scale: float | None, drops: tuple[float, float]
     ) -> None:
@@ -253,7 +255,7 @@ class D2SwinTransformer(Backbone):
             x = layer(x)
             if _LEVELS[i] in self._out_features:
                 outputs[_LEVELS[i]] = getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2).contiguous()
-            if layer.downsample is not None:
+            if isinstance(layer.downsample, PatchMerging):
                 x = layer.downsample(x)
         return outputs
 

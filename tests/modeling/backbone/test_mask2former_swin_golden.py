@@ -1,6 +1,7 @@
 """Swin against the published backbone's numbers and names (Mask2Former's goldens)."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.golden
 
 FEATURES = 1e-4  # README: "features, logits, mask logits, end to end"
 # What the recipes of the parity spec's section 2 say of the backbone; a golden names one of them as its base.
-RECIPES = {
+RECIPES: dict[str, list[Any]] = {
     "tiny": [],
     "small": ["MODEL.SWIN.DEPTHS", [2, 2, 18, 2]],
     "base": [
@@ -29,7 +30,7 @@ RECIPES = {
 }  # fmt: skip
 
 
-def build(recipe: str, *opts: object) -> D2SwinTransformer:
+def build(recipe: str, *opts: Any) -> D2SwinTransformer:
     overrides = [str(part) for part in [*RECIPES[recipe], *opts]]
     return D2SwinTransformer(load_config(None, overrides).cfg).eval()
 

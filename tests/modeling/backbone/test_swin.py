@@ -21,6 +21,11 @@ def tiny(**options: Any) -> D2SwinTransformer:
     return D2SwinTransformer(**{**sizes, **options})
 
 
+def drop_rates(backbone: D2SwinTransformer) -> list[float]:
+    blocks = [module for module in backbone.modules() if isinstance(module, SwinBlock)]
+    return [getattr(block.drop_path, "drop_prob", 0.0) for block in blocks]
+
+
 def attend_over_all_pairs(attn: WindowAttention, x: Tensor, window: int, shift: int) -> Tensor:
     """Every cell of the padded (H, W, C) map looks at every other one and asks whether it may."""
     height, width, channels = x.shape
@@ -88,18 +93,14 @@ def test_levels_that_nothing_needs_are_not_built_and_the_others_stay_the_same() 
     part.load_state_dict({name: value for name, value in whole.state_dict().items() if name in part.state_dict()})
     x = torch.rand(1, 3, 64, 64)
     assert torch.equal(part(x)["res4"], whole(x)["res4"]) and list(part(x)) == ["res2", "res4"]
-    rates = [
-        [getattr(b.drop_path, "drop_prob", 0.0) for level in m.layers for b in level.blocks] for m in (whole, part)
-    ]
-    assert rates[1] == rates[0][:6]
+    assert drop_rates(part) == drop_rates(whole)[:6]
     part.train()(x)["res4"].sum().backward()
     assert all(p.grad is not None for name, p in part.named_parameters() if not name.startswith("norm0"))
 
 
 def test_drop_path_grows_from_nothing_and_is_off_in_evaluation() -> None:
     backbone = tiny(drop_path_rate=0.35)
-    rates = [getattr(block.drop_path, "drop_prob", 0.0) for level in backbone.layers for block in level.blocks]
-    assert rates == pytest.approx([0.05 * i for i in range(8)])
+    assert drop_rates(backbone) == pytest.approx([0.05 * i for i in range(8)])
     x = torch.rand(1, 3, 32, 32)
     assert not torch.equal(backbone(x)["res5"], backbone(x)["res5"])
     assert torch.equal(backbone.eval()(x)["res5"], backbone(x)["res5"])
