@@ -23,6 +23,13 @@ def add_data_config(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.CROP_INSTANCE = True  # False: the crop grows until it cuts no box
     cfg.INPUT.IS_ROTATE = False  # rotation by up to 30 degrees either way, only together with the crop
 
+    # Mask2Former's names. "": crop, resize, flip by the keys above; "coco_instance_lsj", "coco_panoptic_lsj": large-scale
+    # jitter by the keys below and RANDOM_FLIP ("horizontal", "vertical", "none").
+    cfg.INPUT.DATASET_MAPPER_NAME = ""
+    cfg.INPUT.IMAGE_SIZE = 1024  # side of the square frame, pixels
+    cfg.INPUT.MIN_SCALE = 0.1  # the image's long side fits the frame times a factor from this ...
+    cfg.INPUT.MAX_SCALE = 2.0  # ... to this one
+
 
 def add_training_config(cfg: CfgNode) -> None:
     """Adds `SOLVER.*` and `GUARD.*` keys."""
