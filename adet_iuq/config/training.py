@@ -33,6 +33,11 @@ def add_data_config(cfg: CfgNode) -> None:
 
 def add_training_config(cfg: CfgNode) -> None:
     """Adds `SOLVER.*` and `GUARD.*` keys."""
+    # Mask2Former's names. Its recipes: "ADAMW", 0.1, and CLIP_GRADIENTS.CLIP_TYPE "full_model" besides detectron2's
+    # "value" and "norm" of each parameter.
+    cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW"
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # times BASE_LR, in the backbone
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # of nn.Embedding
     # Polynomial schedule (paper section 4.1), LR_SCHEDULER_NAME "WarmupPolyLR":
     # lr(t) = (base - ending) * (1 - t / MAX_ITER) ** power + ending. Key names of detectron2's DeepLab project.
     cfg.SOLVER.POLY_LR_POWER = 0.9
