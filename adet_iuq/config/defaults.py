@@ -5,6 +5,7 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 
 from adet_iuq.config.condinst import add_condinst_config, add_fcos_config
 from adet_iuq.config.iuq import add_iuq_config
+from adet_iuq.config.mask2former import add_mask2former_config
 from adet_iuq.config.swin import add_swin_config
 from adet_iuq.config.training import add_data_config, add_timm_config, add_training_config
 
@@ -23,4 +24,5 @@ def get_cfg() -> CfgNode:
     add_fcos_config(cfg)
     add_condinst_config(cfg)
     add_iuq_config(cfg)
+    add_mask2former_config(cfg)
     return cfg

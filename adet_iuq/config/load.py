@@ -31,6 +31,9 @@ IGNORED_KEYS: dict[str, Any] = {
     "MODEL.CONDINST.BOTTOM_PIXELS_REMOVED": None,
     "MODEL.CONDINST.MASK_HEAD.USE_FP16": None,
     "MODEL.BOXINST.ENABLED": False,
+    # Of Mask2Former's YAML files: the plain ResNet never reads them.
+    "MODEL.RESNETS.STEM_TYPE": None,
+    "MODEL.RESNETS.RES5_MULTI_GRID": None,
 }
 
 

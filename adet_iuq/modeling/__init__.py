@@ -1,5 +1,5 @@
 """The segmenters. Importing this package registers all of them with detectron2."""
 
-from adet_iuq.modeling import backbone, condinst
+from adet_iuq.modeling import backbone, condinst, mask2former
 
-__all__ = ["backbone", "condinst"]
+__all__ = ["backbone", "condinst", "mask2former"]
