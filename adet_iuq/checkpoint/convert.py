@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from adet_iuq.checkpoint.checkpointer import named_tensors
 from adet_iuq.checkpoint.compatibility import Comparison, compare, listing, trunk_prefix
 from adet_iuq.checkpoint.files import read_checkpoint, replace_file
-from adet_iuq.checkpoint.formats import complete_hf_mask2former, hf_mask2former_table, swin_table, timm_table
+from adet_iuq.checkpoint.formats import hf_mask2former_table, swin_table, timm_table
 from adet_iuq.checkpoint.modernize import modern_names
 from adet_iuq.checkpoint.renaming import NameTable, Renamed
 from adet_iuq.errors import UserError
@@ -118,8 +118,6 @@ def from_ours(tensors: Mapping[str, Tensor], model: nn.Module, target: str) -> C
     renamed = table.from_ours(tensors)
     if renamed.unplaced:
         problems.append(f"Without a counterpart in the format {target}: {_all(renamed.unplaced)}.")
-    if target == "hf" and not problems:
-        complete_hf_mask2former(renamed.tensors)
     return Conversion(renamed.tensors, problems, table.ours_only(tensors))
 
 

@@ -5,9 +5,6 @@ Trunk: "backbone." or, under a pyramid, "backbone.bottom_up."; `compatibility.tr
 
 from collections.abc import Iterable
 
-import torch
-from torch import Tensor
-
 from adet_iuq.checkpoint.renaming import NameTable, Rule
 from adet_iuq.errors import UserError
 
@@ -83,20 +80,14 @@ def _timm_resnet_rules(trunk: str) -> list[Rule]:
 # Mask2Former in Hugging Face's transformers, as its files name the tensors
 
 _HF_TRUNK = "model.pixel_level_module.encoder."
-_HF_UNUSED_NORM = _HF_TRUNK + "layernorm."
+# Later versions own a norm behind Swin, under either name, that Mask2Former never uses; the published files lack it.
+_HF_UNUSED_NORM = rf"{_HF_TRUNK}(swin\.)?layernorm\."
 
 
 def hf_mask2former_table(trunk: str) -> NameTable:
     """A Mask2Former with Swin: the whole model."""
     rules = _hf_swin_rules(trunk) + _hf_pixel_decoder_rules() + _hf_predictor_rules()
-    return NameTable(rules, ignored=(rf"{_HF_UNUSED_NORM}", *_MADE_ANEW), ours_only=_MADE_ANEW)
-
-
-def complete_hf_mask2former(tensors: dict[str, Tensor]) -> None:
-    """Adds the norm that transformers' Swin owns and Mask2Former never uses, at its initial values."""
-    last = tensors[_HF_TRUNK + "hidden_states_norms.stage4.weight"]
-    tensors[_HF_UNUSED_NORM + "weight"] = torch.ones_like(last)
-    tensors[_HF_UNUSED_NORM + "bias"] = torch.zeros_like(last)
+    return NameTable(rules, ignored=(_HF_UNUSED_NORM, *_MADE_ANEW), ours_only=_MADE_ANEW)
 
 
 def _hf_swin_rules(trunk: str) -> list[Rule]:
