@@ -64,5 +64,7 @@ def _add_iuq(iuq: CfgNode) -> None:
     iuq.MASK_FORMER.EQUI_MASK_LOSS = "bce"  # as the published mask loss; "focal": as the paper describes it
     iuq.MASK_FORMER.EQUI_MASK_WEIGHT = 5.0
     iuq.MASK_FORMER.EQUI_DICE_WEIGHT = 5.0
-    iuq.MASK_FORMER.EQUI_FOCAL_ALPHA = 0.25  # weight of the mask's pixels; the others weigh 1 - alpha (arXiv 1708.02002)
+    iuq.MASK_FORMER.EQUI_FOCAL_ALPHA = (
+        0.25  # weight of the mask's pixels; the others weigh 1 - alpha (arXiv 1708.02002)
+    )
     iuq.MASK_FORMER.EQUI_FOCAL_GAMMA = 2.0

@@ -70,9 +70,7 @@ def instance_inference(
     resized = geometry.resize(masks[distinct])
     inside = resized > 0
     # Not as one product of all: that would write the probabilities of every pixel at once.
-    quality = [
-        (one.sigmoid() * mask).sum() / (mask.sum() + 1e-6) for one, mask in zip(resized, inside, strict=True)
-    ]
+    quality = [(one.sigmoid() * mask).sum() / (mask.sum() + 1e-6) for one, mask in zip(resized, inside, strict=True)]
     result = Instances(geometry.output)
     result.pred_masks = inside[which]
     result.scores = scores * torch.stack(quality)[which] if quality else scores

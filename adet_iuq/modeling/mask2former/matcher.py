@@ -101,9 +101,7 @@ class HungarianMatcher:
             overlap = 2 * (probability @ target) + 1
             dice_cost = 1 - overlap / (probability.sum(1, keepdim=True) + target.sum(0) + 1)
             class_cost = -prediction.logits[image].softmax(-1)[:, targets.labels]
-            result.append(
-                self.mask_weight * mask_cost + self.class_weight * class_cost + self.dice_weight * dice_cost
-            )
+            result.append(self.mask_weight * mask_cost + self.class_weight * class_cost + self.dice_weight * dice_cost)
         return torch.stack(result)
 
 
