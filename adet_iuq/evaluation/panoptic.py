@@ -1,8 +1,8 @@
 """Panoptic quality (Kirillov et al., arXiv 1801.00868) of COCO-format panoptic data sets.
 
-An own evaluator, because detectron2's needs the package panopticapi, which is not on PyPI. The rules are COCO's: a pair of
-one class matches above an IoU of 0.5, crowds and unlabelled pixels count for nobody. Images are measured as they come;
-only counts are kept.
+An own evaluator, because detectron2's needs the package panopticapi, of which PyPI only has a copy by others; results
+agree with that one to rounding. The rules are COCO's: a pair of one class matches above an IoU of 0.5, crowds and
+unlabelled pixels count for nobody. Images are measured as they come; only counts are kept.
 """
 
 import logging

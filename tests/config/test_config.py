@@ -22,16 +22,18 @@ def test_shipped_config_loads_and_names_its_launch_line(name: str) -> None:
         assert loaded.cfg.OUTPUT_DIR != get_cfg().OUTPUT_DIR
 
 
-def test_iuq_recipes_differ_from_paper_recipes_in_the_method_only() -> None:
-    for depth in ("R50", "R101"):
-        base, iuq = (
-            load_config(str(REPOSITORY / f"configs/CondInst/{depth}_1x_{n}.yaml")).cfg for n in ("paper", "iuq")
-        )
-        for cfg in (base, iuq):
-            cfg.OUTPUT_DIR = ""
-            cfg.MODEL.META_ARCHITECTURE = ""
-            cfg.MODEL.IUQ.clear()
-        assert base == iuq
+PAPER_RECIPES = [name.removesuffix("_paper.yaml") for name in FILES if name.endswith("_paper.yaml")]
+
+
+@pytest.mark.parametrize("recipe", PAPER_RECIPES)
+def test_iuq_recipes_differ_from_paper_recipes_in_the_method_only(recipe: str) -> None:
+    base, iuq = (load_config(str(REPOSITORY / f"{recipe}_{kind}.yaml")).cfg for kind in ("paper", "iuq"))
+    assert base.MODEL.META_ARCHITECTURE + "IUQ" == iuq.MODEL.META_ARCHITECTURE
+    for cfg in (base, iuq):
+        cfg.OUTPUT_DIR = ""
+        cfg.MODEL.META_ARCHITECTURE = ""
+        cfg.MODEL.IUQ.clear()
+    assert base == iuq
 
 
 def test_explicit_keys_come_from_files_and_overrides() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from adet_iuq.config import get_cfg
 from adet_iuq.errors import UserError
 from adet_iuq.modeling.backbone import D2SwinTransformer
-from adet_iuq.modeling.backbone.swin import SwinBlock, WindowAttention, join_windows, shift_mask, split_windows
+from adet_iuq.modeling.backbone.swin_parts import SwinBlock, WindowAttention, join_windows, shift_mask, split_windows
 from helpers.scenes import discs, small_model
 
 
