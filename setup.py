@@ -42,7 +42,7 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest>=7", "ruff", "mypy", "types-PyYAML", "types-tabulate"],
+        "test": ["pytest>=7", "ruff", "mypy", "types-PyYAML", "types-tabulate", "transformers"],
         "lvis": ["lvis"],
     },
 )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from adet_iuq.checkpoint.compatibility import compare, evaluation_problem, listing, training_problem
 from adet_iuq.checkpoint.files import read_checkpoint, replace_file
+from adet_iuq.checkpoint.modernize import modern_names
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -135,24 +136,14 @@ class Checkpointer(DetectionCheckpointer):
 
     def _converted(self, checkpoint: dict[str, Any], path: str) -> dict[str, Tensor]:
         """The weights of a file under this model's names."""
-        weights = checkpoint.pop("model")
-        tensors: dict[str, Tensor] = {}
-        for name, value in weights.items():
-            if not isinstance(value, np.ndarray | Tensor):
-                raise UserError(
-                    f"Checkpoint {path}: its entry '{name}' is a {type(value).__name__}, not a tensor. It is no file of "
-                    "weights."
-                )
-            tensors[name] = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
-        if tensors and all(name.startswith("module.") for name in tensors):
-            tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+        tensors = named_tensors(checkpoint.pop("model"), path)
         if checkpoint.get("matching_heuristics", False):
             caffe2 = checkpoint.get("__author__") == "Caffe2"
             try:
                 tensors = align_and_update_state_dicts(self.model.state_dict(), tensors, c2_conversion=caffe2)
             except (ValueError, AssertionError) as error:
                 raise UserError(f"The names in {path} cannot be matched with the model's: {error}") from error
-        return tensors
+        return modern_names(tensors, self.model.state_dict().keys())
 
     def _load_weights(self, tensors: dict[str, Tensor], path: str, strict: bool) -> None:
         file = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -171,6 +162,24 @@ class Checkpointer(DetectionCheckpointer):
         _warn_of(f"{path} also holds these tensors, which are left aside", comparison.unexpected)
         self.model.load_state_dict({name: tensors[name] for name in comparison.matched}, strict=False)
         logger.info("Loaded %d of the model's %d tensors.", len(comparison.matched), len(model))
+
+
+def named_tensors(weights: dict[str, Any], path: str) -> dict[str, Tensor]:
+    """The entries of a file's "model" as tensors, without the prefix of DistributedDataParallel.
+
+    Raises:
+        UserError: an entry is no array.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if not isinstance(value, np.ndarray | Tensor):
+            raise UserError(
+                f"Checkpoint {path}: its entry '{name}' is a {type(value).__name__}, not a tensor. It is no file of weights."
+            )
+        tensors[name] = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+    if tensors and all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    return tensors
 
 
 def _warn_of(what: str, names: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Does a file's set of weights belong to a model? Decided from names and shapes alone."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -17,7 +18,8 @@ _INESSENTIAL = (
 # First parts of the names that image classifiers give to what stands on their trunk.
 _CLASSIFIER = frozenset({"fc", "fc1000", "head", "classifier", "linear", "norm", "pre_logits", "pred"})
 _BACKBONE = "backbone."
-_TRUNK = "backbone.bottom_up."
+# Swin's output norms, which no classifier has.
+_OUTPUT_NORM = re.compile(r"backbone\.(bottom_up\.)?norm\d\.")
 # A trunk that misses, or leaves over, a greater share than this is one of another kind or depth.
 _TRUNK_TOLERANCE = 0.2
 
@@ -85,7 +87,8 @@ def training_problem(comparison: Comparison) -> str | None:
     if comparison.mismatched:
         return f"tensors have other shapes than in the model: {listing(comparison.mismatched, comparison.shapes)}"
     known = set(comparison.matched) | set(comparison.resized)
-    trunk_parts = {name.removeprefix(_TRUNK).split(".")[0] for name in known if name.startswith(_TRUNK)}
+    trunk = trunk_prefix([*known, *comparison.missing])
+    trunk_parts = {name.removeprefix(trunk).split(".")[0] for name in known if name.startswith(trunk)}
     foreign = [
         name
         for name in comparison.unexpected
@@ -97,14 +100,20 @@ def training_problem(comparison: Comparison) -> str | None:
             f"of its {len(foreign) + len(fitting)} tensors beside the backbone only {len(fitting)} fit the model; "
             f"foreign are {listing(foreign)}"
         )
-    return _trunk_problem(comparison, trunk_parts)
+    return _trunk_problem(comparison, trunk, trunk_parts)
 
 
-def _trunk_problem(comparison: Comparison, trunk_parts: set[str]) -> str | None:
+def trunk_prefix(names: Iterable[str]) -> str:
+    """What the names of a model's bottom-up network start with: it stands alone or under a pyramid."""
+    under = _BACKBONE + "bottom_up."
+    return under if any(name.startswith(under) for name in names) else _BACKBONE
+
+
+def _trunk_problem(comparison: Comparison, trunk: str, trunk_parts: set[str]) -> str | None:
     """A backbone of another depth or kind, of which only some layers coincide."""
-    matched = [name for name in comparison.matched if name.startswith(_TRUNK)]
-    missing = [name for name in comparison.missing if name.startswith(_TRUNK)]
-    surplus = [name for name in comparison.unexpected if name.startswith(_TRUNK) or name.split(".")[0] in trunk_parts]
+    matched = [name for name in comparison.matched if name.startswith(trunk)]
+    missing = [name for name in comparison.missing if name.startswith(trunk) and not _OUTPUT_NORM.match(name)]
+    surplus = [name for name in comparison.unexpected if name.startswith(trunk) or name.split(".")[0] in trunk_parts]
     limit = _TRUNK_TOLERANCE * len(matched)
     if matched and len(missing) > limit:
         return f"it has only a part of the model's backbone; missing are {listing(missing)}"

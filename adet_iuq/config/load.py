@@ -40,6 +40,9 @@ IGNORED_KEYS: dict[str, Any] = {
     "MODEL.SOTR.USE_DCN_IN_INSTANCE": None,
     "MODEL.SOTR.TYPE_DCN": None,
     "MODEL.SOTR.USE_COORD_CONV": None,
+    # Of Mask2Former's YAML files: the plain ResNet never reads them.
+    "MODEL.RESNETS.STEM_TYPE": None,
+    "MODEL.RESNETS.RES5_MULTI_GRID": None,
 }
 
 

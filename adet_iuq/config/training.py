@@ -23,9 +23,21 @@ def add_data_config(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.CROP_INSTANCE = True  # False: the crop grows until it cuts no box
     cfg.INPUT.IS_ROTATE = False  # rotation by up to 30 degrees either way, only together with the crop
 
+    # Mask2Former's names. "": crop, resize, flip by the keys above; "coco_instance_lsj", "coco_panoptic_lsj": large-scale
+    # jitter by the keys below and RANDOM_FLIP ("horizontal", "vertical", "none").
+    cfg.INPUT.DATASET_MAPPER_NAME = ""
+    cfg.INPUT.IMAGE_SIZE = 1024  # side of the square frame, pixels
+    cfg.INPUT.MIN_SCALE = 0.1  # the image's long side fits the frame times a factor from this ...
+    cfg.INPUT.MAX_SCALE = 2.0  # ... to this one
+
 
 def add_training_config(cfg: CfgNode) -> None:
     """Adds `SOLVER.*` and `GUARD.*` keys."""
+    # Mask2Former's names. Its recipes: "ADAMW", 0.1, and CLIP_GRADIENTS.CLIP_TYPE "full_model" besides detectron2's
+    # "value" and "norm" of each parameter.
+    cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW"
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # times BASE_LR, in the backbone
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # of nn.Embedding
     # Polynomial schedule (paper section 4.1), LR_SCHEDULER_NAME "WarmupPolyLR":
     # lr(t) = (base - ending) * (1 - t / MAX_ITER) ** power + ending. Key names of detectron2's DeepLab project.
     cfg.SOLVER.POLY_LR_POWER = 0.9

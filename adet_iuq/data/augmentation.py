@@ -1,4 +1,4 @@
-"""The published mapper's augmentations (CondInst specification, section 8)."""
+"""The published mappers' augmentations (specification of CondInst, section 8, and of Mask2Former, section 7)."""
 
 import random
 
@@ -83,4 +83,18 @@ def build_training_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     augmentations.append(T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, style))
     if cfg.INPUT.HFLIP_TRAIN:
         augmentations.append(T.RandomFlip(prob=0.5))
+    return augmentations
+
+
+def build_lsj_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
+    """Flip (INPUT.RANDOM_FLIP), large-scale jitter, crop or grey padding to INPUT.IMAGE_SIZE: in this order.
+
+    One uniform number places the crop on both axes.
+    """
+    flip, size = cfg.INPUT.RANDOM_FLIP, cfg.INPUT.IMAGE_SIZE
+    augmentations: list[T.Augmentation] = []
+    if flip != "none":
+        augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
+    augmentations.append(T.ResizeScale(cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE, target_height=size, target_width=size))
+    augmentations.append(T.FixedSizeCrop(crop_size=(size, size)))
     return augmentations

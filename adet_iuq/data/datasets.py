@@ -12,7 +12,14 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from adet_iuq.data.coco_json import is_lvis_format, json_error_text, load_coco_records, read_categories
+from adet_iuq.data.panoptic import add_sizes, register_coco_panoptic
 from adet_iuq.data.shapes import ANNOTATIONS, render_shapes, shapes_split
+from adet_iuq.data.shapes_panoptic import (
+    SHAPES_PANOPTIC,
+    make_shapes_panoptic,
+    shapes_panoptic_loader,
+    shapes_panoptic_metadata,
+)
 from adet_iuq.data.shapes_render import CLASSES
 from adet_iuq.errors import UserError
 
@@ -23,15 +30,16 @@ _SHAPES = {"shapes_train": "train", "shapes_val": "val"}
 _own: dict[str, tuple[str, str]] = {}
 # What the check found unfit: ids of images, by data set.
 _left_out: dict[str, frozenset[Any]] = {}
+register_coco_panoptic()
 _stock = frozenset(DatasetCatalog.list())
 
 
 def register_datasets(cfg: CfgNode) -> None:
     """Makes every name in DATASETS.TRAIN and DATASETS.TEST known to detectron2's catalogs. Call it as often as you like.
 
-    COCO and LVIS come with detectron2, below the folder that the environment variable DETECTRON2_DATASETS named when
-    detectron2 was imported. The shapes are rendered here if the config uses them. Entries of DATASETS.REGISTER that the
-    config does not use are registered without a look at their files.
+    COCO (panoptic also under Mask2Former's names) and LVIS come with detectron2, below the folder that the environment
+    variable DETECTRON2_DATASETS named when detectron2 was imported. The shapes are rendered here if the config uses
+    them. Entries of DATASETS.REGISTER that the config does not use are registered without a look at their files.
 
     Raises:
         UserError: an entry of DATASETS.REGISTER is no triple, its name is taken, its files are missing or do not parse;
@@ -64,42 +72,56 @@ def used_names(cfg: CfgNode) -> list[str]:
 
 
 def register_shapes(cfg: CfgNode) -> None:
-    """Registers `shapes_train` and `shapes_val` as DATASETS.SHAPES describes them; renders those that the config uses.
+    """Registers `shapes_train`, `shapes_val` and their panoptic twins as DATASETS.SHAPES describes them.
 
-    Names registered before with other parameters are replaced.
+    Those that the config uses are rendered. Names registered before with other parameters are replaced.
     """
+    used = used_names(cfg)
     for name, split in _SHAPES.items():
-        folder = shapes_split(cfg, split)
-        paths = (str(folder / ANNOTATIONS), str(folder))
-        if _own.get(name) != paths:
-            if name in _own:
-                DatasetCatalog.remove(name)
-                MetadataCatalog.remove(name)
-            # The function may run long after this config: it keeps a copy of what it needs.
-            frozen = cfg.clone()
-            DatasetCatalog.register(name, _shapes_loader(frozen, split, paths))
-            MetadataCatalog.get(name).set(
-                json_file=paths[0],
-                image_root=paths[1],
-                evaluator_type="coco",
-                thing_classes=list(CLASSES),
-                thing_dataset_id_to_contiguous_id={number + 1: number for number in range(len(CLASSES))},
-            )
-            _own[name] = paths
-        if name in used_names(cfg):
+        _register_scenes(name, _shapes_loader(cfg, split), _shapes_metadata(cfg, split))
+        if name in used:
             render_shapes(cfg, split)
+    for name, split in SHAPES_PANOPTIC.items():
+        _register_scenes(name, shapes_panoptic_loader(cfg, split), shapes_panoptic_metadata(cfg, split))
+        if name in used:
+            make_shapes_panoptic(cfg, split)
 
 
-def _shapes_loader(cfg: CfgNode, split: str, paths: tuple[str, str]) -> Callable[[], list[dict[str, Any]]]:
+def _register_scenes(name: str, load: Callable[[], list[dict[str, Any]]], metadata: dict[str, Any]) -> None:
+    paths = (metadata["json_file"], metadata["image_root"])
+    if _own.get(name) == paths:
+        return
+    if name in _own:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(**metadata)
+    _own[name] = paths
+
+
+def _shapes_metadata(cfg: CfgNode, split: str) -> dict[str, Any]:
+    folder = shapes_split(cfg, split)
+    return {
+        "json_file": str(folder / ANNOTATIONS),
+        "image_root": str(folder),
+        "evaluator_type": "coco",
+        "thing_classes": list(CLASSES),
+        "thing_dataset_id_to_contiguous_id": {number + 1: number for number in range(len(CLASSES))},
+    }
+
+
+def _shapes_loader(cfg: CfgNode, split: str) -> Callable[[], list[dict[str, Any]]]:
+    frozen = cfg.clone()  # the function may run long after this config: it keeps a copy of what it needs
+
     def load() -> list[dict[str, Any]]:
-        render_shapes(cfg, split)
-        return load_coco_records(*paths)
+        folder = render_shapes(frozen, split)
+        return load_coco_records(str(folder / ANNOTATIONS), str(folder))
 
     return load
 
 
 def _register(name: str, json_file: str, image_root: str) -> None:
-    if name in _SHAPES or name in _stock:
+    if name in _SHAPES or name in SHAPES_PANOPTIC or name in _stock:
         raise UserError(f"DATASETS.REGISTER: the name '{name}' belongs to a built-in data set; choose another one.")
     if name in _own or name in DatasetCatalog:
         if _own.get(name) != (json_file, image_root):
@@ -195,6 +217,8 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         ) from error
     if not records:
         raise UserError(f"Data set '{name}': {json_file} lists no images.")
+    if "pan_seg_file_name" in records[0] and "height" not in records[0]:
+        add_sizes(records, MetadataCatalog.get(name).panoptic_json)
     used = [record for record in records if record["image_id"] not in left_out(name)]
     if not used:
         raise UserError(f"Data set '{name}': {json_file} gives every image a size that it does not have.")

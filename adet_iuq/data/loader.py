@@ -1,7 +1,7 @@
 """The loaders for training and testing."""
 
 import logging
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from adet_iuq.data.datasets import load_dataset, register_datasets
+from adet_iuq.data.lsj import InstanceLSJMapper, PanopticLSJMapper
 from adet_iuq.data.mapper import TrainingMapper, read_image
 from adet_iuq.data.sampler import (
     IndexPair,
@@ -26,6 +27,23 @@ from adet_iuq.errors import UserError
 logger = logging.getLogger(__name__)
 
 _STREAM, _SUBSTITUTE = 0, 1  # what a seed is derived for
+
+# From a record with `sample_index` and `sample_seed` to a training sample.
+Mapper = Callable[[dict[str, Any]], dict[str, Any]]
+# By INPUT.DATASET_MAPPER_NAME.
+_MAPPERS: dict[str, Any] = {
+    "": TrainingMapper,
+    "coco_instance_lsj": InstanceLSJMapper,
+    "coco_panoptic_lsj": PanopticLSJMapper,
+}
+
+
+def _mapper_class(cfg: CfgNode) -> Any:
+    name = cfg.INPUT.DATASET_MAPPER_NAME
+    if name not in _MAPPERS:
+        known = ", ".join(f'"{one}"' for one in _MAPPERS)
+        raise UserError(f'INPUT.DATASET_MAPPER_NAME is "{name}"; known are {known}.')
+    return _MAPPERS[name]
 
 
 class _Failure:
@@ -45,7 +63,7 @@ class TrainingSamples(Dataset):
         skip: how many unreadable images may be replaced by others; counted in each worker by itself.
     """
 
-    def __init__(self, records: Any, mapper: TrainingMapper, seed: int, skip: int) -> None:
+    def __init__(self, records: Any, mapper: Mapper, seed: int, skip: int) -> None:
         self.records, self.mapper, self.seed, self.skip = records, mapper, seed, skip
         self._unreadable: set[str] = set()
 
@@ -142,28 +160,39 @@ def training_records(cfg: CfgNode) -> list[dict[str, Any]]:
     """The records of all of DATASETS.TRAIN, `image_id` replaced by the position in their concatenation.
 
     The original id stands in `dataset_image_id`. DATALOADER.FILTER_EMPTY_ANNOTATIONS drops images that have no annotation,
-    or none but crowds.
+    or none but crowds; panoptic records, which have segments instead, all stay, as published.
 
     Raises:
-        UserError: DATASETS.TRAIN is empty; a data set has no annotations; nothing is left.
+        UserError: DATASETS.TRAIN is empty; a data set lacks the annotations that INPUT.DATASET_MAPPER_NAME needs, or the
+            mapper is unknown; nothing is left.
     """
     if not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty: name at least one data set to train on.")
+    needed = _mapper_class(cfg).needs
     records: list[dict[str, Any]] = []
     for name in cfg.DATASETS.TRAIN:
         part = load_dataset(name)
-        if "annotations" not in part[0]:
-            raise UserError(f"Data set '{name}' has no annotations; it cannot be trained on.")
+        if needed not in part[0]:
+            raise UserError(
+                f"Data set '{name}' has no {needed}; it cannot be trained on with INPUT.DATASET_MAPPER_NAME "
+                f'"{cfg.INPUT.DATASET_MAPPER_NAME}".'
+            )
         records.extend(part)
     for index, record in enumerate(records):
         record["dataset_image_id"], record["image_id"] = record["image_id"], index
     number = len(records)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        records = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
+        records = [r for r in records if _has_instance(r)]
     logger.info("%s: %d images, %d of them used.", ", ".join(cfg.DATASETS.TRAIN), number, len(records))
     if not records:
         raise UserError(f"None of the {number} images of {', '.join(cfg.DATASETS.TRAIN)} has a usable annotation.")
     return records
+
+
+def _has_instance(record: dict[str, Any]) -> bool:
+    if "annotations" not in record:
+        return True
+    return any(not annotation.get("iscrowd", 0) for annotation in record["annotations"])
 
 
 def build_train_loader(
@@ -201,7 +230,7 @@ def build_train_loader(
     records = training_records(cfg)
     batches = _BatchSampler(cfg, records, seed, start_iter, images_per_batch, (rank, world_size))
     dataset = DatasetFromList(records, copy=False)
-    samples = TrainingSamples(dataset, TrainingMapper(cfg), seed, cfg.GUARD.SKIP_CORRUPT_IMAGES)
+    samples = TrainingSamples(dataset, _mapper_class(cfg)(cfg), seed, cfg.GUARD.SKIP_CORRUPT_IMAGES)
     return TrainLoader(samples, batches, cfg.DATALOADER.NUM_WORKERS, derive_seed(seed))
 
 

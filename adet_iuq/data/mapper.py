@@ -34,6 +34,8 @@ class TrainingMapper:
         UserError: the image is missing, damaged, or of another size than its record says.
     """
 
+    needs = "annotations"  # what a record must hold
+
     @configurable
     def __init__(self, *, augmentations: list[T.Augmentation], image_format: str, recompute_boxes: bool) -> None:
         """Built from a config, or from its parts.
@@ -145,7 +147,8 @@ def transformed_mask(
     if isinstance(segmentation, dict):
         problem = rle_problem(segmentation, record["height"], record["width"])
         if problem is None:
-            mask = np.asarray(transforms.apply_segmentation(mask_util.decode(segmentation)) > 0)
+            # Not > 0: later versions of detectron2 pad segmentations with 255.
+            mask = np.asarray(transforms.apply_segmentation(mask_util.decode(segmentation)) == 1)
             assert mask.shape == tuple(size), (mask.shape, size)
             return mask
     log_first_n(

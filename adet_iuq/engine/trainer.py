@@ -23,6 +23,7 @@ from adet_iuq.engine.hooks import BestCheckpointHook, CheckpointHook
 from adet_iuq.engine.lr_scheduler import build_lr_scheduler
 from adet_iuq.engine.meta_arch import find_meta_arch, images_per_batch
 from adet_iuq.engine.metrics import build_writers, history, restore_history, set_metrics_aside, trim_metrics
+from adet_iuq.engine.optimizer import build_optimizer
 from adet_iuq.engine.random_state import preserved_random_state, random_state, set_random_state
 from adet_iuq.engine.step import TrainStep, autocast_dtype, unwrap
 from adet_iuq.errors import UserError
@@ -84,6 +85,11 @@ class Trainer(DefaultTrainer):
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         logger.info("%s: %s parameters, %s of them trained.", type(model).__name__, f"{parameters:,}", f"{trained:,}")
         return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of SOLVER.OPTIMIZER with its parameter groups and clipping."""
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:

@@ -5,17 +5,20 @@ import logging
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
 
 from adet_iuq.data.datasets import left_out, source_of
 from adet_iuq.data.evaluation_json import evaluation_json
 from adet_iuq.errors import UserError
+from adet_iuq.evaluation.panoptic import PanopticEvaluator
 
 logger = logging.getLogger(__name__)
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """The evaluator that the data set's metadata asks for: COCO's or LVIS's metrics of boxes and masks.
+    """The evaluator that the data set's metadata asks for: COCO's or LVIS's metrics of boxes and masks, or PQ.
+
+    A panoptic set gets PQ, and mask AP where the model gives instances as well.
 
     A set without annotations, such as COCO's test-dev, gets none of them: the evaluator writes
     `coco_instances_results.json` (or `lvis_...`) for the evaluation server. A user's COCO-format file with flaws that
@@ -40,8 +43,11 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
         from adet_iuq.evaluation.lvis import LVISEvaluator
 
         return LVISEvaluator(dataset_name, tasks=tasks, output_dir=output_folder)
+    if kind == "coco_panoptic_seg":
+        return DatasetEvaluators([PanopticEvaluator(dataset_name), *_mask_evaluators(cfg, dataset_name, output_folder)])
     raise UserError(
-        f"Data set '{dataset_name}' cannot be evaluated: its evaluator_type is {kind!r}, known are 'coco' and 'lvis'. "
+        f"Data set '{dataset_name}' cannot be evaluated: its evaluator_type is {kind!r}, known are 'coco', 'lvis' and "
+        "'coco_panoptic_seg'. "
         "Give a COCO-format JSON file in DATASETS.REGISTER and name it in DATASETS.TEST."
     )
 
@@ -60,3 +66,17 @@ def _evaluated_name(name: str, output_folder: str) -> str:
         MetadataCatalog.remove(twin)
     MetadataCatalog.get(twin).set(**{**MetadataCatalog.get(name).as_dict(), "name": twin, "json_file": served})
     return twin
+
+
+def _mask_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) -> list[DatasetEvaluator]:
+    """Mask AP on the things of a panoptic set, if it has an instance JSON and metadata that the evaluator takes."""
+    metadata = MetadataCatalog.get(dataset_name)
+    things = metadata.thing_dataset_id_to_contiguous_id
+    if not cfg.MODEL.MASK_ON or metadata.get("json_file") is None:
+        return []
+    if len(metadata.thing_classes) != len(things):
+        logger.warning(
+            "'%s' lists stuff among its things: PQ only. %s_with_sem_seg has mask AP too.", *2 * [dataset_name]
+        )
+        return []
+    return [COCOEvaluator(dataset_name, tasks=("segm",), output_dir=output_folder)]

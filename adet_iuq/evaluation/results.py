@@ -47,7 +47,9 @@ def report_results(results: Mapping[str, Any], datasets: Sequence[str], output_d
 
 
 def print_results(results: Mapping[str, Any], datasets: Sequence[str], console: Console | None = None) -> None:
-    """Prints one table a data set: a row a task (bbox, segm), a column a metric; metrics per category are left out.
+    """Prints tables with a row a task (bbox, segm), a column a metric; metrics per category are left out.
+
+    Tasks with the same metrics share a table; a data set measured in other ways as well (PQ) has more than one.
 
     Args:
         results: as `Trainer.test` returns them.
@@ -56,16 +58,17 @@ def print_results(results: Mapping[str, Any], datasets: Sequence[str], console: 
     """
     console = console or Console(width=100)
     for name, tasks in by_dataset(results, datasets).items():
-        metrics = list(dict.fromkeys(metric for values in tasks.values() for metric in values if "-" not in metric))
-        if not metrics:
-            continue
-        table = Table(title=f"Results on {name}", title_justify="left")
-        table.add_column("task")
-        for metric in metrics:
-            table.add_column(metric, justify="right")
+        tables: dict[tuple[str, ...], Table] = {}
         for task, values in tasks.items():
-            table.add_row(task, *(_text(values.get(metric)) for metric in metrics))
-        console.print(table)
+            metrics = tuple(metric for metric in values if "-" not in metric)
+            if metrics and metrics not in tables:
+                tables[metrics] = Table("task", title=f"Results on {name}", title_justify="left")
+                for metric in metrics:
+                    tables[metrics].add_column(metric, justify="right")
+            if metrics:
+                tables[metrics].add_row(task, *(_text(values[metric]) for metric in metrics))
+        for table in tables.values():
+            console.print(table)
 
 
 def _number(value: Any) -> float | None:
@@ -73,5 +76,5 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _text(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.2f}"
+def _text(value: float) -> str:
+    return "-" if not math.isfinite(value) else f"{value:.2f}"

@@ -183,16 +183,22 @@ class IUQMetaArch:
         """g of one image, keyed to its sample: neither rank nor batch has a say in it."""
         seeds = [inputs["sample_seed"]] if "sample_seed" in inputs else None
         generator = image_generator(seeds, 0, "crop_flip")
-        height, width = inputs["image"].shape[-2:]
-        return CropFlip.sample(generator, (height, width), **self.crop_flip)
+        return CropFlip.sample(generator, content_size(inputs), **self.crop_flip)
+
+
+def content_size(inputs: dict[str, Any]) -> tuple[int, int]:
+    """(h, w) that the scene fills, from the top left corner: `content_size` of an image that the mapper padded."""
+    height, width = inputs.get("content_size", inputs["image"].shape[-2:])
+    return int(height), int(width)
 
 
 def transform_inputs(inputs: dict[str, Any], transform: CropFlip) -> dict[str, Any]:
     """g(I) with g's annotations: masks are cut, boxes recomputed from them, instances cut away dropped.
 
     Args:
-        inputs: `image` (3, H, W) and `instances` with gt_classes and gt_masks; everything else is kept.
-        transform: g, for an image of size (H, W).
+        inputs: `image` (3, H, W) and `instances` with gt_classes and gt_masks; everything else is kept, but the view
+            of a padded image is not padded.
+        transform: g, for the content of the image.
     """
     instances: Instances = inputs["instances"]
     masks = transform.masks(instance_masks(instances))
@@ -202,7 +208,8 @@ def transform_inputs(inputs: dict[str, Any], transform: CropFlip) -> dict[str, A
     result.gt_classes = instances.gt_classes[kept]
     result.gt_masks = BitMasks(masks[kept].contiguous())
     result.gt_boxes = Boxes(mask_boxes(result.gt_masks.tensor))
-    return {**inputs, "image": image, "instances": result}
+    kept_inputs = {key: value for key, value in inputs.items() if key != "content_size"}
+    return {**kept_inputs, "image": image, "instances": result}
 
 
 def _on_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:

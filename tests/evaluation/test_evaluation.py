@@ -31,6 +31,11 @@ def test_several_data_sets_get_a_table_each() -> None:
     assert "Results on one" in text and "Results on three" in text and "two" not in text
 
 
+def test_tasks_with_other_metrics_get_a_table_of_their_own() -> None:
+    text = printed({**RESULTS, "panoptic_seg": {"PQ": 55.5, "PQ-cat": 44.4}}, ("val",))
+    assert text.count("Results on val") == 2 and "55.50" in text and "44.40" not in text
+
+
 def test_results_json_is_json(tmp_path: Path) -> None:
     report_results(RESULTS, ("val",), str(tmp_path))
     content = json.loads((tmp_path / "results.json").read_text())

@@ -20,11 +20,28 @@ SMALL = [
     "MODEL.FCOS.SIZES_OF_INTEREST", "[16, 32, 64, 128]",
     "MODEL.FCOS.BBOX_BIAS_INIT", "1.0",
 ]  # fmt: skip
+SMALL_MASK2FORMER = [
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3",
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32",
+    "MODEL.SEM_SEG_HEAD.MASK_DIM", "32",
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "1",
+    "MODEL.MASK_FORMER.HIDDEN_DIM", "32",
+    "MODEL.MASK_FORMER.NHEADS", "4",
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD", "64",
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "10",
+    "MODEL.MASK_FORMER.DEC_LAYERS", "4",
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "64",
+]  # fmt: skip
 
 
 def small_cfg(recipe: str, *overrides: str) -> CfgNode:
     """A recipe below configs/ with a ResNet-18, on the CPU."""
     return load_config(str(REPOSITORY / "configs" / recipe), [*SMALL, *overrides]).cfg
+
+
+def mask2former_model(recipe: str, *overrides: str, seed: int = 0) -> Any:
+    """A Mask2Former recipe with a ResNet-18, narrow decoders, few queries and points; weights fixed by the seed."""
+    return small_model(recipe, *SMALL_MASK2FORMER, *overrides, seed=seed)
 
 
 def small_model(recipe: str, *overrides: str, seed: int = 0) -> Any:

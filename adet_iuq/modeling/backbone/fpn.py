@@ -9,6 +9,7 @@ from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from torch import Tensor, nn
 
 from adet_iuq.errors import UserError
+from adet_iuq.modeling.backbone.swin import D2SwinTransformer
 from adet_iuq.modeling.backbone.timm import build_timm_backbone
 
 
@@ -67,3 +68,9 @@ def build_fcos_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 def build_fcos_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Any timm `features_only` model (`MODEL.TIMM.NAME`) under the pyramid."""
     return build_fcos_fpn(cfg, build_timm_backbone(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_fcos_swin_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Swin as Mask2Former publishes it (`MODEL.SWIN`) under the pyramid; OUT_FEATURES without "res2" saves a norm."""
+    return build_fcos_fpn(cfg, D2SwinTransformer(cfg, input_shape))

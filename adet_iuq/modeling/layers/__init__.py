@@ -1,7 +1,9 @@
 """Parts that several segmenters share."""
 
 from adet_iuq.modeling.layers.deform_conv import DeformableConv, split_offsets
+from adet_iuq.modeling.layers.deformable_attention import MSDeformAttn, deformable_attention
 from adet_iuq.modeling.layers.dice import dice_losses
+from adet_iuq.modeling.layers.dot_product import dot_product_maps
 from adet_iuq.modeling.layers.downscale import quarter_masks
 from adet_iuq.modeling.layers.focal import focal_loss_sum
 from adet_iuq.modeling.layers.grid_config import grid_segmenter_arguments
@@ -19,6 +21,7 @@ from adet_iuq.modeling.layers.grid_targets import GridLayout, GridTargets, GridT
 from adet_iuq.modeling.layers.mask_branch import MaskBranch, check_norm, conv_block, coordinate_maps, init_normal
 from adet_iuq.modeling.layers.masks import instance_masks, mask_centroids, sample_masks
 from adet_iuq.modeling.layers.paste import mask_boxes, paste_grid_masks, paste_masks
+from adet_iuq.modeling.layers.position import sine_positions
 from adet_iuq.modeling.layers.sparse_conv import conv_at
 from adet_iuq.modeling.layers.suppression import mask_nms, matrix_nms, point_nms, same_class_ious
 from adet_iuq.modeling.layers.upsample import aligned_bilinear
@@ -35,6 +38,7 @@ __all__ = [
     "GridSegmenter",
     "GridTargets",
     "GridTruth",
+    "MSDeformAttn",
     "MaskBranch",
     "aligned_bilinear",
     "assign_cells",
@@ -43,7 +47,9 @@ __all__ = [
     "conv_at",
     "conv_block",
     "coordinate_maps",
+    "deformable_attention",
     "dice_losses",
+    "dot_product_maps",
     "focal_loss_sum",
     "grid_segmenter_arguments",
     "init_normal",
@@ -62,5 +68,6 @@ __all__ = [
     "same_class_ious",
     "sample_masks",
     "select_results",
+    "sine_positions",
     "split_offsets",
 ]

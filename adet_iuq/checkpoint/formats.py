@@ -1,0 +1,156 @@
+"""Names that other projects give to the tensors of models here (rules for Swin: Mask2Former's parity spec, 3.5).
+
+Trunk: "backbone." or, under a pyramid, "backbone.bottom_up."; `compatibility.trunk_prefix` finds out.
+"""
+
+from collections.abc import Iterable
+
+from adet_iuq.checkpoint.renaming import NameTable, Rule
+from adet_iuq.errors import UserError
+
+# Buffers that are made anew from the config, wherever they stand.
+_MADE_ANEW = (r".*relative_position_index$", r".*attn_mask$", r".*num_batches_tracked$")
+_CLASSIFIER = (r"(fc|head|norm|classifier|pre_logits)\.", *_MADE_ANEW)
+
+
+def swin_table(trunk: str) -> NameTable:
+    """ImageNet classifiers as the authors of Swin publish them; they have no output norms and a head of their own."""
+    parts = ("patch_embed.{rest}", "layers.{rest}", "absolute_pos_embed")
+    rules = [Rule(trunk + part, (part,)) for part in parts]
+    return NameTable(rules, ignored=_CLASSIFIER, ours_only=_beside_the_trunk(trunk))
+
+
+def timm_table(trunk: str, model_names: Iterable[str]) -> NameTable:
+    """timm's names for the trunk of this model: Swin, detectron2's ResNet, or the bridge to timm.
+
+    Raises:
+        UserError: the trunk is none of them.
+    """
+    trunk_names = [name.removeprefix(trunk) for name in model_names if name.startswith(trunk)]
+    if any(name.startswith("model.") for name in trunk_names):
+        # `features_only` models write the first dot of a level's name as "_".
+        levels = [
+            (f"{part}_{{i}}.{{rest}}", f"{part}.{{i}}.{{rest}}") for part in ("stem", "stages", "layers", "blocks")
+        ]
+        rules = [Rule(f"{trunk}model.{ours}", (theirs,)) for ours, theirs in levels if _has(trunk_names, ours)]
+        rules.append(Rule(trunk + "model.{rest}", ("{rest}",)))
+        return NameTable(rules, ignored=_CLASSIFIER, ours_only=_beside_the_trunk(trunk))
+    if any(name.startswith("patch_embed.") for name in trunk_names):
+        return NameTable(_timm_swin_rules(trunk), ignored=_CLASSIFIER, ours_only=_beside_the_trunk(trunk))
+    if any(name.startswith("stem.conv1.") for name in trunk_names):
+        return NameTable(_timm_resnet_rules(trunk), ignored=_CLASSIFIER, ours_only=_beside_the_trunk(trunk))
+    raise UserError(f"The backbone of this model ({', '.join(trunk_names[:3])}, ...) has no counterpart in timm.")
+
+
+def _has(trunk_names: list[str], template: str) -> bool:
+    return any(name.startswith("model." + template.split("{")[0]) for name in trunk_names)
+
+
+def _beside_the_trunk(trunk: str) -> tuple[str, ...]:
+    """Of our names: output norms, and all that is no bottom-up network."""
+    return (rf"(?!{trunk})", rf"{trunk}norm\d\.", *_MADE_ANEW)
+
+
+def _timm_swin_rules(trunk: str) -> list[Rule]:
+    rules = [Rule(trunk + "patch_embed.{rest}", ("patch_embed.{rest}",))]
+    # timm merges patches at the start of a level, the published code at the end of the one before.
+    for separator in (".", "_"):
+        for level in range(3):
+            step = f"layers{separator}{level + 1}.downsample.{{rest}}"
+            rules.append(Rule(f"{trunk}layers.{level}.downsample.{{rest}}", (step,)))
+        rules.append(Rule(trunk + "layers.{i}.blocks.{rest}", (f"layers{separator}{{i}}.blocks.{{rest}}",)))
+    return rules
+
+
+def _timm_resnet_rules(trunk: str) -> list[Rule]:
+    """detectron2's ResNets are timm's resnet* with other names (MODEL.RESNETS.STRIDE_IN_1X1 False)."""
+    rules = [
+        Rule(trunk + "stem.conv1.weight", ("conv1.weight",)),
+        Rule(trunk + "stem.conv1.norm.{rest}", ("bn1.{rest}",)),
+    ]
+    for level in range(1, 5):
+        ours, theirs = f"{trunk}res{level + 1}.{{i}}.", f"layer{level}.{{i}}."
+        rules.append(Rule(ours + "shortcut.weight", (theirs + "downsample.0.weight",)))
+        rules.append(Rule(ours + "shortcut.norm.{rest}", (theirs + "downsample.1.{rest}",)))
+        rules.append(Rule(ours + "conv{j}.weight", (theirs + "conv{j}.weight",)))
+        rules.append(Rule(ours + "conv{j}.norm.{rest}", (theirs + "bn{j}.{rest}",)))
+    return rules
+
+
+# Mask2Former in Hugging Face's transformers, as its files name the tensors
+
+_HF_TRUNK = "model.pixel_level_module.encoder."
+# Later versions own a norm behind Swin, under either name, that Mask2Former never uses; the published files lack it.
+_HF_UNUSED_NORM = rf"{_HF_TRUNK}(swin\.)?layernorm\."
+
+
+def hf_mask2former_table(trunk: str) -> NameTable:
+    """A Mask2Former with Swin: the whole model."""
+    rules = _hf_swin_rules(trunk) + _hf_pixel_decoder_rules() + _hf_predictor_rules()
+    return NameTable(rules, ignored=(_HF_UNUSED_NORM, *_MADE_ANEW), ours_only=_MADE_ANEW)
+
+
+def _hf_swin_rules(trunk: str) -> list[Rule]:
+    ours, theirs = trunk + "layers.{i}.blocks.{j}.", _HF_TRUNK + "encoder.layers.{i}.blocks.{j}."
+    attention = theirs + "attention.self."
+    rules = [
+        Rule(trunk + "patch_embed.proj.{p}", (_HF_TRUNK + "embeddings.patch_embeddings.projection.{p}",)),
+        Rule(trunk + "patch_embed.norm.{p}", (_HF_TRUNK + "embeddings.norm.{p}",)),
+        Rule(trunk + "layers.{i}.downsample.{rest}", (_HF_TRUNK + "encoder.layers.{i}.downsample.{rest}",)),
+        Rule(ours + "attn.qkv.{p}", tuple(f"{attention}{part}.{{p}}" for part in ("query", "key", "value"))),
+        Rule(ours + "attn.relative_position_bias_table", (attention + "relative_position_bias_table",)),
+        Rule(ours + "attn.proj.{p}", (theirs + "attention.output.dense.{p}",)),
+        Rule(ours + "norm1.{p}", (theirs + "layernorm_before.{p}",)),
+        Rule(ours + "norm2.{p}", (theirs + "layernorm_after.{p}",)),
+        Rule(ours + "mlp.fc1.{p}", (theirs + "intermediate.dense.{p}",)),
+        Rule(ours + "mlp.fc2.{p}", (theirs + "output.dense.{p}",)),
+    ]
+    for level in range(4):
+        rules.append(Rule(f"{trunk}norm{level}.{{p}}", (f"{_HF_TRUNK}hidden_states_norms.stage{level + 1}.{{p}}",)))
+    return rules
+
+
+def _hf_pixel_decoder_rules() -> list[Rule]:
+    ours, theirs = "sem_seg_head.pixel_decoder.", "model.pixel_level_module.decoder."
+    layer, their_layer = ours + "transformer.encoder.layers.{i}.", theirs + "encoder.layers.{i}."
+    rules = [
+        Rule(ours + "input_proj.{i}.{j}.{p}", (theirs + "input_projections.{i}.{j}.{p}",)),
+        Rule(ours + "transformer.level_embed", (theirs + "level_embed",)),
+        Rule(layer + "self_attn.{rest}", (their_layer + "self_attn.{rest}",)),
+        Rule(layer + "norm1.{p}", (their_layer + "self_attn_layer_norm.{p}",)),
+        Rule(layer + "linear1.{p}", (their_layer + "fc1.{p}",)),
+        Rule(layer + "linear2.{p}", (their_layer + "fc2.{p}",)),
+        Rule(layer + "norm2.{p}", (their_layer + "final_layer_norm.{p}",)),
+        Rule(ours + "mask_features.{p}", (theirs + "mask_projection.{p}",)),
+    ]
+    for name in ("adapter_1", "layer_1"):
+        rules.append(Rule(f"{ours}{name}.weight", (f"{theirs}{name}.0.weight",)))
+        rules.append(Rule(f"{ours}{name}.norm.{{p}}", (f"{theirs}{name}.1.{{p}}",)))
+    return rules
+
+
+def _hf_predictor_rules() -> list[Rule]:
+    ours, theirs = "sem_seg_head.predictor.", "model.transformer_module."
+    decoder, layer = theirs + "decoder.", theirs + "decoder.layers.{i}."
+    cross, own, ffn = (
+        ours + f"transformer_{kind}_layers.{{i}}." for kind in ("cross_attention", "self_attention", "ffn")
+    )
+    projections = [layer + f"self_attn.{part}_proj." for part in ("q", "k", "v")]
+    return [
+        Rule(ours + "query_feat.weight", (theirs + "queries_features.weight",)),
+        Rule(ours + "query_embed.weight", (theirs + "queries_embedder.weight",)),
+        Rule(ours + "level_embed.weight", (theirs + "level_embed.weight",)),
+        Rule(ours + "decoder_norm.{p}", (decoder + "layernorm.{p}",)),
+        Rule(cross + "multihead_attn.{rest}", (layer + "cross_attn.{rest}",)),
+        Rule(cross + "norm.{p}", (layer + "cross_attn_layer_norm.{p}",)),
+        Rule(own + "self_attn.in_proj_weight", tuple(name + "weight" for name in projections)),
+        Rule(own + "self_attn.in_proj_bias", tuple(name + "bias" for name in projections)),
+        Rule(own + "self_attn.out_proj.{p}", (layer + "self_attn.out_proj.{p}",)),
+        Rule(own + "norm.{p}", (layer + "self_attn_layer_norm.{p}",)),
+        Rule(ffn + "linear1.{p}", (layer + "fc1.{p}",)),
+        Rule(ffn + "linear2.{p}", (layer + "fc2.{p}",)),
+        Rule(ffn + "norm.{p}", (layer + "final_layer_norm.{p}",)),
+        Rule(ours + "mask_embed.layers.{i}.{p}", (decoder + "mask_predictor.mask_embedder.{i}.0.{p}",)),
+        Rule(ours + "class_embed.{p}", ("class_predictor.{p}",)),
+        Rule("criterion.empty_weight", ("criterion.empty_weight",)),
+    ]

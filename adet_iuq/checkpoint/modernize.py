@@ -1,0 +1,30 @@
+"""Names that a file may have instead of the model's, where one look at the model tells what is meant."""
+
+from collections.abc import Collection, Mapping
+
+from torch import Tensor
+
+from adet_iuq.checkpoint.compatibility import trunk_prefix
+
+_HEAD = "sem_seg_head."
+
+
+def modern_names(tensors: Mapping[str, Tensor], model: Collection[str]) -> dict[str, Tensor]:
+    """A file's tensors, renamed where the name is not the model's and the new one is.
+
+    * Mask2Former before its head's version 2: the pixel decoder stood in the head itself, and `query_feat` was called
+      `static_query` (its parity spec, section 1).
+    * Files of a bare backbone, such as the authors' of Swin: with the prefix of the backbone more names are the model's.
+    """
+    result = {_renamed(name, model): tensor for name, tensor in tensors.items()}
+    trunk = trunk_prefix(model)
+    known = {prefix: sum(prefix + name in model for name in result) for prefix in ("", trunk, trunk + "model.")}
+    prefix = max(known, key=lambda one: known[one])
+    return {prefix + name if prefix + name in model else name: tensor for name, tensor in result.items()}
+
+
+def _renamed(name: str, model: Collection[str]) -> str:
+    new = name.replace("static_query", "query_feat")
+    if new.startswith(_HEAD) and not new.startswith((_HEAD + "predictor.", _HEAD + "pixel_decoder.")):
+        new = f"{_HEAD}pixel_decoder.{new.removeprefix(_HEAD)}"
+    return new if name not in model and new in model else name

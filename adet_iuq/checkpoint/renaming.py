@@ -1,0 +1,101 @@
+"""Two sets of names for the same tensors, as a table that is read in both directions."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+# What a placeholder of a rule stands for.
+_PLACEHOLDERS = {"i": r"\d+", "j": r"\d+", "p": "weight|bias", "rest": ".+"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One tensor here is one or several there.
+
+    Attributes:
+        ours: name here, with placeholders {i}, {j} (numbers), {p} (weight or bias), {rest} (anything).
+        theirs: names there, with the same placeholders. Of several, the tensors stacked along their first dimension are
+            ours.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+
+
+@dataclass
+class Renamed:
+    """Tensors under their new names, and the old names for which there is no rule."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    unplaced: list[str] = field(default_factory=list)
+
+
+class NameTable:
+    """Rules, of which the first that fits counts.
+
+    Args:
+        rules: in this order.
+        ignored: regular expressions (matched from the start) of their names that carry nothing for the models here;
+            they win over the rules.
+        ours_only: the same for names here without a counterpart there.
+    """
+
+    def __init__(self, rules: Sequence[Rule], ignored: Sequence[str] = (), ours_only: Sequence[str] = ()) -> None:
+        self._rules = [(rule, _compiled(rule.ours), _compiled(rule.theirs[0])) for rule in rules]
+        self._ignored, self._ours_only = ignored, ours_only
+
+    def to_ours(self, tensors: Mapping[str, Tensor]) -> Renamed:
+        """Their tensors under our names."""
+        result = Renamed()
+        used: set[str] = set()
+        candidates = _rest(tensors, used, self._ignored)
+        for rule, _, theirs in self._rules:
+            for name in candidates:
+                match = None if name in used else theirs.fullmatch(name)
+                if match is None:
+                    continue
+                parts = [template.format(**match.groupdict()) for template in rule.theirs]
+                if all(part in tensors for part in parts):
+                    result.tensors[rule.ours.format(**match.groupdict())] = _joined([tensors[part] for part in parts])
+                    used.update(parts)
+        result.unplaced = _rest(tensors, used, self._ignored)
+        return result
+
+    def from_ours(self, tensors: Mapping[str, Tensor]) -> Renamed:
+        """Our tensors under their names."""
+        result = Renamed()
+        for name in _rest(tensors, set(), self._ours_only):
+            for rule, ours, _ in self._rules:
+                match = ours.fullmatch(name)
+                if match is not None:
+                    names = [template.format(**match.groupdict()) for template in rule.theirs]
+                    parts = tensors[name].chunk(len(names)) if len(names) > 1 else [tensors[name]]
+                    result.tensors.update(zip(names, parts, strict=True))
+                    break
+            else:
+                result.unplaced.append(name)
+        return result
+
+    def ours_only(self, names: Iterable[str]) -> list[str]:
+        """Those of our names that have no counterpart there and need none."""
+        placed = set(_rest(names, set(), self._ours_only))
+        return [name for name in names if name not in placed]
+
+
+def _compiled(template: str) -> re.Pattern[str]:
+    pattern = re.escape(template)
+    for name, meaning in _PLACEHOLDERS.items():
+        pattern = pattern.replace(re.escape(f"{{{name}}}"), f"(?P<{name}>{meaning})", 1)
+        pattern = pattern.replace(re.escape(f"{{{name}}}"), f"(?P={name})")
+    return re.compile(pattern)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _rest(names: Iterable[str], used: set[str], patterns: Sequence[str]) -> list[str]:
+    return [name for name in names if name not in used and not any(re.match(pattern, name) for pattern in patterns)]

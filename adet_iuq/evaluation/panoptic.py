@@ -1,0 +1,184 @@
+"""Panoptic quality (Kirillov et al., arXiv 1801.00868) of COCO-format panoptic data sets.
+
+An own evaluator, because detectron2's needs the package panopticapi, of which PyPI only has a copy by others; results
+agree with that one to rounding. The rules are COCO's: a pair of one class matches above an IoU of 0.5, crowds and
+unlabelled pixels count for nobody. Images are measured as they come; only counts are kept.
+"""
+
+import logging
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from adet_iuq.data.coco_json import read_coco_json
+from adet_iuq.data.panoptic import segment_ids
+from adet_iuq.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+VOID = 0  # the id of pixels that belong to no segment
+IdMap = npt.NDArray[np.int64]
+
+
+@dataclass
+class Counts:
+    """Of one class: matched pairs, segments predicted too much, segments missed, and the sum of the pairs' IoU."""
+
+    matched: int = 0
+    surplus: int = 0
+    missed: int = 0
+    iou: float = 0.0
+
+    def add(self, other: "Counts") -> None:
+        """Sums up."""
+        self.matched += other.matched
+        self.surplus += other.surplus
+        self.missed += other.missed
+        self.iou += other.iou
+
+    def qualities(self) -> tuple[float, float, float]:
+        """PQ, SQ, RQ, each 0 to 1; NaN where the class neither occurs nor is predicted."""
+        segments = self.matched + 0.5 * self.surplus + 0.5 * self.missed
+        if segments == 0:
+            return (float("nan"),) * 3
+        segmentation = self.iou / self.matched if self.matched else 0.0
+        return self.iou / segments, segmentation, self.matched / segments
+
+
+@dataclass
+class Segments:
+    """One panoptic map: `ids` (H, W), the class of each id, and the ids that are crowds."""
+
+    ids: IdMap
+    classes: dict[int, int]
+    crowds: set[int] = field(default_factory=set)
+
+
+def count_matches(truth: Segments, predicted: Segments) -> dict[int, Counts]:
+    """What one image adds to the counts of the classes."""
+    keys = np.stack([truth.ids, predicted.ids], axis=-1).reshape(-1, 2)
+    pairs, numbers = np.unique(keys, axis=0, return_counts=True)
+    common = {(int(a), int(b)): int(number) for (a, b), number in zip(pairs, numbers, strict=True)}
+    true_area: dict[int, int] = defaultdict(int)
+    predicted_area: dict[int, int] = defaultdict(int)
+    for (a, b), number in common.items():
+        true_area[a] += number
+        predicted_area[b] += number
+    counts: dict[int, Counts] = defaultdict(Counts)
+    done_true, done_predicted = set(truth.crowds), set()
+    for (a, b), number in common.items():
+        label = truth.classes.get(a)
+        if label is None or a in truth.crowds or label != predicted.classes.get(b):
+            continue
+        # Unlabelled pixels of a prediction do not speak against it.
+        iou = number / (true_area[a] + predicted_area[b] - number - common.get((VOID, b), 0))
+        if iou > 0.5:
+            counts[label].add(Counts(matched=1, iou=iou))
+            done_true.add(a)
+            done_predicted.add(b)
+    for a, label in truth.classes.items():
+        counts[label].missed += a not in done_true
+    # The last crowd of a class stands for all of them, as in COCO's script.
+    crowds = {truth.classes[a]: a for a in sorted(truth.crowds, key=list(truth.classes).index)}
+    for b, label in predicted.classes.items():
+        ignored = common.get((VOID, b), 0) + common.get((crowds.get(label, VOID), b), 0) * (label in crowds)
+        if b not in done_predicted and predicted_area[b] and ignored <= 0.5 * predicted_area[b]:
+            counts[label].surplus += 1
+    return counts
+
+
+class PanopticEvaluator(DatasetEvaluator):
+    """PQ, SQ and RQ in percent, over all classes, things (`_th`) and stuff (`_st`), and PQ of every class (`PQ-name`).
+
+    Reads `panoptic_seg` of the outputs, as detectron2's models give it: ids (H, W) and, for each, `id` and contiguous
+    `category_id`. Outputs without it are left out, with a warning.
+    """
+
+    def __init__(self, dataset_name: str) -> None:
+        """
+        Args:
+            dataset_name: registered, with `panoptic_json` and `panoptic_root` in its metadata.
+
+        Raises:
+            UserError: its panoptic JSON is missing or damaged.
+        """
+        self._name, metadata = dataset_name, MetadataCatalog.get(dataset_name)
+        self._root = metadata.panoptic_root
+        self._things: dict[int, int] = metadata.thing_dataset_id_to_contiguous_id
+        self._numbers: dict[int, int] = {**metadata.stuff_dataset_id_to_contiguous_id, **self._things}
+        content = read_coco_json(metadata.panoptic_json)
+        self._truth = {int(entry["image_id"]): entry for entry in content["annotations"]}
+        self._class_names = {self._numbers[c["id"]]: c["name"] for c in content["categories"]}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        self._counts: dict[int, Counts] = defaultdict(Counts)
+        self._images = 0
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Measures a batch against the panoptic PNG files.
+
+        Raises:
+            UserError: a PNG file is missing or has another size than the prediction.
+        """
+        for entry, output in zip(inputs, outputs, strict=True):
+            if "panoptic_seg" not in output:
+                continue
+            ids, segments = output["panoptic_seg"]
+            predicted = Segments(
+                ids.cpu().numpy().astype(np.int64), {int(s["id"]): int(s["category_id"]) for s in segments}
+            )
+            for label, counts in count_matches(
+                self._read(int(entry["image_id"]), predicted.ids.shape), predicted
+            ).items():
+                self._counts[label].add(counts)
+            self._images += 1
+
+    def _read(self, image_id: int, size: tuple[int, ...]) -> Segments:
+        """The truth of an image."""
+        entry = self._truth[image_id]
+        path = os.path.join(self._root, entry["file_name"])
+        try:
+            ids = segment_ids(read_image(path, "RGB"))
+        except (OSError, SyntaxError) as error:
+            raise UserError(f"Panoptic map {path} cannot be read ({error}).") from error
+        if ids.shape != size:
+            raise UserError(f"Panoptic map {path} is {ids.shape[::-1]} pixels, the prediction {size[::-1]}.")
+        segments = entry["segments_info"]
+        crowds = {s["id"] for s in segments if s.get("iscrowd", 0)}
+        return Segments(ids, {s["id"]: self._numbers[s["category_id"]] for s in segments}, crowds)
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """{"panoptic_seg": {metric: percent}} of all processes' images, on the main process."""
+        gathered = comm.gather((self._images, dict(self._counts)))
+        if not comm.is_main_process():
+            return {}
+        total: dict[int, Counts] = defaultdict(Counts)
+        for _, counts in gathered:
+            for label, value in counts.items():
+                total[label].add(value)
+        if not sum(images for images, _ in gathered):
+            logger.warning("'%s': the model gave no panoptic segmentation; PQ is not measured.", self._name)
+            return {}
+        return {"panoptic_seg": self._summary(total)}
+
+    def _summary(self, total: dict[int, Counts]) -> dict[str, float]:
+        qualities = {label: total[label].qualities() for label in self._class_names}
+        things = set(self._things.values())
+        groups = {"": set(qualities), "_th": things, "_st": set(qualities) - things}
+        result: dict[str, float] = {}
+        for suffix, labels in groups.items():
+            present = np.array([q for label, q in qualities.items() if label in labels and not np.isnan(q[0])])
+            means = 100 * present.mean(axis=0) if len(present) else np.full(3, np.nan)
+            result.update({name + suffix: float(mean) for name, mean in zip(("PQ", "SQ", "RQ"), means, strict=True)})
+        result.update({f"PQ-{name}": 100 * qualities[label][0] for label, name in self._class_names.items()})
+        return result

@@ -1,0 +1,246 @@
+"""Multi-scale deformable attention in plain torch (arXiv 2010.04159), without a map of what was sampled.
+
+Every query of every head reads P points on each of L maps, bilinearly. That is a weighted sum of 4 L P rows of the table
+of all values, which `embedding_bag` adds up as it reads them; the gradient of the table is the same sum the other way
+round. (Sampling with grid_sample writes every sampled vector first, about 270 MB for an image of 800 x 1333, and keeps it
+for the backward pass.) Rows and their weights exist for some heads of one image at a time, and are made anew in the
+backward pass.
+
+Shapes: B images, S cells of all maps together (map after map, each row by row), Q queries, M heads, D channels of a
+head, L maps, P points.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Bytes that one step over some heads of an image may take, and of rows copied at a time: what a cache takes, or enough to
+# keep a device busy.
+_STEP_BYTES = {"cpu": 32 * 1024**2}
+_COPY_BYTES = {"cpu": 8 * 1024**2}
+_DEVICE_BYTES = 512 * 1024**2
+_BYTES_PER_ROW = 16  # of a step: what it keeps for each row that it reads
+
+
+def deformable_attention(value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of points of all maps, zero outside them; differentiable, once, in all three tensors.
+
+    Args:
+        value: (B, S, M, D) float32 or float64.
+        sizes: (h, w) of the L maps.
+        locations: (B, Q, M, L, P, 2) x, y as shares of a map's width and height: the centre of its cell (i, j) lies at
+            ((j + 0.5) / w, (i + 0.5) / h).
+        weights: (B, Q, M, L, P).
+
+    Returns:
+        (B, Q, M * D).
+    """
+    flat_sizes = [side for size in sizes for side in size]
+    attended: Tensor = _attend(value, flat_sizes, locations, weights)
+    return attended.flatten(2)
+
+
+class _Neighbours(NamedTuple):
+    """The two cells on one axis that each location lies between."""
+
+    cells: Tensor  # (..., 2) int32; a cell outside is replaced by one inside
+    weights: Tensor  # (..., 2) linear; 0 for a cell outside
+    slopes: Tensor  # (..., 2) derivative of the weights by the location
+
+
+def _neighbours(locations: Tensor, size: Tensor) -> _Neighbours:
+    """`locations` (...) in [0, 1]; `size` broadcasts with them."""
+    position = locations * size - 0.5
+    low = position.floor()
+    fraction = position - low
+    cells = torch.stack([low, low + 1], dim=-1)
+    size = size[..., None]
+    inside = ((cells >= 0) & (cells < size)).to(locations.dtype)
+    weights = torch.stack([1 - fraction, fraction], dim=-1) * inside
+    signs = torch.tensor([-1.0, 1.0], dtype=locations.dtype, device=locations.device)
+    return _Neighbours(cells.int().clamp(min=0).minimum(size - 1), weights, signs * size * inside)
+
+
+class _Reading(NamedTuple):
+    """What one image's queries read with M of its heads: rows of the table (S * M, D) of their values."""
+
+    rows: Tensor  # (Q, M, L, P, 2, 2) int32, y before x
+    vertical: _Neighbours
+    horizontal: _Neighbours
+
+    def weights(self, weights: Tensor) -> Tensor:
+        """Of every row: (Q, M, L, P, 2, 2), from the points' weights (Q, M, L, P)."""
+        return (weights[..., None] * self.vertical.weights)[..., None] * self.horizontal.weights[..., None, :]
+
+
+def _reading(sizes: Sequence[int], locations: Tensor) -> _Reading:
+    """Of one image; sizes h, w, h, w, ..., locations (Q, M, L, P, 2)."""
+    device, heads = locations.device, locations.shape[1]
+    extent = torch.tensor(sizes, dtype=torch.int32, device=device).view(-1, 2)
+    height, width = extent[:, :1], extent[:, 1:]
+    starts = (extent.prod(1).cumsum(0) - extent.prod(1)).int()
+    horizontal, vertical = _neighbours(locations[..., 0], width), _neighbours(locations[..., 1], height)
+    lines = starts[:, None, None] + vertical.cells * width[..., None]
+    cells = lines[..., None] + horizontal.cells[..., None, :]
+    head = torch.arange(heads, dtype=torch.int32, device=device).view(-1, 1, 1, 1, 1)
+    return _Reading(cells * heads + head, vertical, horizontal)
+
+
+def _steps(locations: Tensor) -> list[tuple[int, slice]]:
+    """Images and ranges of heads to be taken together."""
+    images, queries, heads, levels, points = locations.shape[:5]
+    head_bytes = queries * levels * points * 4 * _BYTES_PER_ROW
+    step = max(1, _STEP_BYTES.get(locations.device.type, _DEVICE_BYTES) // max(head_bytes, 1))
+    return [(image, slice(head, head + step)) for image in range(images) for head in range(0, heads, step)]
+
+
+@torch.library.custom_op("adet_iuq::deformable_attention", mutates_args=())
+def _attend(value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
+    """(B, Q, M, D). An operator of its own, so that torch.compile takes it as one step."""
+    out = value.new_empty(*locations.shape[:3], value.shape[3])
+    for image, heads in _steps(locations):
+        reading = _reading(sizes, locations[image, :, heads])
+        read = F.embedding_bag(
+            reading.rows.flatten(0, 1).flatten(1),
+            value[image, :, heads].flatten(0, 1),
+            mode="sum",
+            per_sample_weights=reading.weights(weights[image, :, heads]).flatten(0, 1).flatten(1),
+        )
+        out[image, :, heads] = read.view(len(weights[image]), -1, value.shape[3])
+    return out
+
+
+@_attend.register_fake
+def _(value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
+    return value.new_empty(*locations.shape[:3], value.shape[3])
+
+
+@torch.library.custom_op("adet_iuq::deformable_attention_backward", mutates_args=())
+def _attend_backward(
+    grad: Tensor, value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, locations and weights."""
+    grads = [torch.empty(one.shape, dtype=one.dtype, device=one.device) for one in (value, locations, weights)]
+    grad_value, grad_locations, grad_weights = grads
+    for image, heads in _steps(locations):
+        part, bag_grads = value[image, :, heads], grad[image, :, heads].flatten(0, 1)
+        reading, point_weights = _reading(sizes, locations[image, :, heads]), weights[image, :, heads]
+        rows = reading.rows.flatten(0, 1).flatten(1)
+        row_weights = reading.weights(point_weights).flatten(0, 1).flatten(1)
+        grad_value[image, :, heads] = _table_gradient(rows, row_weights, bag_grads, part.shape[0] * part.shape[1]).view(
+            part.shape
+        )
+        by_row = _row_weight_gradient(rows, part.flatten(0, 1), bag_grads).view(reading.rows.shape)
+        # A row's weight is the point's times one factor an axis.
+        vertical, horizontal = reading.vertical, reading.horizontal
+        by_line = (by_row * horizontal.weights[..., None, :]).sum(-1)
+        by_column = (by_row * vertical.weights[..., None]).sum(-2)
+        grad_weights[image, :, heads] = (by_line * vertical.weights).sum(-1)
+        grad_locations[image, :, heads, ..., 0] = (by_column * horizontal.slopes).sum(-1) * point_weights
+        grad_locations[image, :, heads, ..., 1] = (by_line * vertical.slopes).sum(-1) * point_weights
+    return grad_value, grad_locations, grad_weights
+
+
+@_attend_backward.register_fake
+def _(
+    grad: Tensor, value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(value), torch.empty_like(locations), torch.empty_like(weights)
+
+
+def _table_gradient(rows: Tensor, weights: Tensor, grads: Tensor, count: int) -> Tensor:
+    """(count, D): to each row of the table, the gradients (N, D) of the bags that read it, by rows, weights (N, n)."""
+    places = rows.flatten().sort()
+    starts = torch.searchsorted(places.values, torch.arange(count, dtype=rows.dtype, device=rows.device))
+    readers = torch.div(places.indices, rows.shape[1], rounding_mode="floor")
+    ordered = weights.flatten()[places.indices]
+    return F.embedding_bag(readers, grads, starts, mode="sum", per_sample_weights=ordered)
+
+
+def _row_weight_gradient(rows: Tensor, table: Tensor, grads: Tensor) -> Tensor:
+    """(N, n): products of every bag's gradient (N, D) with the rows (N, n) of the table that it read."""
+    result = torch.empty(rows.shape, dtype=table.dtype, device=table.device)
+    bag_bytes = rows.shape[1] * table.shape[1] * table.element_size()
+    step = max(1, _COPY_BYTES.get(table.device.type, _DEVICE_BYTES) // bag_bytes)
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        read = table.index_select(0, part.flatten()).view(*part.shape, -1)
+        result[start : start + step] = read.mul_(grads[start : start + step, None]).sum(-1)
+    return result
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    value, ctx.sizes, locations, weights = inputs
+    ctx.save_for_backward(value, locations, weights)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+    value, locations, weights = ctx.saved_tensors
+    grad_value, grad_locations, grad_weights = _attend_backward(grad, value, ctx.sizes, locations, weights)
+    return grad_value, None, grad_locations, grad_weights
+
+
+_attend.register_autograd(_backward, setup_context=_setup_context)
+
+
+class MSDeformAttn(nn.Module):
+    """Deformable attention of queries on L maps, under the published parameter names.
+
+    Args:
+        channels: C of queries and values, a multiple of `heads`.
+        levels: L.
+        heads: M.
+        points: P.
+    """
+
+    def __init__(self, channels: int, levels: int, heads: int, points: int) -> None:
+        super().__init__()
+        self.levels, self.heads, self.points = levels, heads, points
+        self.sampling_offsets = nn.Linear(channels, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(channels, heads * levels * points)
+        self.value_proj = nn.Linear(channels, channels)
+        self.output_proj = nn.Linear(channels, channels)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """At the start head m looks into direction m, 1, 2, ... P cells far, with equal weights."""
+        angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        directions = directions / directions.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1, self.points + 1).view(-1, 1)
+        offsets = (directions[:, None, None] * steps).expand(-1, self.levels, -1, -1)
+        nn.init.zeros_(self.sampling_offsets.weight)
+        self.sampling_offsets.bias.copy_(offsets.flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(self, query: Tensor, reference: Tensor, value: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """The attended values.
+
+        Args:
+            query: (B, Q, C).
+            reference: (B or 1, Q, L or 1, 2) x, y as shares of the map, from where the offsets count.
+            value: (B, S, C).
+            sizes: (h, w) of the L maps.
+
+        Returns:
+            (B, Q, C), at least float32, also under autocast: cells of a large map do not survive float16.
+        """
+        with torch.autocast(query.device.type, enabled=False):
+            query, value = query.to(self.value_proj.weight.dtype), value.to(self.value_proj.weight.dtype)
+            shape = (*query.shape[:2], self.heads, self.levels, self.points)
+            extent = query.new_tensor([(w, h) for h, w in sizes])
+            offsets = self.sampling_offsets(query).view(*shape, 2) / extent[:, None]
+            weights = self.attention_weights(query).view(*shape[:3], -1).softmax(-1).view(shape)
+            values = self.value_proj(value).unflatten(-1, (self.heads, -1))
+            locations = reference[:, :, None, :, None] + offsets
+            attended: Tensor = self.output_proj(deformable_attention(values, sizes, locations, weights))
+        return attended

@@ -1,0 +1,185 @@
+"""Mask2Former's losses: classes of all queries, masks of the matched ones on random points, for every prediction.
+
+Parity spec of Mask2Former, section 5.2. Shapes: as in `matcher.py`; M matched queries of a prediction.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adet_iuq.errors import UserError
+from adet_iuq.modeling.layers import dot_product_maps
+from adet_iuq.modeling.mask2former import mask_losses
+from adet_iuq.modeling.mask2former.matcher import HungarianMatcher, Matches, Targets
+from adet_iuq.modeling.mask2former.points import (
+    PointSource,
+    sample_bit_masks,
+    sample_maps,
+    touches_valid,
+    uncertain_points,
+    uniform_points,
+)
+from adet_iuq.modeling.mask2former.transformer_decoder import Prediction
+
+Size = tuple[int, int]
+
+
+class SetCriterion(nn.Module):
+    """Matches every prediction and weighs its losses; in float32 whatever the autocast."""
+
+    empty_weight: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        no_object_weight: float,
+        class_weight: float,
+        mask_weight: float,
+        dice_weight: float,
+        num_points: int,
+        oversample_ratio: float,
+        importance_ratio: float,
+        deep_supervision: bool,
+        source: PointSource = uniform_points,
+    ) -> None:
+        """
+        Args:
+            num_classes: K.
+            no_object_weight: of unmatched queries in the class loss.
+            class_weight, mask_weight, dice_weight: of losses and matching costs.
+            num_points: random points of a mask.
+            oversample_ratio, importance_ratio: see `uncertain_points`.
+            deep_supervision: losses on every prediction, not on the last one only.
+            source: draws all random points.
+
+        Raises:
+            UserError: ratios outside their range.
+        """
+        super().__init__()
+        if not (0 <= importance_ratio <= 1 and oversample_ratio >= max(1.0, importance_ratio)):
+            raise UserError(
+                f"MODEL.MASK_FORMER: IMPORTANCE_SAMPLE_RATIO {importance_ratio} must lie between 0 and 1, "
+                f"OVERSAMPLE_RATIO {oversample_ratio} be at least 1."
+            )
+        self.class_weight, self.mask_weight, self.dice_weight = class_weight, mask_weight, dice_weight
+        self.num_points = num_points
+        self.oversample_ratio, self.importance_ratio = oversample_ratio, importance_ratio
+        self.deep_supervision, self.source = deep_supervision, source
+        self.matcher = HungarianMatcher(
+            class_weight=class_weight,
+            mask_weight=mask_weight,
+            dice_weight=dice_weight,
+            num_points=num_points,
+            source=source,
+        )
+        weight = torch.ones(num_classes + 1)
+        weight[-1] = no_object_weight
+        self.register_buffer("empty_weight", weight)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        former = cfg.MODEL.MASK_FORMER
+        return {
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "no_object_weight": former.NO_OBJECT_WEIGHT,
+            "class_weight": former.CLASS_WEIGHT,
+            "mask_weight": former.MASK_WEIGHT,
+            "dice_weight": former.DICE_WEIGHT,
+            "num_points": former.TRAIN_NUM_POINTS,
+            "oversample_ratio": former.OVERSAMPLE_RATIO,
+            "importance_ratio": former.IMPORTANCE_SAMPLE_RATIO,
+            "deep_supervision": former.DEEP_SUPERVISION,
+        }
+
+    def forward(
+        self, predictions: Sequence[Prediction], mask_features: Tensor, targets: Sequence[Targets], frame: Size
+    ) -> tuple[dict[str, Tensor], list[Matches]]:
+        """Weighted losses, and the matches of every prediction that has losses, the last one's last.
+
+        Args:
+            predictions: the last layer's last.
+            mask_features: (B, D, h, w).
+            targets: of the B images; labels lie between 0 and K - 1.
+            frame: (H, W) of the padded input in pixels.
+
+        Returns:
+            `loss_ce`, `loss_mask` and `loss_dice` of the last prediction, and with the suffix _i of the i-th one.
+        """
+        with torch.autocast(mask_features.device.type, enabled=False):
+            mask_features = mask_features.float()
+            chosen = predictions if self.deep_supervision else predictions[-1:]
+            chosen = [Prediction(one.logits.float(), one.embeddings.float()) for one in chosen]
+            matches = self.matcher(chosen, mask_features, targets, frame)
+            normalizer = self._normalizer(targets)
+            suffixes = [f"_{index}" for index in range(len(chosen) - 1)] + [""]
+            losses: dict[str, Tensor] = {}
+            for suffix, prediction, match in reversed(list(zip(suffixes, chosen, matches, strict=True))):
+                logits = dot_product_maps(prediction.embeddings[match.image, match.query], match.image, mask_features)
+                mask_loss, dice_loss = self.mask_losses(logits, match, targets, frame)
+                losses[f"loss_ce{suffix}"] = self.class_weight * self.class_loss(prediction.logits, match, targets)
+                losses[f"loss_mask{suffix}"] = self.mask_weight * mask_loss.sum() / normalizer
+                losses[f"loss_dice{suffix}"] = self.dice_weight * dice_loss.sum() / normalizer
+        return losses, matches
+
+    def class_loss(self, logits: Tensor, matches: Matches, targets: Sequence[Targets]) -> Tensor:
+        """Cross-entropy of all queries (B, Q, K + 1), by the sum of their weights; unmatched ones are "no object"."""
+        classes = torch.full(logits.shape[:2], logits.shape[2] - 1, device=logits.device)
+        labels = [one.labels[rows] for one, rows in zip(targets, matches.target.split(matches.counts), strict=True)]
+        classes[matches.image, matches.query] = torch.cat(labels)
+        return F.cross_entropy(logits.transpose(1, 2), classes, self.empty_weight)
+
+    def mask_losses(
+        self, logits: Tensor, matches: Matches, targets: Sequence[Targets], frame: Size
+    ) -> tuple[Tensor, Tensor]:
+        """Binary cross-entropy and dice loss (M,) of matched masks (M, h, w), on the same points."""
+        sampled, wanted, _ = self.sample(logits, matches.target, matches.counts, [one.masks for one in targets], frame)
+        return mask_losses.cross_entropy(sampled, wanted), mask_losses.dice(sampled, wanted)
+
+    def sample(
+        self,
+        logits: Tensor,
+        target_index: Tensor,
+        counts: Sequence[int],
+        masks: Sequence[Tensor],
+        frame: Size,
+        valid: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits and targets of N masks at random points of their own.
+
+        Args:
+            logits: (N, h, w), ordered by image.
+            target_index: (N,) long, rows of the image's masks.
+            counts: B, rows of each image.
+            masks: B x (K_b, H, W) bool.
+            frame: (H, W) of the padded input in pixels.
+            valid: (N, h, w) float, cells with 1 count, those with 0 do not; None: all.
+
+        Returns:
+            (N, P) logits, (N, P) targets, and (N, P) bool, which points count.
+        """
+        points = uncertain_points(
+            logits,
+            self.num_points,
+            oversample_ratio=self.oversample_ratio,
+            importance_ratio=self.importance_ratio,
+            source=self.source,
+            valid=valid,
+        )
+        rows = zip(masks, target_index.split(list(counts)), points.split(list(counts)), strict=True)
+        wanted = torch.cat([sample_bit_masks(mask[index], at, frame) for mask, index, at in rows])
+        sampled = sample_maps(logits[:, None], points)[:, 0]
+        return sampled, wanted, None if valid is None else touches_valid(valid, points)
+
+    def _normalizer(self, targets: Sequence[Targets]) -> Tensor:
+        """Number of targets, averaged over the ranks, at least 1."""
+        total = torch.tensor(float(sum(len(one.labels) for one in targets)), device=self.empty_weight.device)
+        world = comm.get_world_size()
+        if world > 1:
+            torch.distributed.all_reduce(total)
+        return (total / world).clamp(min=1)

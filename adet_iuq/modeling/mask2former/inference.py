@@ -1,0 +1,143 @@
+"""From masks and classes of all queries to instances, panoptic segments and a semantic map.
+
+Parity spec of Mask2Former, section 6. Shapes: Q queries, K classes, (H, W) wished output.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+from torch.nn import functional as F
+
+Size = tuple[int, int]
+CHUNK_BYTES = 128 * 1024**2  # of the padded-size masks that exist at one time
+
+
+@dataclass(frozen=True)
+class OutputGeometry:
+    """Sizes (height, width) on the way from a mask at the stride of the mask features to the wished output."""
+
+    padded: Size
+    image: Size
+    output: Size
+
+    def resize(self, masks: Tensor) -> Tensor:
+        """Mask logits (N, h, w) to (N, H, W): up to the padded input, cut to the image, then to the output."""
+        result = masks.new_empty(len(masks), *self.output)
+        step = max(1, CHUNK_BYTES // (4 * self.padded[0] * self.padded[1]))
+        for start in range(0, len(masks), step):
+            result[start : start + step] = self.fit(enlarge(masks[start : start + step], self.padded))
+        return result
+
+    def fit(self, maps: Tensor) -> Tensor:
+        """Maps (N, *padded) cut to the image and resized to the output."""
+        return enlarge(maps[:, : self.image[0], : self.image[1]], self.output)
+
+
+def enlarge(maps: Tensor, size: Size) -> Tensor:
+    """(N, h, w) to (N, *size), bilinear."""
+    if maps.shape[1:] == size:
+        return maps
+    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def instance_inference(
+    logits: Tensor, masks: Tensor, geometry: OutputGeometry, count: int, things: Sequence[int] | None
+) -> Instances:
+    """The best `count` pairs of query and class; a query may appear with several classes, its mask is resized once.
+
+    Args:
+        logits: (Q, K + 1).
+        masks: (Q, h, w) logits at the stride of the mask features.
+        geometry: of the output.
+        count: at most so many.
+        things: classes that are kept, of the best `count`; None: all.
+
+    Returns:
+        Instances of the output size with pred_masks (bool), scores (class probability times mean mask probability inside
+        the mask), pred_classes, and pred_boxes around the masks (the published model leaves them all zero).
+    """
+    classes = logits.shape[1] - 1
+    scores, index = logits.softmax(-1)[:, :-1].flatten().topk(min(count, len(logits) * classes), sorted=False)
+    query, label = torch.div(index, classes, rounding_mode="floor"), index % classes
+    if things is not None:
+        kept = torch.isin(label, torch.as_tensor(list(things), device=label.device))
+        scores, query, label = scores[kept], query[kept], label[kept]
+    distinct, which = torch.unique(query, return_inverse=True)
+    resized = geometry.resize(masks[distinct])
+    inside = resized > 0
+    # Not as one product of all: that would write the probabilities of every pixel at once.
+    quality = [(one.sigmoid() * mask).sum() / (mask.sum() + 1e-6) for one, mask in zip(resized, inside, strict=True)]
+    result = Instances(geometry.output)
+    result.pred_masks = inside[which]
+    result.scores = scores * torch.stack(quality)[which] if quality else scores
+    result.pred_classes = label
+    result.pred_boxes = Boxes(mask_boxes(inside)[which])
+    return result
+
+
+def mask_boxes(masks: Tensor) -> Tensor:
+    """(N, 4) float XYXY boxes around (N, H, W) bool masks; zeros for an empty mask."""
+    edges = []
+    for profile in (masks.any(1), masks.any(2)):
+        size = profile.shape[1]
+        positions = torch.arange(size, device=masks.device)
+        first = torch.where(profile, positions, size).amin(1) if size else positions.new_zeros(len(masks))
+        last = torch.where(profile, positions, -1).amax(1) + 1 if size else positions.new_zeros(len(masks))
+        edges.append((torch.where(last > 0, first, 0), last))
+    (left, right), (top, bottom) = edges
+    return torch.stack([left, top, right, bottom], dim=1).float()
+
+
+def panoptic_inference(
+    logits: Tensor, masks: Tensor, things: Sequence[int], score_threshold: float, overlap_threshold: float
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Every pixel to one segment or to none.
+
+    Args:
+        logits: (Q, K + 1).
+        masks: (Q, H, W) logits at output size.
+        things: classes that count one by one; others are stuff, whose segments are merged.
+        score_threshold: a query takes part with a score above it.
+        overlap_threshold: least share of a mask that other masks leave to it.
+
+    Returns:
+        (H, W) int32 segment ids from 1 on, 0 for none, and for every id `id`, `isthing` and `category_id`.
+    """
+    scores, labels = logits.softmax(-1).max(-1)
+    kept = (labels != logits.shape[1] - 1) & (scores > score_threshold)
+    scores, labels = scores[kept], labels[kept]
+    if len(labels) == 0:
+        return torch.zeros(masks.shape[1:], dtype=torch.int32, device=masks.device), []
+    probability = masks[kept].sigmoid()
+    owner = (scores[:, None, None] * probability).argmax(0)
+    large = probability >= 0.5
+    visible = large.gather(0, owner[None])[0]  # the pixel lies inside its owner's mask
+    count = len(labels)
+    owned = torch.bincount(owner.flatten(), minlength=count)
+    shown = torch.bincount(owner[visible], minlength=count)
+    areas = torch.stack([owned, large.flatten(1).sum(1), shown, labels]).tolist()  # one transfer to the host
+
+    ids, segments = [0] * count, []
+    stuff_ids: dict[int, int] = {}
+    for index, (owned_area, large_area, shown_area, label) in enumerate(zip(*areas, strict=True)):
+        if not (owned_area and large_area and shown_area) or owned_area / large_area < overlap_threshold:
+            continue
+        if label in stuff_ids:
+            ids[index] = stuff_ids[label]
+            continue
+        ids[index] = len(segments) + 1
+        is_thing = label in things
+        if not is_thing:
+            stuff_ids[label] = ids[index]
+        segments.append({"id": ids[index], "isthing": is_thing, "category_id": label})
+    painted = torch.tensor(ids, dtype=torch.int32, device=masks.device)[owner]
+    return torch.where(visible, painted, 0), segments
+
+
+def semantic_inference(logits: Tensor, masks: Tensor) -> Tensor:
+    """(K, H, W) scores: class probabilities (of logits (Q, K + 1)) times mask probabilities (of masks (Q, H, W))."""
+    return torch.einsum("qc,qhw->chw", logits.softmax(-1)[:, :-1], masks.sigmoid())

@@ -1,0 +1,213 @@
+"""Mask2Former: learned queries, a stride-4 map, masks as their dot product (arXiv 2112.01527).
+
+The published model under its published names (its meta-architecture is called MaskFormer); parity spec in
+../shared/parity/mask2former/spec.md. Shapes: B images, Q queries, K targets of one image, (Hp, Wp) padded input, D
+channels of the mask features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
+from detectron2.modeling.backbone import Backbone
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from adet_iuq.errors import UserError
+from adet_iuq.modeling.layers import instance_masks
+from adet_iuq.modeling.mask2former.criterion import SetCriterion
+from adet_iuq.modeling.mask2former.head import MaskFormerHead
+from adet_iuq.modeling.mask2former.inference import (
+    OutputGeometry,
+    enlarge,
+    instance_inference,
+    panoptic_inference,
+    semantic_inference,
+)
+from adet_iuq.modeling.mask2former.matcher import Matches, Targets
+from adet_iuq.modeling.mask2former.transformer_decoder import Prediction
+
+
+@dataclass(frozen=True)
+class TestSettings:
+    """What the model returns in evaluation; names and meanings as MODEL.MASK_FORMER.TEST."""
+
+    semantic_on: bool
+    instance_on: bool
+    panoptic_on: bool
+    object_mask_threshold: float
+    overlap_threshold: float
+    resize_first: bool
+    detections_per_image: int
+
+
+@dataclass
+class TrainingPass:
+    """What one forward pass in training gives."""
+
+    losses: dict[str, Tensor]
+    mask_features: Tensor  # (B, D, Hp/4, Wp/4) float32
+    predictions: list[Prediction]  # those that have losses, the last layer's last
+    matches: list[Matches]  # of each of them
+    targets: list[Targets]  # B
+
+
+@META_ARCH_REGISTRY.register()
+class MaskFormer(nn.Module):
+    """The base segmenter, complete by itself."""
+
+    # A checkpoint may hold it or not: it is made anew from the config.
+    optional_checkpoint_keys = ("criterion.empty_weight",)
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        sem_seg_head: MaskFormerHead,
+        criterion: SetCriterion,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+        size_divisibility: int,
+        things: Sequence[int] | None,
+        test: TestSettings,
+    ) -> None:
+        """
+        Args:
+            backbone: makes "res2" to "res5".
+            sem_seg_head: makes predictions and mask features.
+            criterion: matching and losses.
+            pixel_mean, pixel_std: of the input's channels.
+            size_divisibility: of the padded input; 0 or less: as the backbone needs.
+            things: classes that are things, as far as the training set tells; None: all.
+            test: what to return in evaluation.
+        """
+        super().__init__()
+        self.backbone, self.sem_seg_head, self.criterion = backbone, sem_seg_head, criterion
+        self.size_divisibility = size_divisibility if size_divisibility > 0 else backbone.size_divisibility
+        self.things, self.test = things, test
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        backbone = build_backbone(cfg)
+        test = cfg.MODEL.MASK_FORMER.TEST
+        return {
+            "backbone": backbone,
+            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "criterion": SetCriterion(cfg),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
+            "things": thing_classes(cfg),
+            "test": TestSettings(
+                semantic_on=test.SEMANTIC_ON,
+                instance_on=test.INSTANCE_ON,
+                panoptic_on=test.PANOPTIC_ON,
+                object_mask_threshold=test.OBJECT_MASK_THRESHOLD,
+                overlap_threshold=test.OVERLAP_THRESHOLD,
+                resize_first=test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE or test.INSTANCE_ON or test.PANOPTIC_ON,
+                detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+            ),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Losses in training, results in evaluation.
+
+        Args:
+            batched_inputs: per image `image` (3, H, W) in INPUT.FORMAT; in training `instances` with gt_classes and
+                gt_masks; in evaluation optionally `height` and `width` of the wished output.
+
+        Returns:
+            In training a dict of scalar losses. Else a dict per image, each entry where MODEL.MASK_FORMER.TEST asks for
+            it: `instances`, `panoptic_seg` (ids (height, width) int32, list of segments), `sem_seg` (classes, height,
+            width); see `inference.py`.
+        """
+        images = self.preprocess(batched_inputs)
+        if not self.training:
+            return self._inference(images, batched_inputs)
+        return self.training_pass(images, self.targets(batched_inputs)).losses
+
+    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalised images, zero padded right and below to a common size."""
+        images = [(inputs["image"].to(self.device) - self.pixel_mean) / self.pixel_std for inputs in batched_inputs]
+        return ImageList.from_tensors(images, self.size_divisibility)
+
+    def targets(self, batched_inputs: list[dict[str, Any]]) -> list[Targets]:
+        """Classes and masks of every image, on the model's device."""
+        instances: list[Instances] = [inputs["instances"].to(self.device) for inputs in batched_inputs]
+        return [Targets(one.gt_classes, instance_masks(one)) for one in instances]
+
+    def training_pass(self, images: ImageList, targets: list[Targets]) -> TrainingPass:
+        """Losses and what they are made of."""
+        predictions, mask_features = self.sem_seg_head(self.backbone(images.tensor))
+        frame = (images.tensor.shape[2], images.tensor.shape[3])
+        losses, matches = self.criterion(predictions, mask_features, targets, frame)
+        return TrainingPass(losses, mask_features, predictions[-len(matches) :], matches, targets)
+
+    def _inference(self, images: ImageList, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        predictions, mask_features = self.sem_seg_head(self.backbone(images.tensor))
+        final = predictions[-1]
+        padded = (images.tensor.shape[2], images.tensor.shape[3])
+        results = []
+        for index, wished in enumerate(batched_inputs):
+            size = images.image_sizes[index]
+            output = (int(wished.get("height", size[0])), int(wished.get("width", size[1])))
+            masks = torch.einsum("qd,dhw->qhw", final.embeddings[index], mask_features[index]).float()
+            geometry = OutputGeometry(padded, (int(size[0]), int(size[1])), output)
+            results.append(self.results(final.logits[index].float(), masks, geometry))
+        return results
+
+    def results(self, logits: Tensor, masks: Tensor, geometry: OutputGeometry) -> dict[str, Any]:
+        """What the config asks for of one image.
+
+        Args:
+            logits: (Q, K + 1).
+            masks: (Q, Hp/4, Wp/4) logits.
+            geometry: of the output.
+        """
+        test, result = self.test, {}
+        if test.panoptic_on or (test.semantic_on and test.resize_first):
+            resized = geometry.resize(masks)
+        if test.semantic_on and test.resize_first:
+            result["sem_seg"] = semantic_inference(logits, resized)
+        elif test.semantic_on:
+            result["sem_seg"] = geometry.fit(semantic_inference(logits, enlarge(masks, geometry.padded)))
+        if test.panoptic_on:
+            things = range(logits.shape[1] - 1) if self.things is None else self.things
+            result["panoptic_seg"] = panoptic_inference(
+                logits, resized, things, test.object_mask_threshold, test.overlap_threshold
+            )
+        if test.instance_on:
+            kept = self.things if test.panoptic_on else None
+            result["instances"] = instance_inference(logits, masks, geometry, test.detections_per_image, kept)
+        return result
+
+
+def thing_classes(cfg: CfgNode) -> list[int] | None:
+    """The class numbers that are things, by the metadata of the (first) training set; None if it does not say.
+
+    Raises:
+        UserError: panoptic segments are asked for and no data set tells things from stuff.
+    """
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    numbers = MetadataCatalog.get(names[0]).get("thing_dataset_id_to_contiguous_id") if names else None
+    if numbers is None and cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON:
+        raise UserError(
+            "MODEL.MASK_FORMER.TEST.PANOPTIC_ON needs to know which classes are things; "
+            f"{names[0] if names else 'an empty DATASETS.TRAIN'} does not say. Name a panoptic data set in DATASETS.TRAIN."
+        )
+    return None if numbers is None else sorted(set(numbers.values()))

@@ -1,0 +1,117 @@
+"""Hungarian matching of queries and targets (parity spec of Mask2Former, section 5.1).
+
+Shapes: B images, Q queries, K_b targets of image b, R predictions (layers), P points, D channels of the mask features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from adet_iuq.modeling.mask2former.points import PointSource, sample_bit_masks, sample_maps, uniform_points
+from adet_iuq.modeling.mask2former.transformer_decoder import Prediction
+
+Size = tuple[int, int]
+_FINITE = 1e6  # stands for a cost that is not finite, so that the loss shows what went wrong and not the assignment
+
+
+@dataclass
+class Targets:
+    """What one image should be segmented into."""
+
+    labels: Tensor  # (K,) long
+    masks: Tensor  # (K, H, W) bool, the frame or a part of it from the top left corner
+
+
+@dataclass
+class Matches:
+    """sigma of one prediction: its M matched queries over the whole batch, sorted by image, then query."""
+
+    image: Tensor  # (M,) long
+    query: Tensor  # (M,) long
+    target: Tensor  # (M,) long, row of the image's targets
+    counts: list[int]  # B, matches of each image
+
+
+class HungarianMatcher:
+    """Assigns every target one query, at the lowest sum of costs.
+
+    Args:
+        class_weight, mask_weight, dice_weight: of the three costs.
+        num_points: P, random, one set for all queries and targets of an image and prediction.
+        source: draws the points.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_weight: float,
+        mask_weight: float,
+        dice_weight: float,
+        num_points: int,
+        source: PointSource = uniform_points,
+    ) -> None:
+        self.class_weight, self.mask_weight, self.dice_weight = class_weight, mask_weight, dice_weight
+        self.num_points, self.source = num_points, source
+
+    @torch.no_grad()
+    def __call__(
+        self, predictions: Sequence[Prediction], mask_features: Tensor, targets: Sequence[Targets], frame: Size
+    ) -> list[Matches]:
+        """The matches of every prediction; one transfer to the host for all of them.
+
+        Args:
+            predictions: R of them, float32.
+            mask_features: (B, D, h, w) float32.
+            targets: of the B images.
+            frame: (H, W) of the padded input in pixels.
+        """
+        costs = [
+            self.costs(predictions, image, mask_features[image : image + 1], one, frame)
+            for image, one in enumerate(targets)
+        ]
+        flat = torch.cat([cost.flatten() for cost in costs]).nan_to_num(_FINITE, _FINITE, -_FINITE).cpu()
+        on_host = [
+            part.view(cost.shape)
+            for part, cost in zip(flat.split([cost.numel() for cost in costs]), costs, strict=True)
+        ]
+        device = mask_features.device
+        return [_matches([cost[index] for cost in on_host], device) for index in range(len(predictions))]
+
+    def costs(
+        self, predictions: Sequence[Prediction], image: int, mask_features: Tensor, targets: Targets, frame: Size
+    ) -> Tensor:
+        """(R, Q, K) weighted costs of one image; mask_features (1, D, h, w) are that image's."""
+        rounds, count = len(predictions), len(targets.labels)
+        points = self.source(rounds, self.num_points, mask_features.device)
+        in_one_row = points.flatten(0, 1)[None]
+        wanted = sample_bit_masks(targets.masks, in_one_row, frame).view(count, rounds, self.num_points)
+        features = sample_maps(mask_features, in_one_row)[0].unflatten(1, (rounds, -1))  # (D, R, P)
+        result = []
+        for index, prediction in enumerate(predictions):
+            # Sampling is linear: features at the points, not whole masks, meet the embeddings.
+            logits = prediction.embeddings[image] @ features[:, index]
+            target = wanted[:, index].T
+            # softplus(-x) t + softplus(x) (1 - t) = softplus(x) - x t
+            mask_cost = (F.softplus(logits).sum(1, keepdim=True) - logits @ target) / self.num_points
+            probability = logits.sigmoid()
+            overlap = 2 * (probability @ target) + 1
+            dice_cost = 1 - overlap / (probability.sum(1, keepdim=True) + target.sum(0) + 1)
+            class_cost = -prediction.logits[image].softmax(-1)[:, targets.labels]
+            result.append(self.mask_weight * mask_cost + self.class_weight * class_cost + self.dice_weight * dice_cost)
+        return torch.stack(result)
+
+
+def _matches(costs: Sequence[Tensor], device: torch.device) -> Matches:
+    """The assignment of one prediction, from costs (Q, K_b) of the B images on the host."""
+    images, queries, wanted, counts = [], [], [], []
+    for image, cost in enumerate(costs):
+        query, target = (torch.as_tensor(part, dtype=torch.long) for part in linear_sum_assignment(cost.numpy()))
+        images.append(torch.full_like(query, image))
+        queries.append(query)
+        wanted.append(target)
+        counts.append(len(query))
+    return Matches(*(torch.cat(parts).to(device) for parts in (images, queries, wanted)), counts=counts)

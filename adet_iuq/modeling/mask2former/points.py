@@ -1,0 +1,95 @@
+"""Random points on masks (arXiv 1912.08193), instead of all pixels.
+
+Points are x, y in [0, 1] of the padded network input, the frame (parity spec of Mask2Former, section 5). A map of n cells
+an axis has the centre of cell i at (i + 0.5) / n; it is linear between cells and zero outside.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# (rows, points a row, device) to (rows, points, 2) float32 in [0, 1).
+PointSource = Callable[[int, int, torch.device], Tensor]
+
+
+def uniform_points(rows: int, count: int, device: torch.device) -> Tensor:
+    """Points from torch's global generator of that device, which the run's seed fixes."""
+    return torch.rand(rows, count, 2, device=device)
+
+
+def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
+    """Maps (N, C, h, w) float at points (N, P, 2): (N, C, P)."""
+    if maps.numel() == 0:  # which grid_sample refuses
+        return maps.flatten(2).sum(2, keepdim=True).expand(-1, -1, points.shape[1])
+    grid = 2 * points[:, :, None] - 1
+    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[..., 0]
+
+
+def sample_bit_masks(masks: Tensor, points: Tensor, frame: tuple[int, int]) -> Tensor:
+    """Masks at points without a copy of them as floats: (K, P) float32.
+
+    Args:
+        masks: (K, H, W) bool, the frame or a part of it from the top left corner; what lies outside is zero.
+        points: (K or 1, P, 2).
+        frame: (H, W) of the frame in pixels.
+    """
+    count, height, width = masks.shape
+    flat = masks.flatten(1)
+    x, y = (points * points.new_tensor([frame[1], frame[0]]) - 0.5).unbind(-1)
+    sampled = torch.zeros(count, points.shape[1], device=masks.device)
+    for row, row_weight in _neighbours(y, height):
+        for column, column_weight in _neighbours(x, width):
+            cells = (row * width + column).expand(count, -1)
+            sampled += flat.gather(1, cells) * (row_weight * column_weight)
+    return sampled
+
+
+def _neighbours(position: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """The two pixels around each position on an axis, clamped to it, and their weights, zero outside."""
+    low = position.floor()
+    pairs = [(low, low + 1 - position), (low + 1, position - low)]
+    return [
+        (pixel.clamp(0, max(size - 1, 0)).long(), torch.where((pixel >= 0) & (pixel < size), weight, 0.0))
+        for pixel, weight in pairs
+    ]
+
+
+@torch.no_grad()
+def uncertain_points(
+    logits: Tensor,
+    count: int,
+    *,
+    oversample_ratio: float,
+    importance_ratio: float,
+    source: PointSource,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Points where a mask is least certain, and some anywhere.
+
+    Args:
+        logits: (N, h, w).
+        count: points of a mask.
+        oversample_ratio: so many times `count` candidates are drawn.
+        importance_ratio: this share of the points are the candidates whose logit is nearest to zero, the rest is uniform.
+        source: draws points.
+        valid: (N, h, w) float, 1 or 0; candidates that touch a cell with 0 come last.
+
+    Returns:
+        (N, count, 2).
+    """
+    rows, device = len(logits), logits.device
+    candidates = source(rows, int(count * oversample_ratio), device)
+    certainty = sample_maps(logits[:, None], candidates)[:, 0].abs()
+    if valid is not None:
+        certainty = torch.where(touches_valid(valid, candidates), certainty, torch.inf)
+    kept = int(importance_ratio * count)
+    chosen = certainty.topk(kept, dim=1, largest=False).indices
+    points = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
+    return torch.cat([points, source(rows, count - kept, device)], dim=1) if kept < count else points
+
+
+def touches_valid(valid: Tensor, points: Tensor) -> Tensor:
+    """(N, P) bool: every cell that a point of (N, P, 2) is interpolated from is 1 in (N, h, w), none lies outside."""
+    return sample_maps(valid[:, None], points)[:, 0] > 0.999
