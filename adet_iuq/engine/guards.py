@@ -56,16 +56,17 @@ def stop_on_nonfinite(
 class CollapseGuard(HookBase):
     """Warns, once an episode, when mask loss and firing rates say that the model predicts no masks any more.
 
-    Reads the scalars of the step from the event storage: `loss_mask`, and what an IUQ model logs about where its queries
+    Reads the scalars of the step from the event storage: the mask loss, and what an IUQ model logs about where its queries
     fire. Without any evidence about firing (a base model, or before MODEL.IUQ.INTER.START_ITER) it keeps quiet.
 
     Args:
         patience: how many steps in a row; 0 switches it off.
-        ceiling: the greatest value of `loss_mask`, 1 for a dice loss.
+        ceiling: the greatest value of the mask loss, 1 for a dice loss.
+        name: of the mask loss that has that ceiling.
     """
 
-    def __init__(self, patience: int, ceiling: float = 1.0) -> None:
-        self.patience, self.ceiling = patience, ceiling
+    def __init__(self, patience: int, ceiling: float = 1.0, name: str = "loss_mask") -> None:
+        self.patience, self.ceiling, self.name = patience, ceiling, name
         self._steps = 0
 
     def after_step(self) -> None:
@@ -85,7 +86,7 @@ class CollapseGuard(HookBase):
     def _collapsed(self) -> bool:
         now = self.trainer.storage.iter
         latest = {name: value for name, (value, when) in self.trainer.storage.latest().items() if when == now}
-        if latest.get("loss_mask", 0.0) < _CEILING_SHARE * self.ceiling:
+        if latest.get(self.name, 0.0) < _CEILING_SHARE * self.ceiling:
             return False
         evidence = latest.get("iuq/num_valid_pairs", 0.0) > 0 or "iuq/equi_fire_rate" in latest
         return evidence and all(latest.get(name, 0.0) == 0.0 for name in _FIRE_RATES)

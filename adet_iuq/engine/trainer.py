@@ -131,7 +131,11 @@ class Trainer(DefaultTrainer):
         result = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            CollapseGuard(cfg.GUARD.COLLAPSE_ITERS, getattr(unwrap(self.model), "mask_loss_ceiling", 1.0)),
+            CollapseGuard(
+                cfg.GUARD.COLLAPSE_ITERS,
+                getattr(unwrap(self.model), "mask_loss_ceiling", 1.0),
+                getattr(unwrap(self.model), "mask_loss_name", "loss_mask"),
+            ),
             # Before the evaluation: when that fails, the weights are safe.
             CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD),
         ]

@@ -2,6 +2,7 @@ import logging
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from detectron2.utils.events import EventStorage
@@ -33,9 +34,11 @@ def test_finite_losses_pass() -> None:
     stop_on_nonfinite({"loss_a": 1e30}, {"loss_a": 1e30}, [], 3)
 
 
-def warnings_of(steps: list[dict[str, float]], caplog: pytest.LogCaptureFixture, patience: int = 3) -> int:
+def warnings_of(
+    steps: list[dict[str, float]], caplog: pytest.LogCaptureFixture, patience: int = 3, **of_model: Any
+) -> int:
     """How often the guard warns when these are the scalars of the steps."""
-    guard = CollapseGuard(patience)
+    guard = CollapseGuard(patience, **of_model)
     with EventStorage() as storage, caplog.at_level(logging.WARNING, logger="adet_iuq.engine.guards"):
         guard.trainer = SimpleNamespace(storage=storage)
         for iteration, scalars in enumerate(steps):
@@ -77,3 +80,9 @@ def test_two_bad_steps_are_not_enough_and_zero_patience_is_off(caplog: pytest.Lo
     good = {**COLLAPSED, "loss_mask": 0.5}
     assert warnings_of([COLLAPSED, COLLAPSED, good] * 4, caplog) == 0
     assert warnings_of([COLLAPSED] * 10, caplog, patience=0) == 0
+
+
+def test_the_model_names_the_loss_that_has_a_ceiling(caplog: pytest.LogCaptureFixture) -> None:
+    dice = {**COLLAPSED, "loss_mask": 0.1, "loss_dice": 4.99}
+    assert warnings_of([dice] * 4, caplog, ceiling=5.0, name="loss_dice") == 1
+    assert warnings_of([{**dice, "loss_dice": 4.0}] * 4, caplog, ceiling=5.0, name="loss_dice") == 1  # none more

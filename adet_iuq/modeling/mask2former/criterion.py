@@ -17,9 +17,9 @@ from adet_iuq.modeling.mask2former import mask_losses
 from adet_iuq.modeling.mask2former.matcher import HungarianMatcher, Matches, Targets
 from adet_iuq.modeling.mask2former.points import (
     PointSource,
+    avoids_invalid,
     sample_bit_masks,
     sample_maps,
-    touches_valid,
     uncertain_points,
     uniform_points,
 )
@@ -174,7 +174,7 @@ class SetCriterion(nn.Module):
         rows = zip(masks, target_index.split(list(counts)), points.split(list(counts)), strict=True)
         wanted = torch.cat([sample_bit_masks(mask[index], at, frame) for mask, index, at in rows])
         sampled = sample_maps(logits[:, None], points)[:, 0]
-        return sampled, wanted, None if valid is None else touches_valid(valid, points)
+        return sampled, wanted, None if valid is None else avoids_invalid(valid, points)
 
     def _normalizer(self, targets: Sequence[Targets]) -> Tensor:
         """Number of targets, averaged over the ranks, at least 1."""

@@ -62,6 +62,8 @@ class MaskFormer(nn.Module):
 
     # A checkpoint may hold it or not: it is made anew from the config.
     optional_checkpoint_keys = ("criterion.empty_weight",)
+    # Of the two mask losses this one has a ceiling, `mask_loss_ceiling`, which it reaches when the masks collapse.
+    mask_loss_name = "loss_dice"
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -93,6 +95,7 @@ class MaskFormer(nn.Module):
         self.backbone, self.sem_seg_head, self.criterion = backbone, sem_seg_head, criterion
         self.size_divisibility = size_divisibility if size_divisibility > 0 else backbone.size_divisibility
         self.things, self.test = things, test
+        self.mask_loss_ceiling = criterion.dice_weight
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 

@@ -142,10 +142,9 @@ class MSDeformAttnPixelDecoder(nn.Module):
         strides = [input_shape[name].stride for name in [*lateral, *encoded]]
         if len(lateral) != 1 or strides != [head.COMMON_STRIDE * 2**power for power in range(4)]:
             raise UserError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES {head.IN_FEATURES} and DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES {encoded} do "
-                f"not fit: the encoder takes three maps of strides {head.COMMON_STRIDE * 2} (twice COMMON_STRIDE), "
-                f"{head.COMMON_STRIDE * 4} and {head.COMMON_STRIDE * 8}, and one more map has COMMON_STRIDE, as res2 to res5. "
-                f"Strides are {strides}."
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES {head.IN_FEATURES} and DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES "
+                f"{encoded} do not fit: the encoder takes three maps of 2, 4 and 8 times COMMON_STRIDE "
+                f"{head.COMMON_STRIDE}, and one more map has that stride, as res2 to res5. Strides are {strides}."
             )
         return {
             "input_shape": input_shape,

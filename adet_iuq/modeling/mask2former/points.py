@@ -83,13 +83,13 @@ def uncertain_points(
     candidates = source(rows, int(count * oversample_ratio), device)
     certainty = sample_maps(logits[:, None], candidates)[:, 0].abs()
     if valid is not None:
-        certainty = torch.where(touches_valid(valid, candidates), certainty, torch.inf)
+        certainty = torch.where(avoids_invalid(valid, candidates), certainty, torch.inf)
     kept = int(importance_ratio * count)
     chosen = certainty.topk(kept, dim=1, largest=False).indices
     points = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
     return torch.cat([points, source(rows, count - kept, device)], dim=1) if kept < count else points
 
 
-def touches_valid(valid: Tensor, points: Tensor) -> Tensor:
-    """(N, P) bool: every cell that a point of (N, P, 2) is interpolated from is 1 in (N, h, w), none lies outside."""
-    return sample_maps(valid[:, None], points)[:, 0] > 0.999
+def avoids_invalid(valid: Tensor, points: Tensor) -> Tensor:
+    """(N, P) bool: no cell that a point of (N, P, 2) is interpolated from is 0 in `valid`, (N, h, w) float of 1 and 0."""
+    return sample_maps(1 - valid[:, None], points)[:, 0] < 0.001

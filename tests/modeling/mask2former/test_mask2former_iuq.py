@@ -10,7 +10,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor
 
 from adet_iuq.errors import UserError
-from adet_iuq.iuq import Scene
+from adet_iuq.iuq import CropFlip, Scene
 from adet_iuq.modeling.mask2former import MaskFormer, mask_losses
 from adet_iuq.modeling.mask2former.matcher import Matches
 from adet_iuq.modeling.query_segmenter import content_size, transform_inputs
@@ -93,8 +93,7 @@ def test_equi_loss_reaches_queries_and_features(inputs: list[dict[str, Any]]) ->
 def test_equi_loss_of_the_view_itself_is_the_base_loss(inputs: list[dict[str, Any]]) -> None:
     """<q, I> on the queries' own map, all cells valid, the same points: 5 BCE + 5 dice, averaged over the queries."""
     model = mask2former_model(*IUQ)
-    scene, losses = model.forward_scene(inputs)
-    model.criterion.source = lambda rows, count, device: torch.linspace(0, 1, count)[:, None].expand(rows, -1, 2)
+    scene, _ = model.forward_scene(inputs)
     matches = Matches(
         scene.queries.image_index, torch.zeros(0), scene.queries.target_index,
         torch.bincount(scene.queries.image_index, minlength=2).tolist(),
@@ -102,11 +101,10 @@ def test_equi_loss_of_the_view_itself_is_the_base_loss(inputs: list[dict[str, An
     logits = model.retrieve_map(scene.queries, scene.features)
     frame = (scene.features.shape[2] * 4, scene.features.shape[3] * 4)
     targets = model.targets(inputs)
-    bce, dice = model.criterion.mask_losses(logits, matches, targets, frame)
     valid = torch.ones(2, *logits.shape[1:], dtype=torch.bool)
-    model.criterion.source = lambda rows, count, device: (
-        0.1 + 0.8 * torch.rand(rows, count, 2, generator=torch.Generator().manual_seed(0))
-    )  # away from the frame's edge, where bilinear sampling reaches outside
+    model.criterion.source = lambda rows, count, device: torch.rand(
+        rows, count, 2, generator=torch.Generator().manual_seed(0)
+    )
     bce, dice = model.criterion.mask_losses(logits, matches, targets, frame)
     torch.testing.assert_close(model.mask_loss(logits, scene, valid), 5 * bce.mean() + 5 * dice.mean())
 
@@ -181,7 +179,7 @@ def test_retrieval_of_a_map_is_retrieval_of_its_pixels(inputs: list[dict[str, An
 def test_stuff_counts_as_instances_on_request_only(inputs: list[dict[str, Any]], stuff: str) -> None:
     model = mask2former_model(*PANOPTIC, "MODEL.IUQ.MASK_FORMER.STUFF_INSTANCES", stuff)
     model.things = [0, 2]  # class 1 is stuff
-    scene, losses = model.forward_scene(inputs)
+    scene, _ = model.forward_scene(inputs)
     classes = [one["instances"].gt_classes for one in inputs]
     kept = [one != 1 if stuff == "False" else one >= 0 for one in classes]
     assert [len(one) for one in scene.masks] == [int(one.sum()) for one in kept]
@@ -215,9 +213,13 @@ def test_g_acts_on_the_content_and_not_on_the_grey_padding(inputs: list[dict[str
     assert scene.image_sizes == [(64, 96), (96, 64)] and scene.features.shape[2:] == (32, 32)
     losses, _ = train_step(model, padded)
     assert all(torch.isfinite(loss) for loss in losses.values())
-    g = model._sample_transform(padded[0])
+    # A crop at the content's right edge reads up to there, no cell of the padding.
+    g = CropFlip(36, 24, 60, 40, flip=True)
     _, valid = g.features(scene.features[0], scene.image_sizes[0], stride=4, offset=model.pixel_offset)
-    assert not valid[g.h // 4 :].any() and not valid[:, g.w // 4 :].any() and valid[: g.h // 4, : g.w // 4].all()
+    assert valid[:10, :15].all() and valid.sum() == 150
+    beyond = CropFlip(40, 24, 60, 40, flip=True)
+    _, valid = beyond.features(scene.features[0], scene.image_sizes[0], stride=4, offset=model.pixel_offset)
+    assert valid[:10, 1:15].all() and valid.sum() == 140
 
 
 def test_switched_off_is_the_base_model(inputs: list[dict[str, Any]]) -> None:
