@@ -1,7 +1,7 @@
 """Parts that several segmenters share."""
 
 from adet_iuq.modeling.layers.deformable_attention import MSDeformAttn, deformable_attention
-from adet_iuq.modeling.layers.dot_product import dot_product_maps
+from adet_iuq.modeling.layers.dot_product import dot_product_maps, ordered_dot_product_maps
 from adet_iuq.modeling.layers.focal import focal_loss_sum
 from adet_iuq.modeling.layers.masks import instance_masks, mask_centroids, sample_masks
 from adet_iuq.modeling.layers.paste import paste_masks
@@ -18,6 +18,7 @@ __all__ = [
     "focal_loss_sum",
     "instance_masks",
     "mask_centroids",
+    "ordered_dot_product_maps",
     "paste_masks",
     "sample_masks",
     "sine_positions",
