@@ -46,6 +46,7 @@ def _add_mask_former(model: CfgNode) -> None:
 
 
 def _add_sem_seg_head(head: CfgNode) -> None:
+    head.NUM_CLASSES = 80  # filled from the data set unless set
     head.MASK_DIM = 256  # channels of mask features and mask embeddings
     head.TRANSFORMER_ENC_LAYERS = 0  # of the pixel decoder: 6 in every recipe
     head.PIXEL_DECODER_NAME = "BasePixelDecoder"  # "MSDeformAttnPixelDecoder" in every recipe, and the only one here

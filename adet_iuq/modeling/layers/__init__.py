@@ -3,7 +3,7 @@
 from adet_iuq.modeling.layers.deform_conv import DeformableConv, split_offsets
 from adet_iuq.modeling.layers.deformable_attention import MSDeformAttn, deformable_attention
 from adet_iuq.modeling.layers.dice import dice_losses
-from adet_iuq.modeling.layers.dot_product import dot_product_maps
+from adet_iuq.modeling.layers.dot_product import dot_product_maps, ordered_dot_product_maps
 from adet_iuq.modeling.layers.downscale import quarter_masks
 from adet_iuq.modeling.layers.focal import focal_loss_sum
 from adet_iuq.modeling.layers.grid_config import grid_segmenter_arguments
@@ -61,6 +61,7 @@ __all__ = [
     "mask_nms",
     "mask_probabilities",
     "matrix_nms",
+    "ordered_dot_product_maps",
     "paste_grid_masks",
     "paste_masks",
     "point_nms",

@@ -1,5 +1,7 @@
 """<q, I> as a plain dot product, each query on its own image's map."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,5 +19,10 @@ def dot_product_maps(embeddings: Tensor, image_index: Tensor, maps: Tensor) -> T
     """
     order = torch.argsort(image_index, stable=True)
     counts = torch.bincount(image_index, minlength=len(maps)).tolist()
-    parts = [embeddings[index] @ one.flatten(1) for index, one in zip(order.split(counts), maps, strict=True)]
-    return torch.cat(parts)[torch.argsort(order)].view(-1, *maps.shape[2:])
+    return ordered_dot_product_maps(embeddings[order], counts, maps)[torch.argsort(order)]
+
+
+def ordered_dot_product_maps(embeddings: Tensor, counts: Sequence[int], maps: Tensor) -> Tensor:
+    """The same for queries ordered by image, `counts` of each; the device is not waited for."""
+    groups = zip(embeddings.split(list(counts)), maps, strict=True)
+    return torch.cat([group @ one.flatten(1) for group, one in groups]).view(-1, *maps.shape[2:])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adet_iuq.errors import UserError
-from adet_iuq.modeling.layers import dot_product_maps
+from adet_iuq.modeling.layers import ordered_dot_product_maps
 from adet_iuq.modeling.mask2former import mask_losses
 from adet_iuq.modeling.mask2former.matcher import HungarianMatcher, Matches, Targets
 from adet_iuq.modeling.mask2former.points import (
@@ -120,7 +120,8 @@ class SetCriterion(nn.Module):
             suffixes = [f"_{index}" for index in range(len(chosen) - 1)] + [""]
             losses: dict[str, Tensor] = {}
             for suffix, prediction, match in reversed(list(zip(suffixes, chosen, matches, strict=True))):
-                logits = dot_product_maps(prediction.embeddings[match.image, match.query], match.image, mask_features)
+                matched = prediction.embeddings[match.image, match.query]
+                logits = ordered_dot_product_maps(matched, match.counts, mask_features)
                 mask_loss, dice_loss = self.mask_losses(logits, match, targets, frame)
                 losses[f"loss_ce{suffix}"] = self.class_weight * self.class_loss(prediction.logits, match, targets)
                 losses[f"loss_mask{suffix}"] = self.mask_weight * mask_loss.sum() / normalizer

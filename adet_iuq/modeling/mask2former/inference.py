@@ -121,7 +121,8 @@ def panoptic_inference(
     shown = torch.bincount(owner[visible], minlength=count)
     areas = torch.stack([owned, large.flatten(1).sum(1), shown, labels]).tolist()  # one transfer to the host
 
-    ids, segments = [0] * count, []
+    ids = [0] * count
+    segments: list[dict[str, Any]] = []
     stuff_ids: dict[int, int] = {}
     for index, (owned_area, large_area, shown_area, label) in enumerate(zip(*areas, strict=True)):
         if not (owned_area and large_area and shown_area) or owned_area / large_area < overlap_threshold:

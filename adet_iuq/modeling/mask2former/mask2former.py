@@ -182,7 +182,8 @@ class MaskFormer(nn.Module):
             masks: (Q, Hp/4, Wp/4) logits.
             geometry: of the output.
         """
-        test, result = self.test, {}
+        test = self.test
+        result: dict[str, Any] = {}
         if test.panoptic_on or (test.semantic_on and test.resize_first):
             resized = geometry.resize(masks)
         if test.semantic_on and test.resize_first:

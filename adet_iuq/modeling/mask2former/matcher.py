@@ -108,10 +108,11 @@ class HungarianMatcher:
 def _matches(costs: Sequence[Tensor], device: torch.device) -> Matches:
     """The assignment of one prediction, from costs (Q, K_b) of the B images on the host."""
     images, queries, wanted, counts = [], [], [], []
-    for image, cost in enumerate(costs):
-        query, target = (torch.as_tensor(part, dtype=torch.long) for part in linear_sum_assignment(cost.numpy()))
-        images.append(torch.full_like(query, image))
-        queries.append(query)
-        wanted.append(target)
-        counts.append(len(query))
-    return Matches(*(torch.cat(parts).to(device) for parts in (images, queries, wanted)), counts=counts)
+    for index, cost in enumerate(costs):
+        rows, columns = (torch.as_tensor(part, dtype=torch.long) for part in linear_sum_assignment(cost.numpy()))
+        images.append(torch.full_like(rows, index))
+        queries.append(rows)
+        wanted.append(columns)
+        counts.append(len(rows))
+    image, query, target = (torch.cat(parts).to(device) for parts in (images, queries, wanted))
+    return Matches(image, query, target, counts)

@@ -55,14 +55,14 @@ class Attention(nn.Module):
             attend: (B, Q, L) bool, cells that a query sees, at least one each; None: all.
         """
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        heads = [
+        projected = [
             F.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         ]
         mask = None if attend is None else attend[:, None]
-        attended = F.scaled_dot_product_attention(*heads, attn_mask=mask)
-        projected: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
-        return projected
+        attended = F.scaled_dot_product_attention(projected[0], projected[1], projected[2], attn_mask=mask)
+        out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+        return out
 
 
 class CrossAttentionLayer(nn.Module):

@@ -286,7 +286,9 @@ def slow_panoptic(
         for q in range(len(logits))
         if probabilities[q].argmax() != logits.shape[1] - 1 and probabilities[q].max() > score_threshold
     ]
-    result, segments, stuff = torch.zeros(masks.shape[1:], dtype=torch.int32), [], {}
+    result = torch.zeros(masks.shape[1:], dtype=torch.int32)
+    segments: list[tuple[int, bool, int]] = []
+    stuff: dict[int, int] = {}
     if not kept:
         return result, []
     owner = torch.stack([probabilities[q].max() * masks[q].sigmoid() for q in kept]).argmax(0)

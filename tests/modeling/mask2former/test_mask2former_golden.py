@@ -166,7 +166,9 @@ def compute_criterion(golden: Golden, inputs: dict[str, Tensor]) -> Outputs:
     for layer, prediction, match in zip(names, predictions, matches, strict=True):
         outputs |= match_rows(match, layer)
         outputs[f"grad_logits/{layer}"] = inputs[f"pred_logits/{layer}"].grad
-        outputs[f"grad_masks/{layer}"] = inputs[f"pred_masks/{layer}"].grad[:, :, ::2, ::2]
+        grad_masks = inputs[f"pred_masks/{layer}"].grad
+        assert grad_masks is not None
+        outputs[f"grad_masks/{layer}"] = grad_masks[:, :, ::2, ::2]
         for image, target in enumerate(targets):
             cost = criterion.matcher.costs([prediction], image, mask_features[image : image + 1], target, frame)[0]
             outputs[f"cost/{layer}/{image}"] = cost
