@@ -227,14 +227,16 @@ def compare_results(key: str, found: Found, golden: dict[str, np.ndarray]) -> No
     masks = np.unpackbits(bits, axis=1)[:, : size[0] * size[1]].reshape(-1, *size).astype(bool)
     assert np.array_equal(_packed(masks), bits), f"{key}: bits set beyond the masks"
     assert np.array_equal(masks.sum((1, 2)), areas), f"{key}: the golden's masks and areas disagree"
+    assert (np.diff(found.scores) <= SCORE).all(), f"{key}: results are not in the order of their scores"
     pairs = match(found, scores, classes, masks)
     left = [scores[i] for i in range(len(scores)) if i not in pairs]
     left += [found.scores[j] for j in range(len(found.scores)) if j not in pairs.values()]
     assert all(abs(score - found.least) <= SCORE for score in left), f"{key}: {len(left)} results without a partner"
     for i, j in pairs.items():
         wrong = found.masks[j] != masks[i]
-        allowed = max(WRONG_PIXELS * areas[i], 1)
-        assert wrong.sum() <= allowed, f"{key}: {wrong.sum()} pixels of result {i} with {areas[i]} differ"
+        assert wrong.sum() <= WRONG_PIXELS * areas[i], (
+            f"{key}: {wrong.sum()} pixels of result {i} with {areas[i]} differ"
+        )
         assert not (wrong & ~found.borderline[j]).any(), f"{key}: pixels of result {i} differ by more than rounding"
 
 
