@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .losses import INTER_LOSSES, NORMALIZERS, build_inter_loss, ramp_weight
 from .memory import PixelMemory
 from .randomness import image_generator
-from .retrieval import DEFAULT_CHUNK_BYTES, InterLoss, chunked_inter_loss
+from .retrieval import InterLoss, chunked_inter_loss
 from .sampling import PixelSampler
 from .structures import Queries, Scene, Segmenter
 from .transforms import CropFlip, warp_features
@@ -31,7 +31,7 @@ class InterSettings:
     start_iter: int = 0
     ramp_iters: int = 0
     max_queries: int = -1
-    chunk_bytes: int = DEFAULT_CHUNK_BYTES
+    chunk_bytes: int = 0
 
     def __post_init__(self) -> None:
         _check_choice("INTER.LOSS", self.loss, tuple(INTER_LOSSES))
