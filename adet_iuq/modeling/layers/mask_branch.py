@@ -14,9 +14,18 @@ from adet_iuq.modeling.layers.deform_conv import DeformableConv
 GROUPS = 32  # of every GroupNorm
 
 
+class GroupNorm(nn.GroupNorm):
+    """Also of one value a group, of which the bias remains: the coarsest map of an image of at most 32 pixels is one cell,
+    and torch's own module refuses it in training and in evaluation where a group has one channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, h, w) to the same shape."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def conv_block(conv: nn.Module, channels: int, norm: str) -> nn.Sequential:
     """A convolution to `channels`, GroupNorm if `norm` is "GN", ReLU."""
-    layers = [nn.GroupNorm(GROUPS, channels)] if norm == "GN" else []
+    layers = [GroupNorm(GROUPS, channels)] if norm == "GN" else []
     return nn.Sequential(conv, *layers, nn.ReLU())
 
 
