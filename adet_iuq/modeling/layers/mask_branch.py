@@ -15,8 +15,11 @@ GROUPS = 32  # of every GroupNorm
 
 
 class GroupNorm(nn.GroupNorm):
-    """Also of one value a group, of which the bias remains: the coarsest map of an image of at most 32 pixels is one cell,
-    and torch's own module refuses it in training and in evaluation where a group has one channel."""
+    """torch's, but that a group of a single value is no error: its bias remains.
+
+    The coarsest map of a lone image of at most 32 pixels is one cell, which is a group's only value where MASK_CHANNELS
+    is 32. The published 128 channels make four values a group.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, h, w) to the same shape."""
