@@ -7,8 +7,9 @@
 A config names a base segmenter or its IUQ version; both are measured on random weights (or --weights) and random images,
 in one process and in turn. The memory of pixels is full, ramps are over, the learning rate is 0. `ratio` is the median
 over the rounds of the time against the base segmenter's in the same round. Parts: adet_iuq/modeling/parts.py; those of a
-training step hold the backward pass of what the part computed. `paired` views: as many views as the batch has images, half
-of them transformed; `extra`: all images, and as many views on top.
+training step hold the backward pass of what the part computed. Decoding masks, the <q, I> of the queries, counts as heads,
+but the masks that grid segmenters decode to score their candidates count as nms. `paired` views: as many views as the
+batch has images, half of them transformed; `extra`: all images, and as many views on top.
 
 Random weights detect nothing at the recipes' thresholds, so NMS and postprocessing need lower ones, for example
     MODEL.FCOS.INFERENCE_TH_TEST 0.01 MODEL.SOLOV2.SCORE_THR 0.01 MODEL.SOLOV2.UPDATE_THR 0.0

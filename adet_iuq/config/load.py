@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 IGNORED_KEYS: dict[str, Any] = {
     "MODEL.MOBILENET": False,
     "MODEL.BACKBONE.ANTI_ALIAS": False,
-    "MODEL.RESNETS.DEFORM_INTERVAL": 1,
+    "MODEL.RESNETS.DEFORM_INTERVAL": None,  # every block of a deformable stage is deformable, as in the published SOTR
     "MODEL.FCOS.USE_DEFORMABLE": False,
     "MODEL.FCOS.INFERENCE_TH_TRAIN": None,  # the three _TRAIN keys serve two-stage users of FCOS
     "MODEL.FCOS.PRE_NMS_TOPK_TRAIN": None,

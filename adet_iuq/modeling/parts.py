@@ -3,11 +3,11 @@
 Segmenters mark what they do, as a block or a whole function, by these names:
 
     backbone     the feature pyramid
-    heads        everything learned behind it; the decoding of masks, too
+    heads        everything learned behind it, and the decoding of masks for the losses and for the results
     targets      what the annotations ask of every location or query
     losses       the base losses
     iuq          views, memory and losses of instance-unique querying
-    nms          from scores to the detections that stay
+    nms          from scores to the detections that stay; grid segmenters decode the masks of all candidates for that
     postprocess  masks and boxes at the output size
 """
 

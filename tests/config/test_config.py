@@ -90,6 +90,10 @@ def test_files_that_are_missing_or_broken(tmp_path: Path) -> None:
 
 def test_keys_of_adelaidet_that_mean_nothing_here_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "adelai.yaml"
-    file.write_text("MODEL:\n  MOBILENET: False\n  CONDINST:\n    BOTTOM_PIXELS_REMOVED: 10\n")
+    file.write_text(
+        "MODEL:\n  MOBILENET: False\n  CONDINST:\n    BOTTOM_PIXELS_REMOVED: 10\n"
+        "  RESNETS:\n    DEFORM_INTERVAL: 3\n"  # of the published SOTR with deformable stages
+    )
     load_config(str(file))
-    assert "BOTTOM_PIXELS_REMOVED" in caplog.text
+    for key in ("BOTTOM_PIXELS_REMOVED", "DEFORM_INTERVAL"):
+        assert caplog.text.count(f"{key} (in") == 1

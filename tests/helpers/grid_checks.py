@@ -1,18 +1,24 @@
-"""What must hold for every segmenter whose queries are grid cells (SOLOv2, SOTR), and for its instance-unique version."""
+"""Small models of the segmenters whose queries are grid cells (SOLOv2, SOTR), and what their tests measure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from detectron2.structures import BitMasks
 from detectron2.utils.events import EventStorage
-from torch import Tensor
+from torch import Tensor, nn
 
-from adet_iuq.modeling.query_segmenter import transform_inputs
+from adet_iuq.modeling.solov2 import SOLOv2, SOLOv2IUQ
+from adet_iuq.modeling.sotr import SOTR, SOTRIUQ
+from adet_iuq.modeling.sotr.head import CHANNELS
+from adet_iuq.modeling.sotr.transformer import TwinTransformer
 from helpers.scenes import discs, small_model
 
 # Instance-unique querying from the first iteration on.
 AT_ONCE = ("MODEL.IUQ.INTER.START_ITER", "0", "MODEL.IUQ.INTER.RAMP_ITERS", "0")
 BASE_LOSSES = {"loss_ins", "loss_cate"}
+TRANSFORMER = "cate_head.transformer."
 
 
 def grid_options(section: str) -> tuple[str, ...]:
@@ -28,14 +34,121 @@ def grid_options(section: str) -> tuple[str, ...]:
     return tuple(word for key, value in keys.items() for word in (f"MODEL.{section}.{key}", value))
 
 
+SMALL_SOLOV2 = (
+    *grid_options("SOLOV2"), "MODEL.SOLOV2.INSTANCE_CHANNELS", "32", "MODEL.FPN.OUT_CHANNELS", "32",
+    "MODEL.SOLOV2.INSTANCE_IN_CHANNELS", "32", "MODEL.SOLOV2.MASK_IN_CHANNELS", "32",
+)  # fmt: skip
+SMALL_SOTR = grid_options("SOTR")
+
+
 def quieten(model: Any) -> None:
     """Weakens the stem, as the goldens do: no norm follows, and random weights would saturate every sigmoid."""
     model.backbone.bottom_up.stem.conv1.norm.weight.fill_(0.01)
 
 
-def everything_detected(section: str) -> tuple[str, ...]:
-    """Overrides that let every cell through."""
-    return (f"MODEL.{section}.SCORE_THR", "0.0", f"MODEL.{section}.UPDATE_THR", "0.0")
+def open_gates(model: Any) -> None:
+    """As after some training; with the gates shut a transformer's inner weights get no gradient at all."""
+    for name, parameter in model.named_parameters():
+        if name.startswith(TRANSFORMER) and name.endswith(".g"):
+            nn.init.constant_(parameter, 0.1)
+
+
+def _shallow(model: Any) -> None:
+    """A transformer of two pairs of blocks in place of twelve."""
+    model.cate_head.transformer = TwinTransformer(CHANNELS, depth=2)
+    open_gates(model)
+
+
+@dataclass(frozen=True)
+class GridCase:
+    """One segmenter: its recipes, and what makes its models small.
+
+    Attributes:
+        section: of the config, MODEL.<section>.
+        base, iuq: the classes.
+        recipe: as published.
+        paper, iuq_recipe: on the paper's schedule, without and with instance-unique querying.
+        small: overrides.
+        prepare: makes a model still smaller.
+    """
+
+    section: str
+    base: type
+    iuq: type
+    recipe: str
+    paper: str
+    iuq_recipe: str
+    small: tuple[str, ...]
+    prepare: Callable[[Any], None]
+
+    def model(self, recipe: str, *overrides: str, seed: int = 0) -> Any:
+        """A quiet model that detects every cell, with instance-unique querying from the first iteration on."""
+        detected = (f"MODEL.{self.section}.SCORE_THR", "0.0", f"MODEL.{self.section}.UPDATE_THR", "0.0")
+        model = small_model(recipe, *self.small, *AT_ONCE, *detected, *overrides, seed=seed)
+        assert type(model) is (self.iuq if recipe == self.iuq_recipe else self.base)
+        self.prepare(model)
+        quieten(model)
+        return model
+
+
+CASES = {
+    "solov2": GridCase(
+        section="SOLOV2",
+        base=SOLOv2,
+        iuq=SOLOv2IUQ,
+        recipe="SOLOv2/R50_1x.yaml",
+        paper="SOLOv2/R50_1x_paper.yaml",
+        iuq_recipe="SOLOv2/R50_1x_iuq.yaml",
+        small=SMALL_SOLOV2,
+        prepare=lambda model: None,
+    ),
+    "sotr": GridCase(
+        section="SOTR",
+        base=SOTR,
+        iuq=SOTRIUQ,
+        recipe="SOTR/R50.yaml",
+        paper="SOTR/R50_paper.yaml",
+        iuq_recipe="SOTR/R50_iuq.yaml",
+        small=SMALL_SOTR,
+        prepare=_shallow,
+    ),
+}
+
+# Batches of sizes that break careless code: all of them together, and the hardest alone; an image of one pixel is an
+# instance as well.
+SIZES: dict[str, list[tuple[int, int]]] = {
+    "mixed": [(64, 96), (1, 1), (300, 20), (33, 33)],
+    "from 1 to 2000": [(1, 1), (33, 47), (2000, 64)],
+    "1 x 1": [(1, 1)],
+    "33 x 33": [(33, 33)],
+    "64 x 2000": [(64, 2000)],
+    "1 x 2000": [(1, 2000)],
+    "2000 x 1": [(2000, 1)],
+}
+
+
+def check_sizes(model: Any, sizes: list[tuple[int, int]]) -> dict[str, Tensor]:
+    """Images of these sizes train together, and each gets masks of its own size; returns the losses."""
+    inputs = [discs(*size, 2 if max(size) > 1 else 0, seed=index) for index, size in enumerate(sizes)]
+    inputs = [one_pixel() if size == (1, 1) else one for one, size in zip(inputs, sizes, strict=True)]
+    losses, _ = train_step(model, inputs)
+    assert all(torch.isfinite(loss) for loss in losses.values()), losses
+    reached = gradient_sizes(model, torch.stack(list(losses.values())).sum())
+    assert all(size < float("inf") for size in reached.values())  # false for NaN, too
+    with torch.no_grad():
+        model.eval()
+        found = [result["instances"] for result in model(inputs)]
+        model.train()
+    assert [one.pred_masks.shape[1:] for one in found] == sizes and all(len(one) for one in found)
+    return losses
+
+
+def one_pixel() -> dict[str, Any]:
+    """A training input of one pixel, which is an instance."""
+    inputs = discs(1, 1, 1, seed=100)
+    inputs["instances"].gt_masks = BitMasks(torch.ones(1, 1, 1, dtype=torch.bool))
+    inputs["instances"].gt_boxes = inputs["instances"].gt_masks.get_bounding_boxes()
+    return inputs
 
 
 def two_scenes() -> list[dict[str, Any]]:
@@ -61,104 +174,11 @@ def gradient_sizes(model: Any, loss: Tensor) -> dict[str, float]:
     }
 
 
-def check_two_more_losses(model: Any) -> None:
-    """The base losses, `loss_inter` and `loss_equi`, all of them at work."""
-    losses, stats = train_step(model, two_scenes())
-    assert set(losses) == BASE_LOSSES | {"loss_inter", "loss_equi"}
-    assert all(torch.isfinite(loss) and loss > 0 for loss in losses.values()), losses
-    assert stats["iuq/memory_fill"] > 0 and stats["iuq/num_valid_pairs"] > 0
-
-
-def check_base_losses_of_both_views(model: Any, base: Any) -> None:
-    """On images and transformed images the instance-unique `model` has exactly the losses of the `base` model."""
-    base.load_state_dict(model.state_dict(), strict=True)
-    inputs = two_scenes()
-    transforms = [model._sample_transform(one) for one in inputs]
-    views = inputs + [transform_inputs(one, g) for one, g in zip(inputs, transforms, strict=True)]
-    losses, _ = train_step(model, inputs)
-    for name, loss in base(views).items():
-        assert torch.equal(losses[name], loss), name
-
-
-def check_switched_off_is_the_base_model(recipe: str, base: Any, *overrides: str) -> None:
-    """With neither loss enabled only the base losses remain, of the images alone."""
-    off = ("MODEL.IUQ.EQUI.ENABLED", "False", "MODEL.IUQ.INTER.ENABLED", "False")
-    model = small_model(recipe, *overrides, *off)
-    base.load_state_dict(model.state_dict(), strict=True)
-    inputs = two_scenes()
-    losses, _ = train_step(model, inputs)
-    expected = base(inputs)
-    assert set(losses) == set(expected) == BASE_LOSSES
-    assert all(torch.equal(losses[name], expected[name]) for name in expected)
-
-
-def check_evaluation_is_bit_equal(model: Any, base: Any) -> None:
-    """The same weights, the same results, field by field; both models let every cell through."""
-    base.load_state_dict(model.state_dict(), strict=True)
-    assert list(model.state_dict()) == list(base.state_dict()) and type(model) is not type(base)
-    with torch.no_grad():
-        results = [one.eval()(two_scenes()) for one in (model, base)]
-    model.train()
-    for ours, theirs in zip(*results, strict=True):
-        fields = [result["instances"].get_fields() for result in (ours, theirs)]
-        assert list(fields[0]) == list(fields[1]) and len(ours["instances"]) > 0
-        for name, value in fields[0].items():
-            value, other = (getattr(one, "tensor", one) for one in (value, fields[1][name]))
-            assert torch.equal(value, other), name
-
-
-def check_empty_batch_trains_every_parameter(recipe: str, *overrides: str) -> None:
+def check_empty_batch_trains_every_parameter(case: GridCase, recipe: str) -> None:
     """Without a single instance all losses are finite, those of masks zero, and every parameter has a gradient."""
-    model = small_model(recipe, *overrides, "MODEL.BACKBONE.FREEZE_AT", "0")
+    model = case.model(recipe, "MODEL.BACKBONE.FREEZE_AT", "0")
     losses, _ = train_step(model, [discs(64, 64, 0, seed=1), discs(64, 96, 0, seed=2)])
     torch.stack(list(losses.values())).sum().backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert all(loss == 0 for name, loss in losses.items() if name != "loss_cate")
     assert not [name for name, p in model.named_parameters() if p.grad is None]
-
-
-def check_same_seed_same_losses(recipe: str, *overrides: str) -> None:
-    """Two runs agree whatever the state of torch's global generator: all draws are keyed to samples."""
-    runs: list[dict[str, Tensor]] = []
-    for _ in range(2):
-        model = small_model(recipe, *overrides, "MODEL.IUQ.INTER.MAX_QUERIES", "6")
-        torch.manual_seed(5 + len(runs))
-        runs.append(train_step(model, two_scenes(), times=2)[0])
-    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
-
-
-def check_bfloat16_trains(model: Any) -> None:
-    """Under autocast all gradients are finite and the added losses are float32."""
-    model.zero_grad()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses, _ = train_step(model, two_scenes())
-    torch.stack(list(losses.values())).sum().backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-    assert losses["loss_inter"].dtype == losses["loss_ins"].dtype == torch.float32
-
-
-def check_sizes(model: Any, sizes: Sequence[tuple[int, int]] = ((64, 96), (1, 1), (300, 20), (33, 33))) -> None:
-    """A batch of mixed sizes gives masks of each image's size and trains, and so does each image alone."""
-    inputs = [discs(*size, 2 if min(size) > 1 else 0, seed=index) for index, size in enumerate(sizes)]
-    with torch.no_grad():
-        model.eval()
-        for batch in (inputs, *([one] for one in inputs)):
-            found = [result["instances"].pred_masks.shape[1:] for result in model(batch)]
-            assert found == [(one["height"], one["width"]) for one in batch]
-    model.train()
-    for batch in (inputs, [inputs[1]]):
-        losses, _ = train_step(model, batch)
-        assert all(torch.isfinite(loss) for loss in losses.values()), losses
-
-
-def check_same_sizes_do_not_mix(model: Any) -> None:
-    """Images of one size have the same results together as alone."""
-    inputs = [discs(64, 96, 2, seed=1), discs(64, 96, 3, seed=2) | {"height": 90, "width": 30}]
-    with torch.no_grad():
-        model.eval()
-        for one, result in zip(inputs, model(inputs), strict=True):
-            alone, joint = model([one])[0]["instances"], result["instances"]
-            assert joint.image_size == (one["height"], one["width"]) and len(joint) > 0
-            torch.testing.assert_close(joint.scores, alone.scores)
-            assert (joint.pred_masks == alone.pred_masks).float().mean() > 0.999
-    model.train()

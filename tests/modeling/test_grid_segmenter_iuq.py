@@ -1,118 +1,142 @@
-"""Equivariance of grid segmenters on a toy network that knows the answer: alignment of map, views and masks."""
+"""SOLOv2IUQ and SOTRIUQ: what instance-unique querying adds in training, and that evaluation is the base model's."""
 
 from typing import Any
 
 import pytest
 import torch
-from detectron2.structures import BitMasks, ImageList, Instances
+from detectron2.structures import Instances
 from torch import Tensor
 
 from adet_iuq.iuq import CropFlip
-from adet_iuq.modeling.layers import GridMaps, GridQueries, GridTargets, quarter_masks
+from adet_iuq.modeling.layers import instance_masks
 from adet_iuq.modeling.query_segmenter import transform_inputs
-from adet_iuq.modeling.solov2.solov2_iuq import SOLOv2IUQ
-from helpers.grid_checks import AT_ONCE, grid_options
-from helpers.scenes import small_cfg
+from helpers.grid_cells import cells_of_instances, is_sharp
+from helpers.grid_checks import (
+    BASE_LOSSES,
+    CASES,
+    SIZES,
+    GridCase,
+    check_empty_batch_trains_every_parameter,
+    check_sizes,
+    train_step,
+    two_scenes,
+)
+from helpers.scenes import discs
 
-COLOURS = 3
 
-
-class Toy(SOLOv2IUQ):
-    """Reads the instances off the image, where each has its own colour: a map and queries without any error."""
-
-    shift = 0  # cells that the map is displaced by
-
-    def _maps(self, images: ImageList) -> GridMaps:
-        size = (images.tensor.shape[2] // 4, images.tensor.shape[3] // 4)
-        colours = [quarter_masks(images.tensor[:, 0] == colour, size) for colour in range(1, COLOURS + 1)]
-        features = torch.zeros(len(images.tensor), self.pixel_dim, *size)
-        features[:, :COLOURS], features[:, COLOURS] = torch.stack(colours, dim=1), 1.0
-        features = features.roll(self.shift, dims=3).requires_grad_()
-        grids = [torch.zeros(len(features), 3, size, size) for size in self.layout.sizes]
-        return GridMaps(grids, grids, features)
-
-    def queries_of(self, maps: GridMaps, targets: GridTargets) -> GridQueries:
-        """Queries that fire on their own colour; each instance has its own class."""
-        kernels = torch.zeros(len(targets), self.pixel_dim)
-        kernels[torch.arange(len(targets)), targets.labels[targets.image, targets.cell]] = 20.0
-        kernels[:, COLOURS] = -10.0
-        return GridQueries(kernels.requires_grad_(), targets.image, targets.instance)
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> GridCase:
+    return CASES[request.param]
 
 
 @pytest.fixture(scope="module")
-def toy() -> Toy:
-    cfg = small_cfg("SOLOv2/R50_1x_iuq.yaml", *grid_options("SOLOV2"), *AT_ONCE)
-    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]
-    return Toy(cfg)
+def model(case: GridCase) -> Any:
+    return case.model(case.iuq_recipe)
 
 
-def painted(height: int, width: int) -> dict[str, Any]:
-    """Three instances apart from each other, painted in their colours on black."""
-    y, x = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
-    masks = torch.stack([(y - cy) ** 2 + (x - cx) ** 2 < 0.03 for cy, cx in ((0.22, 0.25), (0.3, 0.78), (0.78, 0.4))])
-    image = (masks * torch.arange(1, COLOURS + 1)[:, None, None]).sum(0).expand(3, -1, -1).float()
-    instances = Instances((height, width))
-    instances.gt_masks, instances.gt_classes = BitMasks(masks), torch.arange(COLOURS)
-    instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
-    return {"image": image, "instances": instances}
+@pytest.fixture(scope="module")
+def base(case: GridCase, model: Any) -> Any:
+    """The base segmenter with the weights of the other, and no more."""
+    base = case.model(case.paper, seed=1)
+    base.load_state_dict(model.state_dict(), strict=True)
+    assert list(model.state_dict()) == list(base.state_dict()) and type(model) is not type(base)
+    return base
 
 
-def equi_loss(toy: Toy, inputs: list[dict[str, Any]], transforms: list[CropFlip]) -> Tensor:
+def test_losses_are_the_base_losses_and_two_more(model: Any) -> None:
+    losses, stats = train_step(model, two_scenes())
+    assert set(losses) == BASE_LOSSES | {"loss_inter", "loss_equi"}
+    assert all(torch.isfinite(loss) and loss > 0 for loss in losses.values()), losses
+    assert stats["iuq/memory_fill"] > 0 and stats["iuq/num_valid_pairs"] > 0
+
+
+def test_base_losses_of_both_views_are_the_base_models(model: Any, base: Any) -> None:
+    inputs = two_scenes()
+    transforms = [model._sample_transform(one) for one in inputs]
     views = inputs + [transform_inputs(one, g) for one, g in zip(inputs, transforms, strict=True)]
-    scene, _ = toy.forward_scene(views)
-    assert toy.iuq_criterion.equi is not None
-    loss, _ = toy.iuq_criterion.equi_loss(toy, scene, transforms)
-    return loss / toy.iuq_criterion.equi.weight
+    losses, _ = train_step(model, inputs)
+    for name, loss in base(views).items():
+        assert torch.equal(losses[name], loss), name
 
 
-@pytest.mark.parametrize("size", [(128, 160), (131, 150), (118, 97)])
-def test_equivariant_network_has_no_loss_and_one_cell_off_has(toy: Toy, size: tuple[int, int]) -> None:
-    image, generator = painted(*size), torch.Generator().manual_seed(size[0])
-    transforms = [CropFlip.sample(generator, size, **toy.crop_flip) for _ in range(30)]
-    transforms += [CropFlip.identity(size), CropFlip(0, 0, size[1] // 4 * 4, size[0], flip=True)]
-    assert any(g.flip for g in transforms) and any(g.w % 4 for g in transforms) and any(g.y0 for g in transforms)
-    for g in transforms:
-        toy.shift = 0
-        aligned = equi_loss(toy, [image], [g])
-        toy.shift = 1
-        broken = equi_loss(toy, [image], [g])
-        assert aligned < 1e-3, g
-        assert broken > 0.05, g
-    toy.shift = 0
+def test_switched_off_is_the_base_model(case: GridCase, base: Any) -> None:
+    """With neither loss enabled only the base losses remain, of the images alone."""
+    off = ("MODEL.IUQ.EQUI.ENABLED", "False", "MODEL.IUQ.INTER.ENABLED", "False")
+    model = case.model(case.iuq_recipe, *off)
+    model.load_state_dict(base.state_dict(), strict=True)
+    losses, _ = train_step(model, two_scenes())
+    expected = base(two_scenes())
+    assert set(losses) == set(expected) == BASE_LOSSES
+    assert all(torch.equal(losses[name], expected[name]) for name in expected)
 
 
-def test_hidden_instances_are_left_out(toy: Toy) -> None:
-    """Views that show one row or column of an instance, too little for a cell, with and without another instance."""
-    image = painted(128, 160)
-    for cut, count in ((CropFlip(0, 0, 160, 18), 2), (CropFlip(0, 0, 14, 64), 1)):
-        view = transform_inputs(image, cut)
-        scene, _ = toy.forward_scene([view])
-        assert view["instances"].gt_masks.tensor.flatten(1).sum(1).min() < 20
-        assert scene.queries.target_index.unique().tolist() == list(range(count))
-        assert equi_loss(toy, [image], [cut]) < 1e-3
+def test_evaluation_is_bit_equal(model: Any, base: Any) -> None:
+    with torch.no_grad():
+        results = [one.eval()(two_scenes()) for one in (model, base)]
+    for one in (model, base):
+        one.train()
+    for ours, theirs in zip(*results, strict=True):
+        fields = [result["instances"].get_fields() for result in (ours, theirs)]
+        assert list(fields[0]) == list(fields[1]) and len(ours["instances"]) > 0
+        for name, value in fields[0].items():
+            value, other = (getattr(one, "tensor", one) for one in (value, fields[1][name]))
+            assert torch.equal(value, other), name
 
 
-def test_gradient_of_the_equi_loss_reaches_map_and_queries(toy: Toy) -> None:
-    image = painted(128, 160)
-    g = CropFlip(16, 8, 128, 96, flip=True)
-    scene, _ = toy.forward_scene([image, transform_inputs(image, g)])
-    loss, _ = toy.iuq_criterion.equi_loss(toy, scene, [g])
-    features, embeddings = torch.autograd.grad(loss, [scene.features, scene.queries.embeddings])
-    assert features[0].abs().sum() > 0 and features[1].abs().sum() == 0
-    view = scene.queries.image_index == 1
-    assert embeddings[view].abs().sum() > 0 and embeddings[~view].abs().sum() == 0
+def test_empty_batch(case: GridCase) -> None:
+    check_empty_batch_trains_every_parameter(case, case.iuq_recipe)
 
 
-def test_a_pixel_of_the_memory_is_its_channels(toy: Toy) -> None:
-    """Retrieval across images is the product of the map's own retrieval, whatever the pixel's position."""
-    scene, _ = toy.forward_scene([painted(128, 160), painted(96, 96)])
-    assert toy.iuq_criterion.sampler is not None
-    pixels = toy.iuq_criterion.sampler(scene)
-    logits = toy.retrieve(scene.queries, pixels)
-    on_maps = toy.retrieve_map(scene.queries, scene.features)
-    own = scene.queries.image_index[:, None] == pixels.image_ids[None]
-    cells = ((pixels.locations - 1.5) / 4).long()
-    expected = on_maps[:, cells[:, 1], cells[:, 0]]
-    assert own.any() and torch.equal(logits[own], expected[own])
-    pixels.locations = pixels.locations + 100
-    assert torch.equal(toy.retrieve(scene.queries, pixels), logits)
+def test_same_seed_same_losses(case: GridCase) -> None:
+    """Two runs agree whatever the state of torch's global generator: all draws are keyed to samples."""
+    runs: list[dict[str, Tensor]] = []
+    for _ in range(2):
+        model = case.model(case.iuq_recipe, "MODEL.IUQ.INTER.MAX_QUERIES", "6")
+        torch.manual_seed(5 + len(runs))
+        runs.append(train_step(model, two_scenes(), times=2)[0])
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_bfloat16_trains(model: Any) -> None:
+    """Under autocast all gradients are finite and the added losses are float32."""
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses, _ = train_step(model, two_scenes())
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert losses["loss_inter"].dtype == losses["loss_ins"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes(model: Any, name: str) -> None:
+    losses = check_sizes(model, SIZES[name])
+    assert set(losses) == BASE_LOSSES | {"loss_inter", "loss_equi"}
+
+
+@pytest.mark.parametrize("target,terms", [("feature", {"loss_equi"}), ("augmentation", set())])
+def test_equivariance_targets(case: GridCase, target: str, terms: set[str]) -> None:
+    model = case.model(case.iuq_recipe, "MODEL.IUQ.EQUI.TARGET", target, "MODEL.IUQ.INTER.ENABLED", "False")
+    losses, _ = train_step(model, two_scenes())
+    assert set(losses) - BASE_LOSSES == terms
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_mirrored_images_have_mirrored_targets(model: Any) -> None:
+    """g(I) with annotations computed anew from its masks, for instances that lie clear of boundaries between cells."""
+    height, width = 128, 192
+    inputs = discs(height, width, 16, seed=4)
+    mirrored = transform_inputs(inputs, CropFlip(0, 0, width, height, flip=True))
+    assert torch.equal(mirrored["image"], inputs["image"].flip(2))
+    masks = instance_masks(inputs["instances"])
+    straight, found = (cells(model, one["instances"], (height, width)) for one in (inputs, mirrored))
+    sharp = [k for k, mask in enumerate(masks) if all(is_sharp(mask, width / size) for size in model.layout.sizes)]
+    assert len(sharp) >= 4
+    for k in sharp:
+        expected = {(level, row, model.layout.sizes[level] - 1 - column) for level, row, column in straight[k]}
+        assert found[k] == expected and len(expected) > 0
+    assert any(found[k] != straight[k] for k in sharp)
+
+
+def cells(model: Any, instances: Instances, frame: tuple[int, int]) -> list[set[tuple[int, int, int]]]:
+    targets = model.assign([instances], [instance_masks(instances)], frame)
+    return cells_of_instances(targets, model.layout, len(instances))

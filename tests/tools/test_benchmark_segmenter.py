@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.grid_checks import grid_options
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.IUQ.MEMORY.CAPACITY", "500"]
 DETECT = ["MODEL.FCOS.INFERENCE_TH_TEST", "0.0", "MODEL.FCOS.PRE_NMS_TOPK_TEST", "50"]
@@ -57,6 +59,25 @@ def test_tables() -> None:
         assert row["found"] == inference["off"]["found"] and int(row["found"]) > 0
         parts = ("backbone", "heads", "nms", "postprocess", "other")
         assert sum(float(row[name]) for name in parts) == pytest.approx(float(row["image"]), abs=0.005)
+
+
+SOLOV2 = [*grid_options("SOLOV2"), "MODEL.SOLOV2.SCORE_THR", "0.0", "MODEL.SOLOV2.UPDATE_THR", "0.0"]
+SOTR = [*grid_options("SOTR"), "MODEL.SOTR.SCORE_THR", "0.0", "MODEL.SOTR.UPDATE_THR", "0.0"]
+
+
+@pytest.mark.parametrize(
+    "recipe,options", [("SOLOv2/R50_1x_iuq", SOLOV2), ("SOTR/R50_iuq", SOTR)], ids=["solov2", "sotr"]
+)
+def test_tables_of_other_segmenters(recipe: str, options: list[str]) -> None:
+    arguments = ["--config-file", f"configs/{recipe}.yaml", "--size", "64x96", "--iters", "1", "--instances", "2"]
+    result = run(*arguments, "--setting", "both paired", *SMALL, *options)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    training, inference = table(lines, "training step"), table(lines, "inference, 64 x 96")
+    for row in training.values():
+        assert all(float(row[name]) > 0 for name in ("backbone", "heads", "targets", "losses"))
+    assert float(training["both paired"]["iuq"]) > 0
+    assert int(inference["off"]["found"]) > 0 and list(inference) == ["off", "both paired"]
 
 
 def test_mistakes_are_explained() -> None:

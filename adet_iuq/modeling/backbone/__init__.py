@@ -1,5 +1,6 @@
 """Backbones: feature pyramids with FCOS's extra levels, deformable ResNets, Swin as published, and the bridge to timm."""
 
+from adet_iuq.modeling.backbone.build import build_backbone
 from adet_iuq.modeling.backbone.deformable import build_deformable_resnet, build_deformable_resnet_fpn_backbone
 from adet_iuq.modeling.backbone.fpn import (
     build_fcos_fpn,
@@ -13,6 +14,7 @@ from adet_iuq.modeling.backbone.timm import TimmBackbone, build_timm_backbone
 __all__ = [
     "D2SwinTransformer",
     "TimmBackbone",
+    "build_backbone",
     "build_deformable_resnet",
     "build_deformable_resnet_fpn_backbone",
     "build_fcos_fpn",

@@ -4,11 +4,12 @@ import fvcore.nn.weight_init as weight_init
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
-from detectron2.modeling.backbone import FPN, Backbone, build_resnet_backbone
+from detectron2.modeling.backbone import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from torch import Tensor, nn
 
 from adet_iuq.errors import UserError
+from adet_iuq.modeling.backbone.deformable import build_deformable_resnet
 from adet_iuq.modeling.backbone.swin import D2SwinTransformer
 from adet_iuq.modeling.backbone.timm import build_timm_backbone
 
@@ -60,8 +61,8 @@ def build_fcos_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
 
 @BACKBONE_REGISTRY.register()
 def build_fcos_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """The published recipes' backbone: detectron2's ResNet under the pyramid."""
-    return build_fcos_fpn(cfg, build_resnet_backbone(cfg, input_shape))
+    """The published recipes' backbone: detectron2's ResNet under the pyramid, its deformable stages this project's."""
+    return build_fcos_fpn(cfg, build_deformable_resnet(cfg, input_shape))
 
 
 @BACKBONE_REGISTRY.register()

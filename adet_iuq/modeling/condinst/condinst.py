@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_proposal_generator
+from detectron2.modeling import META_ARCH_REGISTRY, build_proposal_generator
 from detectron2.modeling.backbone import Backbone
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from adet_iuq.errors import UserError
+from adet_iuq.modeling.backbone import build_backbone
 from adet_iuq.modeling.condinst.fcos import FCOS
 from adet_iuq.modeling.condinst.fcos_head import HeadMaps
 from adet_iuq.modeling.condinst.fcos_inference import Detections

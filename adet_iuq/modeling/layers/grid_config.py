@@ -4,7 +4,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone
+from detectron2.modeling.backbone import Backbone
 
 from adet_iuq.errors import UserError
 from adet_iuq.modeling.layers.grid_inference import GridDetection
@@ -13,19 +13,19 @@ from adet_iuq.modeling.layers.grid_targets import GridLayout
 from adet_iuq.modeling.layers.mask_branch import MaskBranch
 
 
-def grid_segmenter_arguments(cfg: CfgNode, section: str, top_channels: int) -> dict[str, Any]:
+def grid_segmenter_arguments(cfg: CfgNode, section: str, backbone: Backbone, top_channels: int) -> dict[str, Any]:
     """All arguments of `GridSegmenter`.
 
     Args:
         cfg: `MODEL.<section>` is read.
         section: "SOLOV2", "SOTR".
+        backbone: that `cfg` names.
         top_channels: of the map that the mask branch reads in place of the pyramid's coarsest.
 
     Raises:
         UserError: keys that do not fit together or the backbone.
     """
     keys = cfg.MODEL[section]
-    backbone = build_backbone(cfg)
     _check_levels(keys, f"MODEL.{section}")
     _check_backbone(keys, f"MODEL.{section}", backbone.output_shape(), cfg.MODEL.BACKBONE.NAME)
     entering = [keys.MASK_IN_CHANNELS] * (len(keys.MASK_IN_FEATURES) - 1)

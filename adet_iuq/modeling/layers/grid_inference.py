@@ -29,7 +29,7 @@ class GridDetection:
         nms_sigma: of the gaussian.
 
     Raises:
-        UserError: an unknown type or kernel.
+        UserError: an unknown type or kernel; `nms_pre` below 1.
     """
 
     score_threshold: float
@@ -48,6 +48,8 @@ class GridDetection:
         ):
             if value not in known:
                 raise UserError(f'{key} is "{value}"; it can be {" or ".join(known)}.')
+        if self.nms_pre < 1:
+            raise UserError(f"NMS_PRE is {self.nms_pre}; at least 1 candidate has to be kept.")
 
 
 @dataclass
@@ -60,12 +62,15 @@ class GridResults:
 
 
 @dataclass
-class _Masks:
-    """Binary masks of U distinct cells, with what the rescoring needs."""
+class _Candidates:
+    """n (cell, class) pairs, best first. Several classes of one cell share a query, thus a mask: U distinct ones."""
 
-    binary: Tensor  # (U, M) bool
+    scores: Tensor  # (n,) rescored
+    classes: Tensor  # (n,) long
+    cells: Tensor  # (n,) long
+    which: Tensor  # (n,) long, rows of masks
+    masks: Tensor  # (U, M) bool
     areas: Tensor  # (U,) float, cells in the mask
-    confidence: Tensor  # (U,) mean probability inside the mask
 
 
 def select_results(
@@ -80,16 +85,9 @@ def select_results(
         cell_strides: (N,) stride of each cell's level; a mask needs more cells than that.
         settings: thresholds.
     """
-    cells, classes = torch.nonzero(scores > settings.score_threshold, as_tuple=True)
-    # Several classes of one cell share a query, thus a mask.
-    distinct, which = torch.unique(cells, return_inverse=True)
-    masks = _decode(kernels[distinct], features.flatten(1), settings.mask_threshold)
-    rescored = scores[cells, classes] * masks.confidence[which]
-    large = torch.nonzero(masks.areas[which] > cell_strides[cells])[:, 0]
-    order = large[rescored[large].argsort(descending=True, stable=True)][: settings.nms_pre]
-    rescored, which = rescored[order], which[order]
-    classes, cells = classes[order], cells[order]
-    ious = same_class_ious(masks.binary, which, masks.areas[which], classes)
+    found = _best_candidates(scores, kernels, features.flatten(1), cell_strides, settings)
+    rescored = found.scores
+    ious = same_class_ious(found.masks, found.which, found.areas[found.which], found.classes)
     if settings.nms_type == "matrix":
         rescored = matrix_nms(rescored, ious, settings.nms_kernel, settings.nms_sigma)
         keep = rescored >= settings.update_threshold
@@ -97,7 +95,7 @@ def select_results(
         keep = mask_nms(ious, settings.mask_threshold)
     kept = torch.nonzero(keep)[:, 0]
     best = kept[rescored[kept].argsort(descending=True, stable=True)][: settings.max_per_image]
-    return GridResults(rescored[best], classes[best], cells[best])
+    return GridResults(rescored[best], found.classes[best], found.cells[best])
 
 
 def mask_probabilities(kernels: Tensor, features: Tensor) -> Tensor:
@@ -105,14 +103,53 @@ def mask_probabilities(kernels: Tensor, features: Tensor) -> Tensor:
     return (kernels @ features).sigmoid_()
 
 
-def _decode(kernels: Tensor, features: Tensor, threshold: float) -> _Masks:
-    """Masks of queries (U, D) on a flat map (D, M); only their binary form is kept."""
-    count, size = len(kernels), features.shape[1]
-    binary = torch.empty(count, size, dtype=torch.bool, device=features.device)
-    sums = []
-    for part, out in zip(*(x.split(max(1, CHUNK_BYTES // (4 * size))) for x in (kernels, binary)), strict=True):
-        probabilities = mask_probabilities(part, features)
-        torch.gt(probabilities, threshold, out=out)
-        sums.append(torch.stack([out.sum(1).float(), probabilities.mul_(out).sum(1)]))
-    areas, totals = torch.cat(sums, dim=1)
-    return _Masks(binary, areas, totals / areas.clamp(min=1))
+def _best_candidates(
+    scores: Tensor, kernels: Tensor, features: Tensor, cell_strides: Tensor, settings: GridDetection
+) -> _Candidates:
+    """The `nms_pre` best after the rescoring, of a flat map (D, M).
+
+    Cells are decoded a few at a time, best first, and only the masks of the best so far are kept. A mask's confidence is
+    at most 1, so that no cell is decoded whose scores already are below what the last of enough candidates has.
+    """
+    best = scores.amax(1)
+    order = torch.nonzero(best > settings.score_threshold)[:, 0]
+    order = order[best[order].argsort(descending=True)]
+    none = order[:0]
+    masks = torch.empty(0, features.shape[1], dtype=torch.bool, device=features.device)
+    found = _Candidates(best[:0], none, none, none, masks, best[:0])
+    for cells in order.split(max(1, CHUNK_BYTES // (4 * features.shape[1]))):
+        floor = found.scores[-1] if len(found.scores) == settings.nms_pre else torch.zeros_like(best[0])
+        if (best[cells] < floor).all():
+            break
+        masks, areas, confidence = _decode(kernels[cells], features, settings.mask_threshold)
+        rescored = scores[cells] * confidence[:, None]
+        large = areas > cell_strides[cells]
+        row, label = torch.nonzero(
+            (scores[cells] > settings.score_threshold) & (rescored >= floor) & large[:, None], as_tuple=True
+        )
+        more = _Candidates(rescored[row, label], label, cells[row], row, masks, areas)
+        found = _best_of_both(found, more, settings.nms_pre)
+    return found
+
+
+def _best_of_both(found: _Candidates, more: _Candidates, most: int) -> _Candidates:
+    """At most so many of both together, and their masks; equal scores stand in the order of cells, then of classes."""
+    scores, classes, cells = (
+        torch.cat(pair)
+        for pair in ((found.scores, more.scores), (found.classes, more.classes), (found.cells, more.cells))
+    )
+    which = torch.cat([found.which, len(found.masks) + more.which])
+    order = classes.argsort(stable=True)
+    order = order[cells[order].argsort(stable=True)]
+    order = order[scores[order].argsort(descending=True, stable=True)][:most]
+    kept, which = which[order].unique(return_inverse=True)
+    masks, areas = torch.cat([found.masks, more.masks])[kept], torch.cat([found.areas, more.areas])[kept]
+    return _Candidates(scores[order], classes[order], cells[order], which, masks, areas)
+
+
+def _decode(kernels: Tensor, features: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks (U, M) bool of queries (U, D) on a flat map (D, M), their areas, and the mean probability inside of each."""
+    probabilities = mask_probabilities(kernels, features)
+    masks = probabilities > threshold
+    areas = masks.sum(1).float()
+    return masks, areas, probabilities.mul_(masks).sum(1) / areas.clamp(min=1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from adet_iuq.modeling.layers.dice import dice_losses
+from adet_iuq.modeling.layers.dot_product import dot_product_maps
 from adet_iuq.modeling.layers.downscale import quarter_masks
 from adet_iuq.modeling.layers.focal import focal_loss_sum
 
@@ -45,11 +46,7 @@ def mask_logits(kernels: Tensor, image_index: Tensor, features: Tensor) -> Tenso
     """
     with torch.autocast(features.device.type, enabled=False):
         dtype = torch.promote_types(features.dtype, torch.float32)
-        kernels, flat = kernels.to(dtype), features.to(dtype).flatten(2)
-        order = torch.argsort(image_index, stable=True)
-        counts = torch.bincount(image_index, minlength=len(features)).tolist()
-        logits = torch.cat([kernels[index] @ one for index, one in zip(order.split(counts), flat, strict=True)])
-        return logits[torch.argsort(order)].view(-1, *features.shape[2:])
+        return dot_product_maps(kernels.to(dtype), image_index, features.to(dtype))
 
 
 def mask_loss(

@@ -14,9 +14,21 @@ from adet_iuq.modeling.layers.deform_conv import DeformableConv
 GROUPS = 32  # of every GroupNorm
 
 
+class GroupNorm(nn.GroupNorm):
+    """torch's, but that a group of a single value is no error: its bias remains.
+
+    The coarsest map of a lone image of at most 32 pixels is one cell, which is a group's only value where MASK_CHANNELS
+    is 32. The published 128 channels make four values a group.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, h, w) to the same shape."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def conv_block(conv: nn.Module, channels: int, norm: str) -> nn.Sequential:
     """A convolution to `channels`, GroupNorm if `norm` is "GN", ReLU."""
-    layers = [nn.GroupNorm(GROUPS, channels)] if norm == "GN" else []
+    layers = [GroupNorm(GROUPS, channels)] if norm == "GN" else []
     return nn.Sequential(conv, *layers, nn.ReLU())
 
 

@@ -40,6 +40,11 @@ def paste_grid_masks(
 ) -> Tensor:
     """The same for grid segmenters, whose cells cover whole pixels (parity spec of SOLOv2, section 6, step 9).
 
+    As published, the factor of the first enlargement comes from the image's height, not from the stride 4. Where the
+    padded frame is much taller than the image (at least 4 / 3 of its height: a short image in a batch with a tall one;
+    alone only images of up to 24, 33 to 48, or 65 to 72 pixels) it is 3 or less, and the masks are too small, towards
+    the top left corner. Images that must not depend on their neighbours are evaluated alone, as the evaluation does.
+
     Args:
         probabilities: (N, Hp / 4, Wp / 4) float in [0, 1].
         input_size: (H, W) of the network input before padding.
@@ -49,7 +54,6 @@ def paste_grid_masks(
     Returns:
         (N, height, width) bool.
     """
-    # As published, the factor comes from the image's height. It is 4 except where the padded frame is much taller.
     factor = -(-input_size[0] // probabilities.shape[1])
     size = (factor * probabilities.shape[1], factor * probabilities.shape[2])
 

@@ -33,11 +33,12 @@ def same_class_ious(masks: Tensor, which: Tensor, areas: Tensor, classes: Tensor
         (N, N) float32, strictly upper triangular; 0 between classes.
     """
     ious = torch.zeros(len(which), len(which), device=masks.device)
-    for label in classes.unique():
+    labels, counts = classes.unique(return_counts=True)
+    for label in labels[counts > 1]:
         rows = torch.nonzero(classes == label)[:, 0]
         inter = torch.zeros(len(rows), len(rows), device=masks.device)
-        for part in masks[which[rows]].split(CHUNK_CELLS, dim=1):
-            values = part.float()
+        for part in masks.split(CHUNK_CELLS, dim=1):
+            values = part[which[rows]].float()
             inter += values @ values.T
         area = areas[rows].float()
         ious[rows[:, None], rows] = inter / (area[:, None] + area - inter)

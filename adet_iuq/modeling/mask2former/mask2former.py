@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
+from detectron2.modeling import META_ARCH_REGISTRY, build_sem_seg_head
 from detectron2.modeling.backbone import Backbone
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from adet_iuq.errors import UserError
+from adet_iuq.modeling.backbone import build_backbone
 from adet_iuq.modeling.layers import instance_masks
 from adet_iuq.modeling.mask2former.criterion import SetCriterion
 from adet_iuq.modeling.mask2former.head import MaskFormerHead

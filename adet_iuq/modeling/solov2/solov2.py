@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
+from adet_iuq.modeling.backbone import build_backbone
 from adet_iuq.modeling.layers import GridMaps, GridSegmenter, coordinate_maps, grid_segmenter_arguments
 from adet_iuq.modeling.solov2.instance_head import COORDINATES, InstanceHead
 
@@ -32,7 +33,8 @@ class SOLOv2(GridSegmenter):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         top_channels = cfg.MODEL.SOLOV2.MASK_IN_CHANNELS + COORDINATES
-        return {"ins_head": InstanceHead(cfg), **grid_segmenter_arguments(cfg, "SOLOV2", top_channels)}
+        head = InstanceHead(cfg)
+        return {"ins_head": head, **grid_segmenter_arguments(cfg, "SOLOV2", build_backbone(cfg), top_channels)}
 
     def predict(self, features: dict[str, Tensor]) -> GridMaps:
         """Class logits, queries and dense map; the mask branch's coarsest map carries coordinates."""

@@ -10,6 +10,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
+from adet_iuq.modeling.backbone import build_backbone
 from adet_iuq.modeling.layers import GridMaps, GridSegmenter, grid_segmenter_arguments
 from adet_iuq.modeling.sotr.head import CHANNELS, TransformerHead
 
@@ -30,7 +31,8 @@ class SOTR(GridSegmenter):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {"cate_head": TransformerHead(cfg), **grid_segmenter_arguments(cfg, "SOTR", top_channels=CHANNELS)}
+        head = TransformerHead(cfg)
+        return {"cate_head": head, **grid_segmenter_arguments(cfg, "SOTR", build_backbone(cfg), top_channels=CHANNELS)}
 
     def predict(self, features: dict[str, Tensor]) -> GridMaps:
         """Class logits, queries and dense map; the mask branch's coarsest map has passed the transformer."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from adet_iuq.config import get_cfg
 from adet_iuq.errors import UserError
-from adet_iuq.modeling.backbone import build_deformable_resnet, build_deformable_resnet_fpn_backbone
+from adet_iuq.modeling.backbone import build_backbone, build_deformable_resnet, build_deformable_resnet_fpn_backbone
 from adet_iuq.modeling.backbone.deformable import DeformableBottleneck
 
 IMAGES = ShapeSpec(channels=3)
@@ -27,6 +27,23 @@ def cfg_of(**resnets: Any) -> CfgNode:
     for key, value in resnets.items():
         cfg.MODEL.RESNETS[key] = value
     return cfg
+
+
+@pytest.mark.parametrize(
+    "name", ["build_resnet_backbone", "build_resnet_fpn_backbone", "build_fcos_resnet_fpn_backbone"]
+)
+def test_detectron2s_resnets_get_deformable_stages_that_train(name: str) -> None:
+    """Their own blocks need compiled code. FCOS's pyramid is this project's; without such stages all are detectron2's."""
+    cfg = cfg_of(DEPTH=50, DEFORM_ON_PER_STAGE=[False, False, False, True], DEFORM_MODULATED=True)
+    cfg.MODEL.BACKBONE.NAME = name
+    backbone = build_backbone(cfg)
+    blocks = {path: module for path, module in backbone.named_modules() if isinstance(module, DeformableBottleneck)}
+    assert len(blocks) == 3 and all(".res5." in f".{path}" for path in blocks)
+    features = backbone(torch.rand(1, 3, 64, 64))
+    torch.stack([value.square().sum() for value in features.values()]).sum().backward()
+    assert all(block.conv2_offset.weight.grad.any() for block in blocks.values())
+    cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False] * 4
+    assert not any(isinstance(module, DeformableBottleneck) for module in build_backbone(cfg).modules())
 
 
 def block_of(modulated: bool = True, groups: int = 1, **options: Any) -> DeformableBottleneck:

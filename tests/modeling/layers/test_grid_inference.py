@@ -63,6 +63,45 @@ def test_selection_equals_step_by_step(nms: str, caps: tuple[int, int], monkeypa
     torch.testing.assert_close(found.scores, torch.tensor([row[0] for row in expected]))
 
 
+@pytest.mark.parametrize("chunk", [1, 10])
+def test_only_cells_that_can_be_among_the_best_are_decoded(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on LVIS: nearly all of many (cell, class) pairs are candidates, and few of them are kept."""
+    decoded: list[int] = []
+
+    def counting(kernels: Tensor, features: Tensor) -> Tensor:
+        decoded.append(len(kernels))
+        return mask_probabilities(kernels, features)
+
+    monkeypatch.setattr("adet_iuq.modeling.layers.grid_inference.mask_probabilities", counting)
+    monkeypatch.setattr("adet_iuq.modeling.layers.grid_inference.CHUNK_BYTES", chunk * 4 * 12 * 14)
+    for nms in ("matrix", "mask"):
+        settings = replace(
+            SETTINGS, nms_type=nms, score_threshold=1e-4, update_threshold=1e-9, nms_pre=50, max_per_image=50
+        )
+        scores, kernels, features, strides = candidates(seed=9, cells=400, classes=40)
+        kernels = 5 * kernels  # sure of their masks: nearly every cell that is decoded counts
+        scores = scores**20 * torch.rand(400, 1, generator=torch.Generator().manual_seed(1))
+        assert (scores > settings.score_threshold).sum() > 5000
+        decoded.clear()
+        found = select_results(scores, kernels, features, strides, settings)
+        assert max(decoded) == chunk and sum(decoded) < 300, decoded
+        expected = step_by_step(scores, kernels, features, strides, settings)
+        assert list(zip(found.classes.tolist(), found.cells.tolist(), strict=True)) == [row[1:] for row in expected]
+        torch.testing.assert_close(found.scores, torch.tensor([row[0] for row in expected]))
+
+
+def test_equal_scores_stand_in_the_order_of_cells_and_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where cells are decoded in another order: identical masks and scores in chunks of two."""
+    monkeypatch.setattr("adet_iuq.modeling.layers.grid_inference.CHUNK_BYTES", 2 * 4 * 12 * 14)
+    _, _, features, _ = candidates(seed=1)
+    scores = torch.full((6, 3), 0.4)
+    scores[[5, 3], 2] = 0.8
+    settings = replace(SETTINGS, nms_pre=14, nms_sigma=0.0, update_threshold=0.0)  # nothing decays
+    found = select_results(scores, torch.ones(6, 6), features, torch.zeros(6), settings)
+    pairs = [(3, 2), (5, 2)] + [(cell, label) for cell in range(6) for label in range(3) if scores[cell, label] == 0.4]
+    assert list(zip(found.cells.tolist(), found.classes.tolist(), strict=True)) == pairs[:14]
+
+
 def test_a_cell_keeps_its_mask_for_each_of_its_classes() -> None:
     scores, kernels, features, strides = candidates(seed=1)
     found = select_results(torch.ones_like(scores), kernels, features, strides * 0, replace(SETTINGS, nms_pre=1000))
@@ -86,6 +125,8 @@ def test_unknown_settings_are_refused() -> None:
         replace(SETTINGS, nms_type="soft")
     with pytest.raises(UserError, match="NMS_KERNEL"):
         replace(SETTINGS, nms_kernel="box")
+    with pytest.raises(UserError, match="NMS_PRE is 0"):
+        replace(SETTINGS, nms_pre=0)
 
 
 @pytest.mark.parametrize("output", [(50, 70), (100, 61), (13, 200)])

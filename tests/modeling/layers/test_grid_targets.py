@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adet_iuq.iuq import CropFlip
 from adet_iuq.modeling.layers import GridLayout, GridTruth, assign_cells, quarter_masks
+from helpers.grid_cells import cells_of_instances, is_sharp
 from helpers.scenes import discs
 
 LAYOUT = GridLayout(
@@ -120,19 +121,7 @@ def cells_of(masks: Tensor, layout: GridLayout) -> list[set[tuple[int, int, int]
     boxes = BitMasks(masks).get_bounding_boxes().tensor
     truth = GridTruth(boxes, torch.zeros(len(masks), dtype=torch.long), masks)
     targets = assign_cells(layout, [truth], (masks.shape[1], masks.shape[2]), 1)
-    places = [(level, *divmod(i, size)) for level, size in enumerate(layout.sizes) for i in range(size**2)]
-    found: list[set[tuple[int, int, int]]] = [set() for _ in masks]
-    for number, k in zip(targets.cell.tolist(), targets.instance.tolist(), strict=True):
-        found[k].add(places[number])
-    return found
-
-
-def is_sharp(mask: Tensor, side: float) -> bool:
-    """The centre column and the ends of the region are more than a pixel away from all boundaries between cells."""
-    columns = torch.nonzero(mask)[:, 1].float()
-    half = 0.1 * float(columns.max() - columns.min() + 1)
-    marks = columns.mean() + torch.tensor([0.0, -half, half])
-    return bool(((marks / side - (marks / side).round()).abs() * side > 1).all())
+    return cells_of_instances(targets, layout, len(masks))
 
 
 @pytest.mark.parametrize("size", [(64, 96), (150, 131), (149, 171), (7, 1001), (5, 3), (2, 2), (333, 426)])

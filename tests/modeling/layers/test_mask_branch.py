@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from adet_iuq.errors import UserError
 from adet_iuq.modeling.layers import DeformableConv, MaskBranch, coordinate_maps, split_offsets
+from adet_iuq.modeling.layers.mask_branch import GroupNorm
 
 
 def test_mask_branch_has_a_block_for_every_doubling() -> None:
@@ -21,6 +22,22 @@ def test_mask_branch_has_a_block_for_every_doubling() -> None:
             x = F.interpolate(block(x), scale_factor=2, mode="bilinear") if level else block(x)
         merged = merged + x
     torch.testing.assert_close(found, branch.conv_pred(merged))
+
+
+def test_a_group_of_one_value_keeps_its_bias() -> None:
+    ours, theirs = GroupNorm(4, 8), torch.nn.GroupNorm(4, 8)
+    torch.nn.init.normal_(ours.weight)
+    torch.nn.init.normal_(ours.bias)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 8, 3, 5)
+    assert torch.equal(ours(x), theirs(x))
+    single = GroupNorm(8, 8).double()
+    torch.nn.init.normal_(single.bias)
+    x = torch.randn(1, 8, 1, 1, dtype=torch.float64, requires_grad=True)
+    y = single(x)
+    gradients = torch.autograd.grad(y.sum(), [x, single.weight, single.bias])
+    torch.testing.assert_close(y, single.bias.view(1, 8, 1, 1))
+    torch.testing.assert_close(gradients, (x * 0, single.weight * 0, single.bias * 0 + 1), rtol=0, atol=1e-12)
 
 
 def test_mask_branch_without_norm_has_biases_and_keeps_the_last_norm() -> None:

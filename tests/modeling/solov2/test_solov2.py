@@ -9,33 +9,15 @@ from detectron2.structures import BitMasks, PolygonMasks
 from torch.nn import functional as F
 
 from adet_iuq.errors import UserError
-from adet_iuq.modeling.solov2 import SOLOv2
-from helpers.grid_checks import (
-    check_empty_batch_trains_every_parameter,
-    check_same_sizes_do_not_mix,
-    check_sizes,
-    everything_detected,
-    gradient_sizes,
-    grid_options,
-    quieten,
-    train_step,
-    two_scenes,
-)
+from helpers.grid_checks import CASES, SMALL_SOLOV2, gradient_sizes, train_step, two_scenes
 from helpers.scenes import discs, small_model
 
 RECIPE = "SOLOv2/R50_1x.yaml"
-SMALL = (
-    *grid_options("SOLOV2"), "MODEL.SOLOV2.INSTANCE_CHANNELS", "32", "MODEL.FPN.OUT_CHANNELS", "32",
-    "MODEL.SOLOV2.INSTANCE_IN_CHANNELS", "32", "MODEL.SOLOV2.MASK_IN_CHANNELS", "32",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    model = small_model(RECIPE, *SMALL, *everything_detected("SOLOV2"))
-    assert type(model) is SOLOv2
-    quieten(model)
-    return model
+    return CASES["solov2"].model(RECIPE)
 
 
 def test_each_loss_trains_its_own_tower(model: Any) -> None:
@@ -67,14 +49,10 @@ def test_coordinates_go_to_the_kernels_and_the_coarsest_map_only(model: Any) -> 
             torch.testing.assert_close(maps.class_logits[level], logits, rtol=1e-4, atol=1e-5)
 
 
-def test_training_starts_from_the_prior(model: Any) -> None:
-    assert torch.allclose(model.ins_head.cate_pred.bias, torch.tensor(-4.59512))
-
-
 @pytest.mark.parametrize("kind", ["DCN", "DCNv2"])
 def test_deformable_towers_train(kind: str) -> None:
     dcn = ("MODEL.SOLOV2.USE_DCN_IN_INSTANCE", "True", "MODEL.SOLOV2.TYPE_DCN", kind)
-    model = small_model(RECIPE, *SMALL, *dcn)
+    model = small_model(RECIPE, *SMALL_SOLOV2, *dcn)
     outputs = {"DCN": 18, "DCNv2": 27}[kind]
     for tower in ("cate_tower", "kernel_tower"):
         weights = model.ins_head.state_dict()
@@ -87,31 +65,11 @@ def test_deformable_towers_train(kind: str) -> None:
 
 
 def test_without_norm_it_trains() -> None:
-    model = small_model(RECIPE, *SMALL, "MODEL.SOLOV2.NORM", "none")
+    model = small_model(RECIPE, *SMALL_SOLOV2, "MODEL.SOLOV2.NORM", "none")
     names = set(model.state_dict())
     assert {"ins_head.cate_tower.2.bias", "mask_head.conv_pred.1.weight"} <= names
     losses, _ = train_step(model, two_scenes())
     assert all(torch.isfinite(loss) for loss in losses.values())
-
-
-def test_results_are_sorted_and_boxed_tightly(model: Any) -> None:
-    with torch.no_grad():
-        model.eval()
-        found = model(two_scenes())[0]["instances"]
-        model.train()
-    assert 10 < len(found) <= 100 and (found.scores.diff() <= 0).all()
-    assert found.pred_masks.shape == (len(found), 96, 128) and found.pred_masks.dtype == torch.bool
-    for mask, box in zip(found.pred_masks, found.pred_boxes.tensor, strict=True):
-        x0, y0, x1, y1 = box.long().tolist()
-        assert mask[y0:y1, x0:x1].sum() == mask.sum()
-        assert not mask.any() or (mask[y0].any() and mask[y1 - 1].any() and mask[:, x0].any() and mask[:, x1 - 1].any())
-
-
-def test_nothing_found_has_fields_of_the_right_shape() -> None:
-    model = small_model(RECIPE, *SMALL, "MODEL.SOLOV2.SCORE_THR", "1.0").eval()
-    with torch.no_grad():
-        found = model(two_scenes())[0]["instances"]
-    assert len(found) == 0 and found.pred_masks.shape == (0, 96, 128) and found.pred_boxes.tensor.shape == (0, 4)
 
 
 def test_polygons_and_bitmasks_train_alike(model: Any) -> None:
@@ -126,42 +84,12 @@ def test_polygons_and_bitmasks_train_alike(model: Any) -> None:
         assert loss > 0 and torch.equal(loss, losses[1][name]) and torch.equal(loss, losses[2][name])
 
 
-def test_empty_batch() -> None:
-    check_empty_batch_trains_every_parameter(RECIPE, *SMALL)
-
-
-def test_sizes(model: Any) -> None:
-    check_sizes(model)
-
-
-@pytest.mark.parametrize("size", [(1, 2000), (2000, 40)])
-def test_extreme_sizes(model: Any, size: tuple[int, int]) -> None:
-    one = discs(*size, 2, seed=1)
-    losses, _ = train_step(model, [one])
-    assert all(torch.isfinite(loss) for loss in losses.values())
-    with torch.no_grad():
-        model.eval()
-        assert model([one])[0]["instances"].pred_masks.shape[1:] == size
-        model.train()
-
-
-def test_same_sizes_do_not_mix(model: Any) -> None:
-    check_same_sizes_do_not_mix(model)
-
-
 def test_wrong_options_say_what_is_wrong() -> None:
     for overrides, words in (
         (("MODEL.SOLOV2.INSTANCE_IN_CHANNELS", "64"), "INSTANCE_IN_CHANNELS is 64.*32"),
         (("MODEL.SOLOV2.MASK_IN_CHANNELS", "64"), "MASK_IN_CHANNELS is 64.*32"),
-        (("MODEL.SOLOV2.NUM_KERNELS", "64"), "NUM_KERNELS 64"),
-        (("MODEL.SOLOV2.NUM_GRIDS", "[8, 6]"), "NUM_GRIDS"),
-        (("MODEL.SOLOV2.NORM", "BN"), "NORM"),
         (("MODEL.SOLOV2.INSTANCE_CHANNELS", "40"), "40"),
-        (("MODEL.SOLOV2.NMS_TYPE", "soft"), "NMS_TYPE"),
-        (("MODEL.SOLOV2.NMS_KERNEL", "box"), "NMS_KERNEL"),
-        (("MODEL.SOLOV2.MASK_IN_FEATURES", "['p3', 'p4', 'p5']"), "strides"),
-        (("MODEL.SOLOV2.INSTANCE_IN_FEATURES", "['p2', 'p3', 'p4', 'p5', 'p7']"), "p7"),
         (("MODEL.SOLOV2.USE_DCN_IN_INSTANCE", "True", "MODEL.SOLOV2.TYPE_DCN", "v3"), "TYPE_DCN"),
     ):
         with pytest.raises(UserError, match=words):
-            small_model(RECIPE, *SMALL, *overrides)
+            small_model(RECIPE, *SMALL_SOLOV2, *overrides)

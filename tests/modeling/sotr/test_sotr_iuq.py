@@ -1,62 +1,30 @@
-"""SOTRIUQ: what it adds in training, who gets a gradient, and that evaluation is SOTR's."""
+"""SOTRIUQ: who gets a gradient from the two losses that it adds."""
 
 from typing import Any
 
 import pytest
-import torch
 
-from adet_iuq.modeling.sotr import SOTRIUQ
 from helpers.grid_checks import (
     AT_ONCE,
-    check_base_losses_of_both_views,
-    check_bfloat16_trains,
-    check_empty_batch_trains_every_parameter,
-    check_evaluation_is_bit_equal,
-    check_same_seed_same_losses,
-    check_sizes,
-    check_switched_off_is_the_base_model,
-    check_two_more_losses,
-    everything_detected,
+    SMALL_SOTR,
+    TRANSFORMER,
     gradient_sizes,
-    grid_options,
+    open_gates,
     quieten,
     train_step,
     two_scenes,
 )
 from helpers.scenes import small_model
 
-SMALL = grid_options("SOTR")
-IUQ, BASE = "SOTR/R50_iuq.yaml", "SOTR/R50_paper.yaml"
-TRANSFORMER = "cate_head.transformer."
-
-
-def open_gates(model: Any) -> None:
-    """As after some training; with the gates shut the transformer's inner weights get no gradient at all."""
-    for name, parameter in model.named_parameters():
-        if name.startswith(TRANSFORMER) and name.endswith(".g"):
-            torch.nn.init.constant_(parameter, 0.1)
+IUQ = "SOTR/R50_iuq.yaml"
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    model = small_model(IUQ, *SMALL, *AT_ONCE, *everything_detected("SOTR"))
-    assert type(model) is SOTRIUQ
+    model = small_model(IUQ, *SMALL_SOTR, *AT_ONCE)
     quieten(model)
     open_gates(model)
     return model
-
-
-@pytest.fixture(scope="module")
-def base() -> Any:
-    return small_model(BASE, *SMALL, *everything_detected("SOTR"), seed=1)
-
-
-def test_losses_are_the_base_losses_and_two_more(model: Any) -> None:
-    check_two_more_losses(model)
-
-
-def test_base_losses_of_both_views_are_sotrs(model: Any, base: Any) -> None:
-    check_base_losses_of_both_views(model, base)
 
 
 def test_inter_loss_reaches_the_query_creator_only(model: Any) -> None:
@@ -70,7 +38,7 @@ def test_inter_loss_reaches_the_query_creator_only(model: Any) -> None:
 
 
 def test_inter_loss_with_shut_gates_reaches_the_gates_and_the_backbone() -> None:
-    model = small_model(IUQ, *SMALL, *AT_ONCE)
+    model = small_model(IUQ, *SMALL_SOTR, *AT_ONCE)
     sizes = gradient_sizes(model, train_step(model, two_scenes())[0]["loss_inter"])
     for name, size in sizes.items():
         if name.startswith(TRANSFORMER):
@@ -84,27 +52,3 @@ def test_equi_loss_reaches_queries_and_features(model: Any) -> None:
     assert sizes["cate_head.kernel_pred.weight"] > 0
     assert all(size > 0 for name, size in sizes.items() if name.startswith((TRANSFORMER, "mask_head")))
     assert sizes["cate_head.cate_pred.weight"] == 0
-
-
-def test_switched_off_is_sotr(base: Any) -> None:
-    check_switched_off_is_the_base_model(IUQ, base, *SMALL, *AT_ONCE)
-
-
-def test_evaluation_is_bit_equal(model: Any, base: Any) -> None:
-    check_evaluation_is_bit_equal(model, base)
-
-
-def test_empty_batch() -> None:
-    check_empty_batch_trains_every_parameter(IUQ, *SMALL, *AT_ONCE)
-
-
-def test_same_seed_same_losses() -> None:
-    check_same_seed_same_losses(IUQ, *SMALL, *AT_ONCE)
-
-
-def test_bfloat16_trains(model: Any) -> None:
-    check_bfloat16_trains(model)
-
-
-def test_sizes(model: Any) -> None:
-    check_sizes(model)
