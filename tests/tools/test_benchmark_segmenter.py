@@ -59,6 +59,27 @@ def test_tables() -> None:
         assert sum(float(row[name]) for name in parts) == pytest.approx(float(row["image"]), abs=0.005)
 
 
+MASK2FORMER = [
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.MASK_DIM", "32",
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "1", "MODEL.MASK_FORMER.HIDDEN_DIM", "32",
+    "MODEL.MASK_FORMER.DEC_LAYERS", "3", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "10",
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "64", "SOLVER.AMP.DTYPE", "bfloat16",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe,options", [("Mask2Former/R50_50ep_iuq", MASK2FORMER)], ids=["mask2former"])
+def test_tables_of_other_segmenters(recipe: str, options: list[str]) -> None:
+    arguments = ["--config-file", f"configs/{recipe}.yaml", "--size", "64x96", "--iters", "1", "--instances", "2"]
+    result = run(*arguments, "--setting", "both paired", *SMALL, *options)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    training, inference = table(lines, "training step"), table(lines, "inference, 64 x 96")
+    for row in training.values():
+        assert all(float(row[name]) > 0 for name in ("backbone", "heads", "targets", "losses"))
+    assert float(training["both paired"]["iuq"]) > 0
+    assert int(inference["off"]["found"]) > 0 and list(inference) == ["off", "both paired"]
+
+
 def test_mistakes_are_explained() -> None:
     result = run("--config-file", "configs/CondInst/R50_1x_iuq.yaml", "--batch", "3", "--only", "training", *SMALL)
     assert result.returncode == 2 and "does not give every process whole pairs" in result.stderr
