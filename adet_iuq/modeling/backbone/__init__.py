@@ -6,6 +6,9 @@ from adet_iuq.modeling.backbone.fpn import (
     build_fcos_resnet_fpn_backbone,
     build_fcos_swin_fpn_backbone,
     build_fcos_timm_fpn_backbone,
+    build_max_pool_fpn,
+    build_swin_fpn_backbone,
+    build_timm_fpn_backbone,
 )
 from adet_iuq.modeling.backbone.swin import D2SwinTransformer
 from adet_iuq.modeling.backbone.timm import TimmBackbone, build_timm_backbone
@@ -19,5 +22,8 @@ __all__ = [
     "build_fcos_resnet_fpn_backbone",
     "build_fcos_swin_fpn_backbone",
     "build_fcos_timm_fpn_backbone",
+    "build_max_pool_fpn",
+    "build_swin_fpn_backbone",
     "build_timm_backbone",
+    "build_timm_fpn_backbone",
 ]

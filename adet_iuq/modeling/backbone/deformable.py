@@ -11,13 +11,13 @@ from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import FPN
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 from adet_iuq.errors import UserError
+from adet_iuq.modeling.backbone.fpn import build_max_pool_fpn
 from adet_iuq.modeling.layers.deform_conv import split_offsets
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -141,11 +141,4 @@ def _block_options(options: CfgNode, index: int, dilation: int) -> dict[str, Any
 @BACKBONE_REGISTRY.register()
 def build_deformable_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """detectron2's `build_resnet_fpn_backbone` (p6 is every second cell of p5) over `build_deformable_resnet`."""
-    return FPN(
-        bottom_up=build_deformable_resnet(cfg, input_shape),
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelMaxPool(),
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )
+    return build_max_pool_fpn(cfg, build_deformable_resnet(cfg, input_shape))
