@@ -33,7 +33,7 @@ class Conversion:
     Attributes:
         tensors: under their new names.
         problems: sentences, each with the names of tensors that spoil the conversion.
-        left_out: names that have no counterpart and need none.
+        left_out: names, of the file or of the model, that have no counterpart and need none.
     """
 
     tensors: dict[str, Tensor]
@@ -96,7 +96,9 @@ def to_ours(tensors: Mapping[str, Tensor], model: nn.Module, source: str) -> Con
     else:
         needed = comparison.missing
     kept = {name: renamed.tensors[name] for name in comparison.matched}
-    left_out = [name for name in comparison.missing if name not in needed]
+    # Of the file: classifiers, and what `compare` calls inessential; of the model: what a backbone's file lacks.
+    dropped = [name for name in placed if name not in {*kept, *comparison.unexpected, *comparison.shapes}]
+    left_out = [*renamed.ignored, *dropped, *(name for name in comparison.missing if name not in needed)]
     return Conversion(kept, _problems(comparison, needed, renamed.unplaced), left_out)
 
 

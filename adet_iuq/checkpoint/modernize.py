@@ -16,15 +16,20 @@ def modern_names(tensors: Mapping[str, Tensor], model: Collection[str]) -> dict[
       `static_query` (its parity spec, section 1).
     * Files of a bare backbone, such as the authors' of Swin: with the prefix of the backbone more names are the model's.
     """
-    result = {_renamed(name, model): tensor for name, tensor in tensors.items()}
+    result = {_renamed(name, model, tensors): tensor for name, tensor in tensors.items()}
     trunk = trunk_prefix(model)
     known = {prefix: sum(prefix + name in model for name in result) for prefix in ("", trunk, trunk + "model.")}
     prefix = max(known, key=lambda one: known[one])
-    return {prefix + name if prefix + name in model else name: tensor for name, tensor in result.items()}
+    return {_prefixed(name, prefix, model, result): tensor for name, tensor in result.items()}
 
 
-def _renamed(name: str, model: Collection[str]) -> str:
+def _prefixed(name: str, prefix: str, model: Collection[str], file: Collection[str]) -> str:
+    new = prefix + name
+    return new if new in model and new not in file else name
+
+
+def _renamed(name: str, model: Collection[str], file: Collection[str]) -> str:
     new = name.replace("static_query", "query_feat")
     if new.startswith(_HEAD) and not new.startswith((_HEAD + "predictor.", _HEAD + "pixel_decoder.")):
         new = f"{_HEAD}pixel_decoder.{new.removeprefix(_HEAD)}"
-    return new if name not in model and new in model else name
+    return new if name not in model and new in model and new not in file else name

@@ -27,10 +27,17 @@ class Rule:
 
 @dataclass
 class Renamed:
-    """Tensors under their new names, and the old names for which there is no rule."""
+    """Tensors under their new names, and the old names that did not come along.
+
+    Attributes:
+        tensors: by new name.
+        unplaced: old names for which there is no rule, or whose new name another tensor has taken.
+        ignored: old names that carry nothing.
+    """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     unplaced: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
 
 
 class NameTable:
@@ -58,10 +65,12 @@ class NameTable:
                 if match is None:
                     continue
                 parts = [template.format(**match.groupdict()) for template in rule.theirs]
-                if all(part in tensors for part in parts):
-                    result.tensors[rule.ours.format(**match.groupdict())] = _joined([tensors[part] for part in parts])
+                ours = rule.ours.format(**match.groupdict())
+                if ours not in result.tensors and all(part in tensors for part in parts):
+                    result.tensors[ours] = _joined([tensors[part] for part in parts])
                     used.update(parts)
         result.unplaced = _rest(tensors, used, self._ignored)
+        result.ignored = [name for name in tensors if name not in used and name not in result.unplaced]
         return result
 
     def from_ours(self, tensors: Mapping[str, Tensor]) -> Renamed:

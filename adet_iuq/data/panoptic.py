@@ -75,7 +75,7 @@ def add_sizes(records: list[dict[str, Any]], json_file: str) -> None:
 def register_coco_panoptic() -> None:
     """COCO's panoptic sets under Mask2Former's names; detectron2's own names are registered with detectron2.
 
-    The names end in `_with_sem_seg`; there is no semantic evaluation here, PQ and mask AP are measured.
+    The names end in `_with_sem_seg`: PQ, mIoU and mask AP are measured, the former two from the panoptic maps.
     """
     for split in ("train", "val"):
         stock, name = f"coco_2017_{split}_panoptic", f"coco_2017_{split}_panoptic_with_sem_seg"

@@ -11,6 +11,7 @@ from adet_iuq.data.datasets import left_out, source_of
 from adet_iuq.data.evaluation_json import evaluation_json
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation.panoptic import PanopticEvaluator
+from adet_iuq.evaluation.semantic import SemanticEvaluator
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     """The evaluator that the data set's metadata asks for: COCO's or LVIS's metrics of boxes and masks, or PQ.
 
-    A panoptic set gets PQ, and mask AP where the model gives instances as well.
+    A panoptic set gets PQ, and mIoU and mask AP where the model gives a semantic map and instances as well.
 
     A set without annotations, such as COCO's test-dev, gets none of them: the evaluator writes
     `coco_instances_results.json` (or `lvis_...`) for the evaluation server. A user's COCO-format file with flaws that
@@ -44,7 +45,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
 
         return LVISEvaluator(dataset_name, tasks=tasks, output_dir=output_folder)
     if kind == "coco_panoptic_seg":
-        return DatasetEvaluators([PanopticEvaluator(dataset_name), *_mask_evaluators(cfg, dataset_name, output_folder)])
+        maps = [PanopticEvaluator(dataset_name), SemanticEvaluator(dataset_name)]
+        return DatasetEvaluators([*maps, *_mask_evaluators(cfg, dataset_name, output_folder)])
     raise UserError(
         f"Data set '{dataset_name}' cannot be evaluated: its evaluator_type is {kind!r}, known are 'coco', 'lvis' and "
         "'coco_panoptic_seg'. "

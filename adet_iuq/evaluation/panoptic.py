@@ -95,6 +95,49 @@ def count_matches(truth: Segments, predicted: Segments) -> dict[int, Counts]:
     return counts
 
 
+class PanopticTruth:
+    """The panoptic maps of a registered data set, read one by one.
+
+    Attributes:
+        class_names: by contiguous class number.
+        things: the numbers that are things.
+
+    Args:
+        dataset_name: with `panoptic_json` and `panoptic_root` in its metadata.
+
+    Raises:
+        UserError: its panoptic JSON is missing or damaged.
+    """
+
+    def __init__(self, dataset_name: str) -> None:
+        metadata = MetadataCatalog.get(dataset_name)
+        things: dict[int, int] = metadata.thing_dataset_id_to_contiguous_id
+        content = read_coco_json(metadata.panoptic_json)
+        self._root = metadata.panoptic_root
+        self._numbers: dict[int, int] = {**metadata.stuff_dataset_id_to_contiguous_id, **things}
+        self._entries = {int(entry["image_id"]): entry for entry in content["annotations"]}
+        self.class_names: dict[int, str] = {self._numbers[c["id"]]: c["name"] for c in content["categories"]}
+        self.things = set(things.values())
+
+    def read(self, image_id: int, size: tuple[int, ...]) -> Segments:
+        """The map of an image.
+
+        Raises:
+            UserError: its PNG file is missing or is not of this size.
+        """
+        entry = self._entries[image_id]
+        path = os.path.join(self._root, entry["file_name"])
+        try:
+            ids = segment_ids(read_image(path, "RGB"))
+        except (OSError, SyntaxError) as error:
+            raise UserError(f"Panoptic map {path} cannot be read ({error}).") from error
+        if ids.shape != size:
+            raise UserError(f"Panoptic map {path} is {ids.shape[::-1]} pixels, the prediction {size[::-1]}.")
+        segments = entry["segments_info"]
+        crowds = {s["id"] for s in segments if s.get("iscrowd", 0)}
+        return Segments(ids, {s["id"]: self._numbers[s["category_id"]] for s in segments}, crowds)
+
+
 class PanopticEvaluator(DatasetEvaluator):
     """PQ, SQ and RQ in percent, over all classes, things (`_th`) and stuff (`_st`), and PQ of every class (`PQ-name`).
 
@@ -110,13 +153,7 @@ class PanopticEvaluator(DatasetEvaluator):
         Raises:
             UserError: its panoptic JSON is missing or damaged.
         """
-        self._name, metadata = dataset_name, MetadataCatalog.get(dataset_name)
-        self._root = metadata.panoptic_root
-        self._things: dict[int, int] = metadata.thing_dataset_id_to_contiguous_id
-        self._numbers: dict[int, int] = {**metadata.stuff_dataset_id_to_contiguous_id, **self._things}
-        content = read_coco_json(metadata.panoptic_json)
-        self._truth = {int(entry["image_id"]): entry for entry in content["annotations"]}
-        self._class_names = {self._numbers[c["id"]]: c["name"] for c in content["categories"]}
+        self._name, self._truth = dataset_name, PanopticTruth(dataset_name)
         self.reset()
 
     def reset(self) -> None:
@@ -137,25 +174,10 @@ class PanopticEvaluator(DatasetEvaluator):
             predicted = Segments(
                 ids.cpu().numpy().astype(np.int64), {int(s["id"]): int(s["category_id"]) for s in segments}
             )
-            for label, counts in count_matches(
-                self._read(int(entry["image_id"]), predicted.ids.shape), predicted
-            ).items():
+            truth = self._truth.read(int(entry["image_id"]), predicted.ids.shape)
+            for label, counts in count_matches(truth, predicted).items():
                 self._counts[label].add(counts)
             self._images += 1
-
-    def _read(self, image_id: int, size: tuple[int, ...]) -> Segments:
-        """The truth of an image."""
-        entry = self._truth[image_id]
-        path = os.path.join(self._root, entry["file_name"])
-        try:
-            ids = segment_ids(read_image(path, "RGB"))
-        except (OSError, SyntaxError) as error:
-            raise UserError(f"Panoptic map {path} cannot be read ({error}).") from error
-        if ids.shape != size:
-            raise UserError(f"Panoptic map {path} is {ids.shape[::-1]} pixels, the prediction {size[::-1]}.")
-        segments = entry["segments_info"]
-        crowds = {s["id"] for s in segments if s.get("iscrowd", 0)}
-        return Segments(ids, {s["id"]: self._numbers[s["category_id"]] for s in segments}, crowds)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """{"panoptic_seg": {metric: percent}} of all processes' images, on the main process."""
@@ -172,13 +194,13 @@ class PanopticEvaluator(DatasetEvaluator):
         return {"panoptic_seg": self._summary(total)}
 
     def _summary(self, total: dict[int, Counts]) -> dict[str, float]:
-        qualities = {label: total[label].qualities() for label in self._class_names}
-        things = set(self._things.values())
+        qualities = {label: total[label].qualities() for label in self._truth.class_names}
+        things = self._truth.things
         groups = {"": set(qualities), "_th": things, "_st": set(qualities) - things}
         result: dict[str, float] = {}
         for suffix, labels in groups.items():
             present = np.array([q for label, q in qualities.items() if label in labels and not np.isnan(q[0])])
             means = 100 * present.mean(axis=0) if len(present) else np.full(3, np.nan)
             result.update({name + suffix: float(mean) for name, mean in zip(("PQ", "SQ", "RQ"), means, strict=True)})
-        result.update({f"PQ-{name}": 100 * qualities[label][0] for label, name in self._class_names.items()})
+        result.update({f"PQ-{name}": 100 * qualities[label][0] for label, name in self._truth.class_names.items()})
         return result

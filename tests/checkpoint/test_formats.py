@@ -104,7 +104,7 @@ def test_published_swin_classifiers_load_as_they_are(bare_prefix: str) -> None:
         "layers.0.blocks.1.attn_mask": torch.ones(1),
     }
     conversion = to_ours(file | extras, model, "swin")
-    assert not conversion.problems
+    assert not conversion.problems and set(extras) <= set(conversion.left_out)
     assert torch.equal(conversion.tensors["backbone.patch_embed.proj.bias"], file["patch_embed.proj.bias"])
     renamed = modern_names(
         {bare_prefix + name: tensor for name, tensor in (file | extras).items()}, model.state_dict().keys()
@@ -128,6 +128,37 @@ def test_half_a_backbone_is_refused_by_name(change: str) -> None:
         to_ours(file, model, "swin").raise_if_incomplete("a.pth")
 
 
+@pytest.mark.parametrize("target", ["swin", "timm", "detectron2"])
+@pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
+def test_half_a_model_is_not_given_away_either(target: str, change: str) -> None:
+    model = Model(swin_cfg())
+    tensors = model.state_dict()
+    name = "backbone.layers.2.blocks.1.mlp.fc1.weight"
+    if change == "missing":
+        del tensors[name]
+    elif change == "unknown":
+        name = "backbone.layers.2.blocks.2.mlp.fc1.weight"
+        tensors[name] = torch.zeros(1)
+    else:
+        tensors[name] = torch.zeros(3, 3)
+    with pytest.raises(UserError, match=f"(?s)nothing was written.*{name}"):
+        from_ours(tensors, model, target).raise_if_incomplete("a.pth")
+
+
+def test_every_tensor_of_a_file_is_converted_or_reported() -> None:
+    """Two names of one tensor, a classifier, buffers that are made anew: each is somewhere."""
+    model = Model(swin_cfg())
+    file = from_ours(model.state_dict(), model, "timm").tensors
+    twice = {name.replace("layers.1.", "layers_1."): tensor for name, tensor in file.items() if "layers.1." in name}
+    others = {"head.fc.weight": torch.ones(2, 2), "layers.0.blocks.1.attn_mask": torch.ones(1)}
+    conversion = to_ours({**file, **twice, **others}, model, "timm")
+    assert set(others) <= set(conversion.left_out)
+    assert twice and all(name in conversion.problems[0] for name in twice)
+    whole = {"pixel_mean": torch.ones(3), **model.state_dict()}
+    conversion = to_ours(whole, model, "detectron2")
+    assert not conversion.problems and set(whole) == {*conversion.tensors, *conversion.left_out}
+
+
 def test_resnet_of_timm_gives_the_same_features() -> None:
     torch.manual_seed(0)
     theirs = randomised(timm.create_model("resnet50"))
@@ -143,6 +174,7 @@ def test_resnet_of_timm_gives_the_same_features() -> None:
         for computed, wanted in zip(model.backbone(x).values(), expected, strict=True):
             torch.testing.assert_close(computed, wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max().item())
     back = from_ours(model.state_dict(), model, "timm").tensors
+    assert back and all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in back.items())
     lacking = {n for n in theirs.state_dict() if n not in back}
     assert all(n.startswith("fc.") or n.endswith("num_batches_tracked") for n in lacking)
 
@@ -161,7 +193,8 @@ def test_the_bridge_takes_plain_files_of_timm(name: str) -> None:
     with torch.no_grad():
         assert torch.equal(model.backbone(x)["res5"], theirs.forward_features(x))
     back = from_ours(model.state_dict(), model, "timm")
-    assert not back.problems and set(back.tensors) <= set(theirs.state_dict())
+    assert not back.problems and len(back.tensors) == len(conversion.tensors)
+    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in back.tensors.items())
 
 
 def test_a_backbone_that_timm_does_not_know() -> None:
@@ -177,6 +210,8 @@ def test_a_backbone_that_timm_does_not_know() -> None:
 def test_older_mask2former_names() -> None:
     tensor = torch.zeros(1)
     model = ["sem_seg_head.pixel_decoder.layer_1.weight", "sem_seg_head.predictor.query_feat.weight"]
+    both = {model[1]: tensor, model[1].replace("query_feat", "static_query"): tensor}
+    assert list(modern_names(both, model)) == list(both)
     old = {"sem_seg_head.layer_1.weight": tensor, "sem_seg_head.predictor.static_query.weight": tensor}
     assert list(modern_names(old, model)) == model
     assert list(modern_names({"sem_seg_head.other": tensor, model[0]: tensor}, model)) == [

@@ -1,5 +1,6 @@
 """Mask2Former with Swin on the panoptic scenes: trains, resumes exactly, and is measured; base and instance-unique."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ OPTS = [
     "MODEL.BACKBONE.NAME", "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM", "16",
     "MODEL.SWIN.DEPTHS", "[1, 2, 1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2, 4, 8]",
     "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.MASK_DIM", "32",
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "6",
     "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "1",
     "MODEL.MASK_FORMER.HIDDEN_DIM", "32", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "20",
     "MODEL.MASK_FORMER.DIM_FEEDFORWARD", "64", "MODEL.MASK_FORMER.DEC_LAYERS", "3",
@@ -39,7 +41,8 @@ def run(folder: Path, meta_arch: str, *, resume: bool = False) -> dict[str, dict
 def test_a_resumed_run_is_the_unbroken_one_and_is_measured(tmp_path: Path, meta_arch: str) -> None:
     results = run(tmp_path, meta_arch)
     assert 0 <= results["panoptic_seg"]["PQ"] <= 100 and "PQ-background" in results["panoptic_seg"]
-    assert "AP50" in results["segm"] and "bbox" not in results
+    assert "AP50" in results["segm"] and "bbox" not in results and 0 < results["sem_seg"]["pACC"] <= 100
+    assert json.loads((tmp_path / "model_best.json").read_text())["metric"] == "panoptic_seg/PQ"
     unbroken = torch.load(tmp_path / "model_final.pth")
     first = torch.load(tmp_path / "model_0000001.pth")
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")

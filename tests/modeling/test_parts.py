@@ -12,12 +12,13 @@ from torch.profiler import ProfilerActivity, profile
 from adet_iuq.modeling import parts
 from adet_iuq.modeling.parts import OTHER, PartClock, part
 from helpers.grid_checks import grid_options
-from helpers.scenes import discs, small_model
+from helpers.scenes import SMALL_MASK2FORMER, discs, small_model
 
 RECIPES: dict[str, tuple[str, ...]] = {
     "CondInst/R50_1x_iuq.yaml": (),
     "SOLOv2/R50_1x_iuq.yaml": grid_options("SOLOV2"),
     "SOTR/R50_iuq.yaml": grid_options("SOTR"),
+    "Mask2Former/R50_50ep_iuq.yaml": tuple(SMALL_MASK2FORMER),
 }
 
 

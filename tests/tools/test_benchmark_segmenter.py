@@ -63,10 +63,18 @@ def test_tables() -> None:
 
 SOLOV2 = [*grid_options("SOLOV2"), "MODEL.SOLOV2.SCORE_THR", "0.0", "MODEL.SOLOV2.UPDATE_THR", "0.0"]
 SOTR = [*grid_options("SOTR"), "MODEL.SOTR.SCORE_THR", "0.0", "MODEL.SOTR.UPDATE_THR", "0.0"]
+MASK2FORMER = [
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.MASK_DIM", "32",
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "1", "MODEL.MASK_FORMER.HIDDEN_DIM", "32",
+    "MODEL.MASK_FORMER.DEC_LAYERS", "3", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "10",
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "64", "SOLVER.AMP.DTYPE", "bfloat16",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "recipe,options", [("SOLOv2/R50_1x_iuq", SOLOV2), ("SOTR/R50_iuq", SOTR)], ids=["solov2", "sotr"]
+    "recipe,options",
+    [("SOLOv2/R50_1x_iuq", SOLOV2), ("SOTR/R50_iuq", SOTR), ("Mask2Former/R50_50ep_iuq", MASK2FORMER)],
+    ids=["solov2", "sotr", "mask2former"],
 )
 def test_tables_of_other_segmenters(recipe: str, options: list[str]) -> None:
     arguments = ["--config-file", f"configs/{recipe}.yaml", "--size", "64x96", "--iters", "1", "--instances", "2"]

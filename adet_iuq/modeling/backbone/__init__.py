@@ -1,12 +1,16 @@
 """Backbones: feature pyramids with FCOS's extra levels, deformable ResNets, Swin as published, and the bridge to timm."""
 
 from adet_iuq.modeling.backbone.build import build_backbone
-from adet_iuq.modeling.backbone.deformable import build_deformable_resnet, build_deformable_resnet_fpn_backbone
+from adet_iuq.modeling.backbone.deformable import build_deformable_resnet
 from adet_iuq.modeling.backbone.fpn import (
+    build_deformable_resnet_fpn_backbone,
     build_fcos_fpn,
     build_fcos_resnet_fpn_backbone,
     build_fcos_swin_fpn_backbone,
     build_fcos_timm_fpn_backbone,
+    build_max_pool_fpn,
+    build_swin_fpn_backbone,
+    build_timm_fpn_backbone,
 )
 from adet_iuq.modeling.backbone.swin import D2SwinTransformer
 from adet_iuq.modeling.backbone.timm import TimmBackbone, build_timm_backbone
@@ -21,5 +25,8 @@ __all__ = [
     "build_fcos_resnet_fpn_backbone",
     "build_fcos_swin_fpn_backbone",
     "build_fcos_timm_fpn_backbone",
+    "build_max_pool_fpn",
+    "build_swin_fpn_backbone",
     "build_timm_backbone",
+    "build_timm_fpn_backbone",
 ]

@@ -5,7 +5,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone as build_named_backbone
 from detectron2.modeling.backbone import Backbone
 
-from adet_iuq.modeling.backbone.deformable import build_deformable_resnet, build_deformable_resnet_fpn_backbone
+from adet_iuq.modeling.backbone.deformable import build_deformable_resnet
+from adet_iuq.modeling.backbone.fpn import build_deformable_resnet_fpn_backbone
 
 _RESNETS = {
     "build_resnet_backbone": build_deformable_resnet,

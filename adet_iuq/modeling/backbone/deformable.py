@@ -9,9 +9,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY
-from detectron2.modeling.backbone import FPN
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -136,16 +133,3 @@ def _block_options(options: CfgNode, index: int, dilation: int) -> dict[str, Any
         "deform_num_groups": options.DEFORM_NUM_GROUPS,
         **bottleneck,
     }
-
-
-@BACKBONE_REGISTRY.register()
-def build_deformable_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """detectron2's `build_resnet_fpn_backbone` (p6 is every second cell of p5) over `build_deformable_resnet`."""
-    return FPN(
-        bottom_up=build_deformable_resnet(cfg, input_shape),
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelMaxPool(),
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )

@@ -24,6 +24,7 @@ from adet_iuq.modeling.mask2former.points import (
     uniform_points,
 )
 from adet_iuq.modeling.mask2former.transformer_decoder import Prediction
+from adet_iuq.modeling.parts import part
 
 Size = tuple[int, int]
 
@@ -97,6 +98,7 @@ class SetCriterion(nn.Module):
             "deep_supervision": former.DEEP_SUPERVISION,
         }
 
+    @part("losses")
     def forward(
         self, predictions: Sequence[Prediction], mask_features: Tensor, targets: Sequence[Targets], frame: Size
     ) -> tuple[dict[str, Tensor], list[Matches]]:
@@ -115,13 +117,15 @@ class SetCriterion(nn.Module):
             mask_features = mask_features.float()
             chosen = predictions if self.deep_supervision else predictions[-1:]
             chosen = [Prediction(one.logits.float(), one.embeddings.float()) for one in chosen]
-            matches = self.matcher(chosen, mask_features, targets, frame)
+            with part("targets"):
+                matches = self.matcher(chosen, mask_features, targets, frame)
             normalizer = self._normalizer(targets)
             suffixes = [f"_{index}" for index in range(len(chosen) - 1)] + [""]
             losses: dict[str, Tensor] = {}
             for suffix, prediction, match in reversed(list(zip(suffixes, chosen, matches, strict=True))):
-                matched = prediction.embeddings[match.image, match.query]
-                logits = ordered_dot_product_maps(matched, match.counts, mask_features)
+                with part("heads"):
+                    matched = prediction.embeddings[match.image, match.query]
+                    logits = ordered_dot_product_maps(matched, match.counts, mask_features)
                 mask_loss, dice_loss = self.mask_losses(logits, match, targets, frame)
                 losses[f"loss_ce{suffix}"] = self.class_weight * self.class_loss(prediction.logits, match, targets)
                 losses[f"loss_mask{suffix}"] = self.mask_weight * mask_loss.sum() / normalizer

@@ -12,6 +12,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
+from adet_iuq.modeling.parts import part
+
 Size = tuple[int, int]
 CHUNK_BYTES = 128 * 1024**2  # of the padded-size masks that exist at one time
 
@@ -60,12 +62,7 @@ def instance_inference(
         Instances of the output size with pred_masks (bool), scores (class probability times mean mask probability inside
         the mask), pred_classes, and pred_boxes around the masks (the published model leaves them all zero).
     """
-    classes = logits.shape[1] - 1
-    scores, index = logits.softmax(-1)[:, :-1].flatten().topk(min(count, len(logits) * classes), sorted=False)
-    query, label = torch.div(index, classes, rounding_mode="floor"), index % classes
-    if things is not None:
-        kept = torch.isin(label, torch.as_tensor(list(things), device=label.device))
-        scores, query, label = scores[kept], query[kept], label[kept]
+    scores, query, label = best_pairs(logits, count, things)
     distinct, which = torch.unique(query, return_inverse=True)
     resized = geometry.resize(masks[distinct])
     inside = resized > 0
@@ -77,6 +74,18 @@ def instance_inference(
     result.pred_classes = label
     result.pred_boxes = Boxes(mask_boxes(inside)[which])
     return result
+
+
+@part("nms")
+def best_pairs(logits: Tensor, count: int, things: Sequence[int] | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Class probability, query and class of the best `count` pairs, of those the ones with a class in `things`."""
+    classes = logits.shape[1] - 1
+    scores, index = logits.softmax(-1)[:, :-1].flatten().topk(min(count, len(logits) * classes), sorted=False)
+    query, label = torch.div(index, classes, rounding_mode="floor"), index % classes
+    if things is None:
+        return scores, query, label
+    kept = torch.isin(label, torch.as_tensor(list(things), device=label.device))
+    return scores[kept], query[kept], label[kept]
 
 
 def mask_boxes(masks: Tensor) -> Tensor:

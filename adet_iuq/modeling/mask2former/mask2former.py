@@ -31,6 +31,7 @@ from adet_iuq.modeling.mask2former.inference import (
 )
 from adet_iuq.modeling.mask2former.matcher import Matches, Targets
 from adet_iuq.modeling.mask2former.transformer_decoder import Prediction
+from adet_iuq.modeling.parts import part
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ class MaskFormer(nn.Module):
         images = [(inputs["image"].to(self.device) - self.pixel_mean) / self.pixel_std for inputs in batched_inputs]
         return ImageList.from_tensors(images, self.size_divisibility)
 
+    @part("targets")
     def targets(self, batched_inputs: list[dict[str, Any]]) -> list[Targets]:
         """Classes and masks of every image, on the model's device."""
         instances: list[Instances] = [inputs["instances"].to(self.device) for inputs in batched_inputs]
@@ -157,24 +159,34 @@ class MaskFormer(nn.Module):
 
     def training_pass(self, images: ImageList, targets: list[Targets]) -> TrainingPass:
         """Losses and what they are made of."""
-        predictions, mask_features = self.sem_seg_head(self.backbone(images.tensor))
+        predictions, mask_features = self._predictions(images)
         frame = (images.tensor.shape[2], images.tensor.shape[3])
         losses, matches = self.criterion(predictions, mask_features, targets, frame)
         return TrainingPass(losses, mask_features, predictions[-len(matches) :], matches, targets)
 
+    def _predictions(self, images: ImageList) -> tuple[list[Prediction], Tensor]:
+        """What the head makes of images: all predictions and the mask features."""
+        with part("backbone"):
+            features = self.backbone(images.tensor)
+        with part("heads"):
+            predictions: tuple[list[Prediction], Tensor] = self.sem_seg_head(features)
+        return predictions
+
     def _inference(self, images: ImageList, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        predictions, mask_features = self.sem_seg_head(self.backbone(images.tensor))
+        predictions, mask_features = self._predictions(images)
         final = predictions[-1]
         padded = (images.tensor.shape[2], images.tensor.shape[3])
         results = []
         for index, wished in enumerate(batched_inputs):
             size = images.image_sizes[index]
             output = (int(wished.get("height", size[0])), int(wished.get("width", size[1])))
-            masks = torch.einsum("qd,dhw->qhw", final.embeddings[index], mask_features[index]).float()
+            with part("heads"):
+                masks = torch.einsum("qd,dhw->qhw", final.embeddings[index], mask_features[index]).float()
             geometry = OutputGeometry(padded, (int(size[0]), int(size[1])), output)
             results.append(self.results(final.logits[index].float(), masks, geometry))
         return results
 
+    @part("postprocess")
     def results(self, logits: Tensor, masks: Tensor, geometry: OutputGeometry) -> dict[str, Any]:
         """What the config asks for of one image.
 

@@ -1,11 +1,15 @@
 """Pyramids over detectron2's and timm's networks."""
 
+from typing import Any
+
 import pytest
 import torch
+from detectron2.utils.events import EventStorage
 
 from adet_iuq.errors import UserError
-from adet_iuq.modeling.backbone import TimmBackbone
-from helpers.scenes import discs, small_model
+from adet_iuq.modeling.backbone import D2SwinTransformer, TimmBackbone
+from helpers.grid_checks import grid_options
+from helpers.scenes import SMALL_MASK2FORMER, discs, small_model
 
 OPTIONS = {
     "pretrained": False, "freeze_at": 0, "norm_frozen": False, "checkpointing": False, "drop_path_rate": 0.0,
@@ -74,6 +78,55 @@ def test_condinst_trains_and_detects_on_a_timm_backbone(name: str) -> None:
     assert model.backbone.bottom_up.model is not None and torch.isfinite(losses["loss_mask"])
     with torch.no_grad():
         assert len(model.eval()([discs(64, 96, 2, seed=1)])[0]["instances"]) > 0
+
+
+RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "CondInst/R50_1x_iuq.yaml": ("build_fcos_{}_fpn_backbone", ()),
+    "SOLOv2/R50_1x_iuq.yaml": ("build_{}_fpn_backbone", grid_options("SOLOV2")),
+    "SOTR/R50_iuq.yaml": ("build_{}_fpn_backbone", grid_options("SOTR")),
+    "Mask2Former/R50_50ep_iuq.yaml": ("build_timm_backbone", tuple(SMALL_MASK2FORMER)),
+}
+
+
+def train_once(model: Any) -> None:
+    with EventStorage():
+        losses = model([discs(64, 96, 2, seed=1), discs(96, 64, 2, seed=2)])
+    total = torch.stack(list(losses.values())).sum()
+    total.backward()
+    assert torch.isfinite(total)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_segmenter_trains_on_a_timm_backbone_with_its_options(recipe: str) -> None:
+    """Frozen up to res2, activations recomputed, branches dropped."""
+    name, options = RECIPES[recipe]
+    model = small_model(
+        recipe, *options, "MODEL.BACKBONE.NAME", name.format("timm"), "MODEL.TIMM.NAME", "convnext_atto",
+        "MODEL.TIMM.FREEZE_AT", "2", "MODEL.TIMM.CHECKPOINTING", "True", "MODEL.TIMM.DROP_PATH_RATE", "0.3",
+    )  # fmt: skip
+    trunk = getattr(model.backbone, "bottom_up", model.backbone)
+    assert isinstance(trunk, TimmBackbone) and any(type(one).__name__ == "DropPath" for one in trunk.modules())
+    train_once(model)
+    got = {name.split(".")[1]: parameter.grad is not None for name, parameter in trunk.named_parameters()}
+    assert got == {
+        "stem_0": False,
+        "stem_1": False,
+        "stages_0": False,
+        "stages_1": True,
+        "stages_2": True,
+        "stages_3": True,
+    }
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if not recipe.startswith("Mask2Former")])
+def test_every_pyramid_stands_on_swin(recipe: str) -> None:
+    name, options = RECIPES[recipe]
+    model = small_model(
+        recipe, *options, "MODEL.BACKBONE.NAME", name.format("swin"), "MODEL.SWIN.EMBED_DIM", "12",
+        "MODEL.SWIN.DEPTHS", "[1, 1, 1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2, 4, 8]",
+    )  # fmt: skip
+    assert isinstance(model.backbone.bottom_up, D2SwinTransformer)
+    train_once(model)
 
 
 @pytest.mark.parametrize("levels,names", [(0, ["p3", "p4", "p5"]), (1, ["p3", "p4", "p5", "p6"])])
