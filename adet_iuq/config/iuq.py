@@ -28,6 +28,10 @@ def _add_inter(iuq: CfgNode) -> None:
     iuq.INTER.RAMP_ITERS = 0  # the weight then grows linearly over so many iterations
     # Cap on the queries of the inter-scene loss, per rank, spread evenly over the instances; -1: all.
     iuq.INTER.MAX_QUERIES = -1
+    # Match against so many stored pixels per step, drawn anew from all of them (uniformly, the same on every rank); their
+    # sum is scaled up: an unbiased estimate of Eq. 5 whose cost does not grow with CAPACITY. The fire rates in the log are
+    # then those of the sample. 0 or -1: all, as published.
+    iuq.INTER.SAMPLE = -1
     # CondInst: where a memory pixel lies for a query's relative coordinates. "query": at its own position in the frame
     # of its image. "instance": as seen from its own instance, so that position does not give it away.
     iuq.INTER.REL_COORDS = "query"
@@ -43,6 +47,13 @@ def _add_memory(iuq: CfgNode) -> None:
     iuq.MEMORY.SAMPLER = "instance"  # "instance" (balanced), "sparse", "dense" (Table 4b); background never enters
     iuq.MEMORY.PIXELS_PER_INSTANCE = 50  # of the "instance" sampler
     iuq.MEMORY.PIXELS_PER_IMAGE = 500  # of the "sparse" sampler
+    # Beyond the paper's 100K, which its hardware allowed (section 3.3). False: every process holds the whole memory and
+    # matches its own queries. True: it holds CAPACITY / processes pixels and matches the queries of all processes; losses
+    # and gradients are the same up to rounding. A checkpoint holds the whole memory either way.
+    iuq.MEMORY.SHARD = False
+    # Debugging: compare checksums of the memory over all processes after every so many steps, and stop with the names of
+    # those that differ. 0: never. With SHARD, what all processes share is a few counters.
+    iuq.MEMORY.CHECK_PERIOD = 0
 
 
 def _add_equivariance(iuq: CfgNode) -> None:
