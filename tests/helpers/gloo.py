@@ -7,6 +7,7 @@ folder, *arguments)` returns on each rank comes back.
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,17 @@ def run_ranks(script: str, ranks: int, folder: Path, *arguments: str) -> list[An
         for rank in range(ranks)
     ]
     try:
-        assert [process.wait(timeout=_TIMEOUT) for process in processes] == [0] * ranks
+        deadline = time.monotonic() + _TIMEOUT
+        while None in (codes := [process.poll() for process in processes]):
+            # The first that fails ends the others, which may wait for it.
+            assert set(codes) <= {0, None}, f"exit codes by rank: {codes}"
+            assert time.monotonic() < deadline, f"hangs; exit codes by rank: {codes}"
+            time.sleep(0.05)
+        assert set(codes) == {0}, f"exit codes by rank: {codes}"
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
 
 
