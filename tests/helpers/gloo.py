@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-_TIMEOUT = 150  # seconds; a hang fails the test then
+_TIMEOUT = 300  # seconds; a hang fails the test then
 
 
 def run_ranks(script: str, ranks: int, folder: Path, *arguments: str) -> list[Any]:
