@@ -35,8 +35,9 @@ def _add_inter(iuq: CfgNode) -> None:
     # CondInst: where a memory pixel lies for a query's relative coordinates. "query": at its own position in the frame
     # of its image. "instance": as seen from its own instance, so that position does not give it away.
     iuq.INTER.REL_COORDS = "query"
-    # Bytes that one chunk of the query-pixel matrix may take; changes speed and memory, never the loss.
-    iuq.INTER.CHUNK_BYTES = 16 * 1024**2
+    # Bytes that one chunk of the query-pixel matrix may take; changes speed and memory, never the loss. 0: 16 MiB on the
+    # CPU, 128 MiB on a GPU.
+    iuq.INTER.CHUNK_BYTES = 0
 
 
 def _add_memory(iuq: CfgNode) -> None:

@@ -12,7 +12,7 @@ from .distributed import sum_over_ranks, world_size
 from .losses import INTER_LOSSES, NORMALIZERS, build_inter_loss, query_weights, ramp_weight
 from .memory import PixelMemory
 from .randomness import image_generator
-from .retrieval import DEFAULT_CHUNK_BYTES, InterLoss, chunked_inter_loss
+from .retrieval import InterLoss, chunked_inter_loss
 from .sampling import PixelSampler
 from .sharding import sharded_inter_loss
 from .structures import Queries, Scene, Segmenter
@@ -34,7 +34,7 @@ class InterSettings:
     ramp_iters: int = 0
     max_queries: int = -1
     sample: int = -1
-    chunk_bytes: int = DEFAULT_CHUNK_BYTES
+    chunk_bytes: int = 0
 
     def __post_init__(self) -> None:
         _check_choice("INTER.LOSS", self.loss, tuple(INTER_LOSSES))

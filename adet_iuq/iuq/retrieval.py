@@ -20,7 +20,8 @@ Retrieve = Callable[[Queries, Pixels], Tensor]
 
 # The loss itself holds about so many floats for each (query, pixel) pair: logit, loss, their intermediates, gradients.
 _LOSS_FLOATS_PER_PAIR = 8
-DEFAULT_CHUNK_BYTES = 16 * 1024**2
+# A CPU wants its chunks in the cache; a GPU wants few kernels to launch (docs/performance.md).
+_CPU_CHUNK_BYTES, _GPU_CHUNK_BYTES = 16 * 1024**2, 128 * 1024**2
 
 
 class InterLoss(NamedTuple):
@@ -41,7 +42,7 @@ def chunked_inter_loss(
     loss: ElementwiseLoss,
     *,
     normalizer: Normalizer = pixel_weights,
-    chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+    chunk_bytes: int = 0,
     bytes_per_pair: int = 0,
 ) -> InterLoss:
     """All queries on all pixels of other images, with an all-zero target (Eq. 5).
@@ -56,15 +57,17 @@ def chunked_inter_loss(
         retrieve: gives (Q, P) logits; it is called with parts of `pixels`.
         loss: elementwise loss of a logit whose target is 0.
         normalizer: weights (Q,) of each query's summed loss, from query ids and pixel ids.
-        chunk_bytes: what one chunk may take; changes speed and memory, and the loss by rounding only.
+        chunk_bytes: what one chunk may take; changes speed and memory, and the loss by rounding only. 0: 16 MiB on the
+            CPU, 128 MiB elsewhere.
         bytes_per_pair: what `retrieve` keeps for its backward pass for each pair.
     """
     with torch.autocast(pixels.features.device.type, enabled=False):
         weights = normalizer(query_ids, pixels.image_ids)
         per_pixel = len(queries) * (bytes_per_pair + 4 * _LOSS_FLOATS_PER_PAIR) + 8 * pixels.features.shape[1]
-        evaluation = _Evaluation(
-            queries, query_ids, pixels, retrieve, loss, weights, max(1, chunk_bytes // max(per_pixel, 1))
-        )
+        if chunk_bytes == 0:
+            chunk_bytes = _CPU_CHUNK_BYTES if pixels.features.device.type == "cpu" else _GPU_CHUNK_BYTES
+        chunk = max(1, chunk_bytes // max(per_pixel, 1))
+        evaluation = _Evaluation(queries, query_ids, pixels, retrieve, loss, weights, chunk)
         embeddings = queries.embeddings
         if torch.is_grad_enabled() and embeddings.requires_grad:
             return InterLoss(*_FusedLoss.apply(embeddings, evaluation))
@@ -109,13 +112,16 @@ class _Evaluation:
             with torch.set_grad_enabled(with_gradient):
                 point = leaf.detach().requires_grad_(with_gradient)
                 logits = self.retrieve(replace(self.queries, embeddings=point), pixels)
-                filled, own = self._pairs(pixels.image_ids)
-                per_pair = self.loss(logits.to(self.dtype)).masked_fill(own | ~filled, 0.0)
-                chunk_value = per_pair.sum(dim=1) @ self.weights
-            if with_gradient:
-                gradient += torch.autograd.grad(chunk_value, point)[0]
-            value += chunk_value.detach()
+            # Slope and value in one go; autograd then only takes the slope back through the retrieval.
+            per_pair, slope = self.loss.value_and_slope(logits.detach().to(self.dtype))
+            filled, own = self._pairs(pixels.image_ids)
+            left_out = own | ~filled
+            value += per_pair.masked_fill_(left_out, 0.0).sum(dim=1) @ self.weights
             counts += _count(logits.detach() > 0, filled, own)
+            slope.mul_(self.weights[:, None]).masked_fill_(left_out, 0.0)
+            # Queries that have learned to stay silent have slopes that underflow to zero.
+            if with_gradient and slope.any():
+                gradient += torch.autograd.grad(logits, point, slope.to(logits.dtype))[0]
         return InterLoss(value, *counts.unbind()), gradient
 
     def _chunks(self) -> Iterator[Pixels]:

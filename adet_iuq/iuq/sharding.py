@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from .distributed import all_gather_rows, rank, sum_over_ranks, world_size
 from .losses import ElementwiseLoss
-from .retrieval import DEFAULT_CHUNK_BYTES, InterLoss, Retrieve, chunked_inter_loss
+from .retrieval import InterLoss, Retrieve, chunked_inter_loss
 from .structures import Pixels, Queries
 
 
@@ -29,7 +29,7 @@ def sharded_inter_loss(
     loss: ElementwiseLoss,
     *,
     scale: float = 1.0,
-    chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+    chunk_bytes: int = 0,
     bytes_per_pair: int = 0,
 ) -> InterLoss:
     """What `chunked_inter_loss` gives for this rank's queries on the pixels of all shards; a collective call.

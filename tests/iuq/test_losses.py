@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss  # type: ignore[import-untyped]
 
 from adet_iuq.iuq import INTER_LOSSES, NORMALIZERS, build_inter_loss, ramp_weight
-from adet_iuq.iuq.losses import count_images
+from adet_iuq.iuq.losses import ElementwiseLoss, count_images, fast_softplus
 
 LOGITS = torch.linspace(-12, 12, 97, dtype=torch.float64)
 
@@ -39,6 +39,33 @@ def test_stable_for_large_logits(name: str, gamma: float) -> None:
     assert values.isfinite().all() and gradient.isfinite().all()
     assert (values >= 0).all() and (gradient >= 0).all()
     assert values[0] == 0 and values[-1] > 0
+
+
+@pytest.mark.parametrize("name", INTER_LOSSES)
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_slopes_in_closed_form_equal_autograd(name: str, gamma: float, dtype: torch.dtype) -> None:
+    logits = torch.cat([LOGITS, torch.tensor([-1e4, -200.0, -90.0, -40.0, 40.0, 90.0, 1e4])]).to(dtype).requires_grad_()
+    before = logits.detach().clone()
+    loss = build_inter_loss(name, gamma=gamma)
+    value, slope = loss.value_and_slope(logits)
+    expected, expected_slope = ElementwiseLoss.value_and_slope(loss, logits.double())
+    # Relative: p^gamma of a large negative logit multiplies rounding by gamma |u|. Absolute: autograd's p (1 - p) of float64
+    # is not known better where p is nearly 1.
+    rtol = 3e-5 if dtype == torch.float32 else 1e-11
+    for closed, differentiated in ((value, expected), (slope, expected_slope)):
+        torch.testing.assert_close(closed.double(), differentiated, rtol=rtol, atol=1e-16)
+    assert not value.requires_grad and not slope.requires_grad
+    assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fast_softplus_is_exact_to_rounding(dtype: torch.dtype) -> None:
+    logits = torch.cat([torch.linspace(-120, 120, 24_001, dtype=dtype), torch.tensor([-1e4, 1e4], dtype=dtype)])
+    exact = torch.log1p(torch.exp(-logits.double().abs())) + logits.double().clamp(min=0)
+    torch.testing.assert_close(
+        fast_softplus(logits).double(), exact, rtol=8 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).tiny
+    )
 
 
 def test_focal_parameters() -> None:

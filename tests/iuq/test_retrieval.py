@@ -117,6 +117,32 @@ def test_no_gradient_but_for_the_embeddings(benchmark: ModuleType, kind: str) ->
     assert all(tensor.grad is None for tensor in others)
 
 
+def test_chunks_without_a_slope_need_no_backward_pass(benchmark: ModuleType) -> None:
+    """Logits of -200 have a slope of exactly zero; the gradient is that of the other pixels."""
+    queries, ids, memory = inputs("dot", pixels=200)
+    memory.image_ids[:] = 9
+    memory.features[100:] = 0.0
+    passes = 0
+
+    def retrieve(part: Queries, pixels: Pixels) -> Tensor:
+        logits = literal_dot(part, pixels) - 200.0 * (pixels.features == 0).all(dim=1)
+        if logits.requires_grad:
+            logits.register_hook(count)
+        return logits
+
+    def count(_: Tensor) -> None:
+        nonlocal passes
+        passes += 1
+
+    loss = build_inter_loss("focal")
+    chunk = 50 * (7 * 4 * 8 + 8 * 16)  # bytes of 50 pixels: four chunks
+    result = chunked_inter_loss(queries, ids, memory, retrieve, loss, chunk_bytes=chunk)
+    assert passes == 2
+    (gradient,) = torch.autograd.grad(2 * result.value, queries.embeddings)
+    first = chunked_inter_loss(queries, ids, memory.select(slice(0, 100)), retrieve, loss, chunk_bytes=chunk)
+    torch.testing.assert_close(gradient, torch.autograd.grad(first.value, queries.embeddings)[0])
+
+
 def test_empty_slots_and_own_image_leave_the_loss_alone(benchmark: ModuleType) -> None:
     queries, ids, memory = inputs("dot")
     ids[:] = 2

@@ -15,6 +15,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from adet_iuq.errors import UserError
+from adet_iuq.modeling.condinst.dynamic_layers import dynamic_layers
 
 
 @dataclass
@@ -122,22 +123,19 @@ class DynamicMaskHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             features = _at_least_float32(features)
             weights, biases = self._split(queries.params.to(features.dtype))
-            first, bias = weights[0], biases[0]
+            inputs = features.T
             if self.coordinates and relative is not None:
-                features = torch.cat([relative.to(features.dtype), features], dim=1)
+                inputs = torch.cat([relative.to(features.dtype).T, inputs])
             elif self.coordinates:
                 # The query's share of the first layer moves into its bias. A common origin keeps the two large terms,
                 # which cancel, small.
                 origin = queries.locations.mean(0) if len(queries.params) else queries.locations.new_zeros(2)
-                position = first[:, :, :2] / queries.scales.to(features.dtype)[:, None, None]
+                position = weights[0][:, :, :2] / queries.scales.to(features.dtype)[:, None, None]
                 offset = (queries.locations - origin).to(features.dtype)
-                bias = bias + (position @ offset[:, :, None])[:, :, 0]
-                first = torch.cat([-position, first[:, :, 2:]], dim=2)
-                features = torch.cat([(locations - origin).to(features.dtype), features], dim=1)
-            hidden = torch.addmm(bias.reshape(-1, 1), first.flatten(0, 1), features.T).view(*bias.shape, len(features))
-            for weight, bias in zip(weights[1:], biases[1:], strict=True):
-                hidden = torch.baddbmm(bias[:, :, None], weight, hidden.relu_())
-            return hidden[:, 0]
+                biases[0] = biases[0] + (position @ offset[:, :, None])[:, :, 0]
+                weights[0] = torch.cat([-position, weights[0][:, :, 2:]], dim=2)
+                inputs = torch.cat([(locations - origin).to(features.dtype).T, inputs])
+            return dynamic_layers(inputs, weights, biases)
 
     def retrieve_map(self, queries: DynamicQueries, image_index: Tensor, maps: Tensor) -> Tensor:
         """Logits of every query on all cells of its own image's map.
