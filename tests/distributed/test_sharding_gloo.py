@@ -145,10 +145,12 @@ def draw(rank: int, count: int, times: int) -> dict[str, Tensor]:
     for _ in range(times):
         memory.cursor[2] += 1  # the number of writes keys the draw
         draws.append(match(count))
+    pixels, scale = memory.sample(count)
     values, gradients, drawn = (torch.stack(part) for part in zip(*draws, strict=True))
     return {
         "value": value, "gradient": gradient, "pairs": pairs / len(ids),
         "values": values, "gradients": gradients, "drawn": drawn / len(ids),
+        "stands_for": torch.tensor([scale * len(pixels), len(memory.pixels())]),
     }  # fmt: skip
 
 
@@ -261,6 +263,10 @@ def test_sampled_shards_average_to_the_full_loss_and_gradient(results: list[Any]
 def test_the_sample_has_the_size_that_was_asked_for(results: list[Any]) -> None:
     few, more = results[0]["draws"]
     assert few["pairs"] == CAPACITY
+    for result in results:
+        for found in result["draws"]:
+            # Each rank's sample stands for its own slots: shares and slots differ from rank to rank.
+            assert found["stands_for"][0].item() == pytest.approx(found["stands_for"][1].item())
     assert (few["drawn"] == len(results)).all()  # every rank draws at least one
     assert (more["drawn"] == 13).all()
 
