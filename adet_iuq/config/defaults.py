@@ -9,7 +9,12 @@ from adet_iuq.config.mask2former import add_mask2former_config
 from adet_iuq.config.solov2 import add_solov2_config
 from adet_iuq.config.sotr import add_sotr_config
 from adet_iuq.config.swin import add_swin_config
-from adet_iuq.config.training import add_data_config, add_timm_config, add_training_config
+from adet_iuq.config.training import (
+    add_data_config,
+    add_normalizer_config,
+    add_timm_config,
+    add_training_config,
+)
 
 
 def get_cfg() -> CfgNode:
@@ -22,6 +27,7 @@ def get_cfg() -> CfgNode:
     cfg = get_detectron2_cfg()
     add_data_config(cfg)
     add_training_config(cfg)
+    add_normalizer_config(cfg)
     add_timm_config(cfg)
     add_swin_config(cfg)
     add_fcos_config(cfg)

@@ -28,6 +28,10 @@ def _add_inter(iuq: CfgNode) -> None:
     iuq.INTER.RAMP_ITERS = 0  # the weight then grows linearly over so many iterations
     # Cap on the queries of the inter-scene loss, per rank, spread evenly over the instances; -1: all.
     iuq.INTER.MAX_QUERIES = -1
+    # Match against so many stored pixels per step, drawn anew from all of them (uniformly, the same on every rank); their
+    # sum is scaled up: an unbiased estimate of Eq. 5 whose cost does not grow with CAPACITY. The fire rates in the log are
+    # then those of the sample. 0 or -1: all, as published.
+    iuq.INTER.SAMPLE = -1
     # CondInst: where a memory pixel lies for a query's relative coordinates. "query": at its own position in the frame
     # of its image. "instance": as seen from its own instance, so that position does not give it away.
     iuq.INTER.REL_COORDS = "query"
@@ -39,11 +43,22 @@ def _add_inter(iuq: CfgNode) -> None:
 def _add_memory(iuq: CfgNode) -> None:
     """The external memory of pixel embeddings and how it is fed (section 3.3, Tables 4b and 4c)."""
     iuq.MEMORY = CfgNode()
+    # A pixel of D numbers takes 4 D + 16 bytes, in half precision 2 D + 16: a million of them 46 MiB for CondInst (D = 8),
+    # 1 GiB for D = 256; with SHARD divided by the number of processes.
     iuq.MEMORY.CAPACITY = 100_000  # pixels; 0: the pixels of this batch only (Table 4c, "mini-batch")
     iuq.MEMORY.DTYPE = "float32"  # "float32", "float16", "bfloat16"
     iuq.MEMORY.SAMPLER = "instance"  # "instance" (balanced), "sparse", "dense" (Table 4b); background never enters
     iuq.MEMORY.PIXELS_PER_INSTANCE = 50  # of the "instance" sampler
     iuq.MEMORY.PIXELS_PER_IMAGE = 500  # of the "sparse" sampler
+    # Beyond the paper's 100K, which its hardware allowed (section 3.3). False: every process holds the whole memory and
+    # matches its own queries. True: it holds CAPACITY / processes pixels and matches the queries of all processes; losses
+    # and gradients are the same up to rounding, and so is the time. A checkpoint holds the whole memory either way, so
+    # that any number of processes can go on with it; the first process collects it in host memory.
+    iuq.MEMORY.SHARD = False
+    # Debugging: compare checksums of the memory over all processes at every so many-th write (also at the first one
+    # after a start or a resume), and stop with the names of those that differ. 0: never. With SHARD, what all processes
+    # share is a few counters.
+    iuq.MEMORY.CHECK_PERIOD = 0
 
 
 def _add_equivariance(iuq: CfgNode) -> None:

@@ -55,6 +55,16 @@ def add_training_config(cfg: CfgNode) -> None:
     cfg.GUARD.SKIP_CORRUPT_IMAGES = 0
 
 
+def add_normalizer_config(cfg: CfgNode) -> None:
+    """Adds `MODEL.REDUCE_NORMALIZER`, read by all segmenters and by both terms of instance-unique querying."""
+    # A loss is a sum over queries, cells or pixels by their number. False, as published: their number on this process
+    # (but for those that the published code reduces), so that what an item weighs depends on what else its process holds.
+    # True: their mean number over all processes; losses and gradients are then those of one process with the same global
+    # batch, but for what sees one process's share only: BatchNorm, MODEL.CONDINST.MAX_PROPOSALS,
+    # MODEL.IUQ.INTER.MAX_QUERIES, the padding of a batch, Mask2Former's random points.
+    cfg.MODEL.REDUCE_NORMALIZER = False
+
+
 def add_timm_config(cfg: CfgNode) -> None:
     """Adds `MODEL.TIMM.*`, read by the `build_timm_backbone` builders."""
     cfg.MODEL.TIMM = CfgNode()

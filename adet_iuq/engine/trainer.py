@@ -59,6 +59,7 @@ class Trainer(DefaultTrainer):
         self.last_results: dict[str, Any] = {}
         self._resume_state: dict[str, Any] = {}
         self._rank_states: list[dict[str, Any]] = []
+        self._iuq_state: dict[str, Any] = {}
 
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -238,8 +239,11 @@ class Trainer(DefaultTrainer):
         Raises:
             UserError: the file cannot be written.
         """
+        model = unwrap(self.model)
         self._rank_states = comm.gather(random_state())
+        self._iuq_state = model.iuq_state() if hasattr(model, "iuq_state") else {}  # every rank: it may be spread
         self.checkpointer.save(name, iteration=self.iter)
+        self._iuq_state = {}
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs besides the weights; `save_checkpoint` gathers what belongs to other ranks."""
@@ -252,7 +256,7 @@ class Trainer(DefaultTrainer):
             "random_states": self._rank_states,
             "history": history(self.storage),
             "segmenter": model.training_state() if hasattr(model, "training_state") else {},
-            "iuq": model.iuq_state() if hasattr(model, "iuq_state") else {},
+            "iuq": self._iuq_state,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .losses import INTER_LOSSES, NORMALIZERS, build_inter_loss, ramp_weight
+from .distributed import sum_over_ranks, world_size
+from .losses import INTER_LOSSES, NORMALIZERS, build_inter_loss, query_weights, ramp_weight
 from .memory import PixelMemory
 from .randomness import image_generator
 from .retrieval import InterLoss, chunked_inter_loss
 from .sampling import PixelSampler
+from .sharding import sharded_inter_loss
 from .structures import Queries, Scene, Segmenter
 from .transforms import CropFlip, warp_features
 
@@ -31,6 +33,7 @@ class InterSettings:
     start_iter: int = 0
     ramp_iters: int = 0
     max_queries: int = -1
+    sample: int = -1
     chunk_bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -59,6 +62,8 @@ class IUQCriterion(nn.Module):
         sampler: picks the pixels that enter the memory; needed if `inter` is given.
         inter: settings of the inter-scene term; None: no such term, nothing is sampled or stored.
         equi: settings of the equivariance term; None: no such term.
+        reduce_normalizer: divide sums by the mean of the ranks' counts instead of this rank's own, so that the ranks'
+            losses average to that of one process with all their images. L_mask is the segmenter's.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class IUQCriterion(nn.Module):
         sampler: PixelSampler | None = None,
         inter: InterSettings | None = None,
         equi: EquiSettings | None = None,
+        reduce_normalizer: bool = False,
     ) -> None:
         super().__init__()
         if inter is not None and (memory is None or sampler is None):
@@ -76,6 +82,7 @@ class IUQCriterion(nn.Module):
         self.sampler = sampler
         self.inter = inter
         self.equi = equi
+        self.reduce_normalizer = reduce_normalizer
 
     def forward(
         self,
@@ -124,7 +131,7 @@ class IUQCriterion(nn.Module):
         Returns:
             The weighted loss, and `memory_fill` (0 to 1), `num_valid_pairs`, `fire_rate` (share of foreign pixels on
             which queries fire), `own_fire_rate` (the same on memory pixels of the query's own image). The rates and
-            pairs are 0 before START_ITER.
+            pairs are 0 before START_ITER, and those of the sampled pixels where INTER.SAMPLE draws some.
         """
         assert self.inter is not None and self.memory is not None and self.sampler is not None
         self.memory.enqueue(self.sampler(scene.views(slice(0, num_originals))))
@@ -135,17 +142,40 @@ class IUQCriterion(nn.Module):
         if weight == 0.0:
             return connected, self._inter_stats(None, connected)
         queries = cap_queries(scene, self.inter.max_queries, num_originals)
-        result = chunked_inter_loss(
-            queries,
-            scene.image_ids[queries.image_index],
-            self.memory.pixels(),
-            segmenter.retrieve,
-            build_inter_loss(self.inter.loss, gamma=self.inter.gamma, neg_weight=self.inter.neg_weight),
-            normalizer=NORMALIZERS[self.inter.normalizer],
-            chunk_bytes=self.inter.chunk_bytes,
-            bytes_per_pair=getattr(segmenter, "bytes_per_pair", 0),
-        )
+        result = self._match(segmenter, queries, scene.image_ids[queries.image_index])
         return weight * result.value + connected, self._inter_stats(result, connected)
+
+    def _match(self, segmenter: Segmenter, queries: Queries, query_ids: Tensor) -> InterLoss:
+        """Queries against the memory or a sample of it. Normalised over the whole memory in any case."""
+        assert self.inter is not None and self.memory is not None
+        weights = query_weights(
+            self.inter.normalizer, query_ids, self.memory.image_counts(), reduce=self.reduce_normalizer
+        )
+        pixels, scale = self.memory.sample(self.inter.sample)
+        loss = build_inter_loss(self.inter.loss, gamma=self.inter.gamma, neg_weight=self.inter.neg_weight)
+        bytes_per_pair = getattr(segmenter, "bytes_per_pair", 0)
+        if self.memory.sharded:
+            return sharded_inter_loss(
+                queries,
+                query_ids,
+                weights,
+                pixels,
+                segmenter.retrieve,
+                loss,
+                scale=scale,
+                chunk_bytes=self.inter.chunk_bytes,
+                bytes_per_pair=bytes_per_pair,
+            )
+        return chunked_inter_loss(
+            queries,
+            query_ids,
+            pixels,
+            segmenter.retrieve,
+            loss,
+            normalizer=lambda _query_ids, _pixel_ids: scale * weights,
+            chunk_bytes=self.inter.chunk_bytes,
+            bytes_per_pair=bytes_per_pair,
+        )
 
     def equi_loss(
         self, segmenter: Segmenter, scene: Scene, transforms: Sequence[CropFlip]
@@ -170,13 +200,14 @@ class IUQCriterion(nn.Module):
                 offset=scene.offset,
             )
             if self.equi.target == "feature":
-                return self.equi.weight * feature_equivariance_loss(views.features, warped, valid), {}
-            if len(views.queries) == 0:
-                return connected_zero(scene), {"equi_fire_rate": scene.features.new_zeros((), dtype=torch.float32)}
+                loss = feature_equivariance_loss(views.features, warped, valid, reduce=self.reduce_normalizer)
+                return self.equi.weight * loss, {}
+            # Also without any query: L_mask may be a collective call.
             logits = segmenter.retrieve_map(views.queries.to(dtype=warped.dtype), warped)
             loss = segmenter.mask_loss(logits, views, valid)
             fired = ((logits.detach() > 0) & valid[views.queries.image_index]).flatten(1).any(dim=1)
-            return self.equi.weight * loss + connected_zero(scene), {"equi_fire_rate": fired.float().mean()}
+            fire_rate = fired.float().sum() / max(len(fired), 1)
+            return self.equi.weight * loss + connected_zero(scene), {"equi_fire_rate": fire_rate}
 
     def _inter_stats(self, result: InterLoss | None, like: Tensor) -> dict[str, Tensor]:
         """Float scalars for the log."""
@@ -193,17 +224,21 @@ class IUQCriterion(nn.Module):
         }
 
 
-def feature_equivariance_loss(view_features: Tensor, warped: Tensor, valid: Tensor) -> Tensor:
+def feature_equivariance_loss(view_features: Tensor, warped: Tensor, valid: Tensor, *, reduce: bool = False) -> Tensor:
     """Eq. 6: mean over valid cells and channels of (f(g(I)) - g(f(I)))^2; a connected zero without a valid cell.
 
     Args:
         view_features: f(g(I)), (B, D, Hf, Wf).
         warped: g(f(I)), (B, D, Hf, Wf).
         valid: (B, Hf, Wf) bool.
+        reduce: the mean counts the valid cells of all ranks; a collective call then.
     """
     squared = (view_features.to(warped.dtype) - warped).square().mean(dim=1)
     # where, not a product: what lies outside `valid` may be anything.
-    return torch.where(valid, squared, 0.0).sum() / valid.sum().clamp(min=1)
+    total = torch.where(valid, squared, 0.0).sum()
+    if not reduce:
+        return total / valid.sum().clamp(min=1)
+    return total * world_size() / sum_over_ranks(valid.sum()).clamp(min=1)
 
 
 def cap_queries(scene: Scene, max_queries: int, num_originals: int) -> Queries:

@@ -1,4 +1,4 @@
-"""Gathering rows from all ranks; without a process group everything here does nothing."""
+"""Exchange between ranks; without a process group everything here does nothing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_PIECE_BYTES = 64 * 1024**2  # of all ranks together
 
 
 def world_size() -> int:
@@ -46,6 +48,44 @@ def all_gather_rows(columns: Sequence[Tensor]) -> list[Tensor]:
     dist.all_gather(gathered, padded)
     rows = torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
     return _from_bytes(rows, columns)
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Elementwise sum of the ranks' tensors, without gradient, the same bits on every rank; shapes must agree."""
+    values = values.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def gather_interleaved(rows: Tensor, count: int) -> Tensor | None:
+    """Puts together on rank 0 what was dealt out row by row; every rank must call it.
+
+    Args:
+        rows: (n, ...), rows rank, rank + ranks, ... of the whole, n = len(range(rank, count, ranks)).
+        count: number of rows of the whole.
+
+    Returns:
+        The whole (count, ...) on the CPU, bit for bit; None on the other ranks. It travels in pieces, so that no device
+        has to hold more than its own rows and a piece of the others'.
+    """
+    ranks, index = world_size(), rank()
+    width = math.prod(rows.shape[1:]) * rows.element_size()
+    longest = len(range(0, count, ranks))
+    piece = max(1, _PIECE_BYTES // max(width * ranks, 1))
+    whole = torch.empty(longest, ranks, width, dtype=torch.uint8) if index == 0 else None
+    for start in range(0, longest, piece):
+        own = _to_bytes(rows.detach()[start : start + piece])
+        sent = own.new_zeros(min(piece, longest - start), width)
+        sent[: len(own)] = own
+        parts = [torch.empty_like(sent) for _ in range(ranks)] if whole is not None else None
+        if ranks > 1:
+            dist.gather(sent, parts, dst=0)
+        else:
+            parts = [sent]
+        if whole is not None and parts is not None:
+            whole[start : start + piece] = torch.stack(parts, dim=1).cpu()
+    return None if whole is None else _from_bytes(whole.flatten(0, 1)[:count], [rows])[0]
 
 
 def _exchange_sizes(packed: Tensor, ranks: int) -> list[int]:

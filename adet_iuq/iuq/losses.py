@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .distributed import sum_over_ranks, world_size
 
 Normalizer = Callable[[Tensor, Tensor], Tensor]
 
@@ -119,53 +122,75 @@ def build_inter_loss(name: str, *, gamma: float = 2.5, neg_weight: float = 0.9) 
     return FocalLoss(gamma, neg_weight) if name == "focal" else INTER_LOSSES[name]()
 
 
-def count_images(pixel_ids: Tensor, chunk: int = 2**17) -> tuple[Tensor, Tensor]:
-    """Ids of the images in a memory, ascending, and the number of pixels of each, both (images,) long.
+class ImageCounts(NamedTuple):
+    """Which images a memory holds, and how many pixels of each."""
+
+    ids: Tensor  # (images,) long, ascending
+    counts: Tensor  # (images,) long, at least 1 each
+
+    @staticmethod
+    def sum(ids: Tensor, counts: Tensor) -> ImageCounts:
+        """From ids (n,) long that may come several times, and the number of pixels that goes with each (n,) long."""
+        ids, place = torch.unique(ids, return_inverse=True)
+        return ImageCounts(ids, torch.zeros_like(ids).index_add(0, place, counts))
+
+    def foreign(self, query_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """For the image of each query, (Q,) long: the number of pixels and of images that are not its own, (Q,) long."""
+        if len(self.ids) == 0:
+            return torch.zeros_like(query_ids), torch.zeros_like(query_ids)
+        # Binary search instead of a (Q, P) comparison: the cost stays far below the loss's own.
+        position = torch.searchsorted(self.ids, query_ids).clamp(max=len(self.ids) - 1)
+        own = self.ids[position] == query_ids
+        return self.counts.sum() - self.counts[position] * own, len(self.ids) - own.long()
+
+
+def count_images(pixel_ids: Tensor, chunk: int = 2**17) -> ImageCounts:
+    """The images in a memory.
 
     Args:
         pixel_ids: (P,) long, -1 for an empty slot.
         chunk: so many pixels are sorted at a time, to bound the memory that takes.
     """
-    ids = counts = pixel_ids.new_zeros(0)
+    total = ImageCounts(pixel_ids.new_zeros(0), pixel_ids.new_zeros(0))
     for part in pixel_ids.split(chunk):
-        part_ids, part_counts = torch.unique(part[part >= 0], return_counts=True)
-        ids, place = torch.unique(torch.cat([ids, part_ids]), return_inverse=True)
-        counts = torch.zeros_like(ids).index_add(0, place, torch.cat([counts, part_counts]))
-    return ids, counts
+        ids, counts = torch.unique(part[part >= 0], return_counts=True)
+        total = ImageCounts.sum(torch.cat([total.ids, ids]), torch.cat([total.counts, counts]))
+    return total
 
 
-def count_foreign(query_ids: Tensor, pixel_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """For each query the number of valid pixels and of images they come from.
+def query_weights(name: str, query_ids: Tensor, images: ImageCounts, *, reduce: bool = False) -> Tensor:
+    """What each query's loss, summed over all foreign pixels of the memory, is multiplied by.
 
     Args:
+        name: "pixel": mean over all valid (query, pixel) pairs; "image": sum over the pixels of each foreign image, mean
+            over foreign images (Eq. 5), mean over all Q queries.
         query_ids: (Q,) long, image of each query.
-        pixel_ids: (P,) long, image of each pixel, -1 for an empty slot.
+        images: of the whole memory.
+        reduce: pairs or queries are counted as their mean over ranks instead of on this one, so that the average of
+            the ranks' losses is the loss of one process that has all queries; a collective call then.
 
     Returns:
-        Two (Q,) long tensors.
+        (Q,) float32; 0 for a query without a foreign pixel.
     """
-    ids, counts = count_images(pixel_ids)
-    if len(ids) == 0:
-        return torch.zeros_like(query_ids), torch.zeros_like(query_ids)
-    # Binary search instead of a (Q, P) comparison: the cost stays far below the loss's own.
-    position = torch.searchsorted(ids, query_ids).clamp(max=len(ids) - 1)
-    own = ids[position] == query_ids
-    return counts.sum() - counts[position] * own, len(ids) - own.long()
+    pixels, foreign = images.foreign(query_ids)
+    if name == "pixel":
+        shares, total = (pixels > 0).float(), pixels.sum()
+    else:
+        shares = torch.where(foreign > 0, 1.0 / foreign.clamp(min=1), 0.0)
+        total = torch.tensor(len(query_ids), device=query_ids.device)
+    if not reduce:
+        return shares / total.clamp(min=1)
+    return shares * world_size() / sum_over_ranks(total).clamp(min=1)
 
 
 def pixel_weights(query_ids: Tensor, pixel_ids: Tensor) -> Tensor:
-    """Mean over all valid (query, pixel) pairs: one weight for all, (Q,) float32; 0 without a valid pair."""
-    pixels, _ = count_foreign(query_ids, pixel_ids)
-    return torch.where(pixels > 0, 1.0 / pixels.sum().clamp(min=1), 0.0)
+    """`query_weights` "pixel" of queries (Q,) on a memory whose slots have the image ids (P,), -1 where empty."""
+    return query_weights("pixel", query_ids, count_images(pixel_ids))
 
 
 def image_weights(query_ids: Tensor, pixel_ids: Tensor) -> Tensor:
-    """Sum over the pixels of each foreign image, mean over foreign images (Eq. 5), mean over all Q queries.
-
-    (Q,) float32; 0 for a query without a foreign image.
-    """
-    _, images = count_foreign(query_ids, pixel_ids)
-    return torch.where(images > 0, 1.0 / (images.clamp(min=1) * max(len(query_ids), 1)), 0.0)
+    """`query_weights` "image", likewise."""
+    return query_weights("image", query_ids, count_images(pixel_ids))
 
 
 def ramp_weight(iteration: int, *, weight: float, start_iter: int, ramp_iters: int) -> float:

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .distributed import all_gather_rows
+from .consistency import check_same_on_all_ranks
+from .distributed import all_gather_rows, gather_interleaved, rank, world_size
+from .losses import ImageCounts, count_images
 from .randomness import keyed_generator
 from .structures import Pixels
 
@@ -23,15 +25,20 @@ class PixelMemory(nn.Module):
     All state is in buffers, none of which belongs to the model's `state_dict`: a trainer keeps `state()` beside the
     weights. `enqueue` is a collective call. No gradient is ever stored, nor does one reach the memory.
 
+    Sharded, slot s lies on rank s % ranks only, in its row s // ranks; `cursor` counts slots of the whole memory and is
+    the same everywhere. Every write and every partly filled memory is spread evenly, to within one slot.
+
     Args:
         pixel_dim: D.
         capacity: number of pixels C (Table 4c); 0 holds exactly the pixels of the latest `enqueue`.
         dtype: float32, float16 or bfloat16, of the features only; positions and context stay float32.
         context: names and trailing shapes of `Pixels.context`, e.g. {"scale": ()}.
-        seed: of the draw that thins out an `enqueue` of more rows than the capacity.
+        seed: of all random draws.
+        shard: split the columns over the ranks; the process group exists before the memory does.
+        check_period: compare the ranks' contents after every so many `enqueue`s, the first included; 0: never.
     """
 
-    features: Tensor  # (C, D)
+    features: Tensor  # (C, D); sharded: this rank's rows, like all columns
     locations: Tensor  # (C, 2) float32
     image_ids: Tensor  # (C,) long, -1 where empty
     cursor: Tensor  # (3,) long: slot of the next write, filled slots, number of writes so far
@@ -44,6 +51,8 @@ class PixelMemory(nn.Module):
         dtype: torch.dtype = torch.float32,
         context: Mapping[str, tuple[int, ...]] | None = None,
         seed: int = 0,
+        shard: bool = False,
+        check_period: int = 0,
     ) -> None:
         super().__init__()
         if capacity < 0:
@@ -53,12 +62,15 @@ class PixelMemory(nn.Module):
         self.capacity = capacity
         self.seed = seed
         self.context_shapes = dict(context or {})
-        self.register_buffer("features", torch.zeros(capacity, pixel_dim, dtype=dtype), persistent=False)
-        self.register_buffer("locations", torch.zeros(capacity, 2), persistent=False)
-        self.register_buffer("image_ids", torch.full((capacity,), -1, dtype=torch.long), persistent=False)
+        self.shard, self.ranks = (rank(), world_size()) if shard else (0, 1)
+        self.check_period, self._enqueues = check_period, 0
+        rows = self._own_rows(capacity)
+        self.register_buffer("features", torch.zeros(rows, pixel_dim, dtype=dtype), persistent=False)
+        self.register_buffer("locations", torch.zeros(rows, 2), persistent=False)
+        self.register_buffer("image_ids", torch.full((rows,), -1, dtype=torch.long), persistent=False)
         self.register_buffer("cursor", torch.zeros(3, dtype=torch.long), persistent=False)
         for name, shape in self.context_shapes.items():
-            self.register_buffer(_CONTEXT + name, torch.zeros(capacity, *shape), persistent=False)
+            self.register_buffer(_CONTEXT + name, torch.zeros(rows, *shape), persistent=False)
 
     def __len__(self) -> int:
         """Number of filled slots; for capacity 0 the rows of the latest `enqueue`."""
@@ -69,14 +81,45 @@ class PixelMemory(nn.Module):
         """Share of filled slots, 0 to 1; for capacity 0 it is 1 as soon as there is any pixel."""
         return len(self) / self.capacity if self.capacity else float(len(self) > 0)
 
+    @property
+    def sharded(self) -> bool:
+        """Whether this rank holds a part only."""
+        return self.ranks > 1
+
     def pixels(self) -> Pixels:
-        """The filled slots, as views: read them before the next `enqueue` (autograd detects it if you do not).
+        """The filled slots (sharded: of this rank), as views: read them before the next `enqueue` (autograd detects it if
+        you do not).
 
         Slot order, not age. Slots whose pixel was not finite have id -1, like empty ones.
         """
-        filled = slice(0, len(self))
+        filled = slice(0, self._own_rows(len(self)))
         context = {name: self._column(_CONTEXT + name)[filled] for name in self.context_shapes}
         return Pixels(self.features[filled], self.locations[filled], self.image_ids[filled], context)
+
+    def sample(self, count: int) -> tuple[Pixels, float]:
+        """A uniform sample of the filled slots, no slot twice; the same on every rank until the next `enqueue`.
+
+        Args:
+            count: of the whole memory; 0, -1 or at least as many as are filled: all. Sharded, every rank draws its
+                share from its own slots, at least one (so that sums over them stay unbiased).
+
+        Returns:
+            The sample, and by what a sum over it is multiplied to estimate the sum over all filled slots (sharded: of
+            this rank) without bias.
+        """
+        pixels = self.pixels()
+        share = max(self._own_rows(count), 1)
+        if count <= 0 or len(pixels) <= share:
+            return pixels, 1.0
+        generator = keyed_generator(self.seed, f"sample/{int(self.cursor[_WRITES])}/{self.shard}")
+        # Sorted: reading the slots in order is faster.
+        chosen = torch.randperm(len(pixels), generator=generator)[:share].sort().values
+        return pixels.select(chosen.to(pixels.image_ids.device)), len(pixels) / share
+
+    def image_counts(self) -> ImageCounts:
+        """The images of the whole memory and their numbers of pixels; sharded it is a collective call."""
+        counts = count_images(self.pixels().image_ids)
+        return ImageCounts.sum(*all_gather_rows(counts)) if self.sharded else counts
 
     @torch.no_grad()
     def enqueue(self, pixels: Pixels) -> None:
@@ -84,7 +127,12 @@ class PixelMemory(nn.Module):
 
         Rows are sorted by `pixels.order` (stable; by rank without it), so that the number of ranks does not matter.
         Of more rows than the capacity, a uniform random subset of exactly that many is written, the same everywhere.
+
+        Raises:
+            RuntimeError: `check_period` is set and the ranks' contents differ; on every rank.
         """
+        if self.sharded and self.ranks != world_size():
+            raise RuntimeError(f"The memory was split over {self.ranks} processes, but {world_size()} are running.")
         rows = self._gather(pixels)
         count = len(rows["image_ids"])
         if self.capacity == 0:
@@ -97,22 +145,37 @@ class PixelMemory(nn.Module):
                 count = self.capacity
             self._write(rows, count)
         self.cursor[_WRITES] += 1
+        if self.check_period > 0 and self._enqueues % self.check_period == 0:
+            # Counted by the process itself: what the check looks for must not decide whether a rank takes part in it.
+            self._check_ranks()
+        self._enqueues += 1
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of everything needed to continue exactly: columns (C, ...) and `cursor`."""
+        """A copy of everything needed to continue exactly: columns (C, ...) and `cursor`.
+
+        Sharded it is a collective call, rank 0 gets the columns of the whole memory, put together on the CPU, the others
+        an empty dict: what is saved does not depend on the number of ranks.
+        """
+        if self.sharded:
+            total = self.capacity or len(self)
+            columns = {name: gather_interleaved(self._column(name), total) for name in self._columns()}
+            whole = {name: column for name, column in columns.items() if column is not None}
+            return {**whole, "cursor": self.cursor.cpu().clone()} if whole else {}
         return {name: self._column(name).detach().clone() for name in (*self._columns(), "cursor")}
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes over a `state()`; ValueError if it is that of another segmenter.
 
-        A state of another capacity is accepted with a warning: the newest pixels that fit are kept.
+        It may come from any number of ranks, sharded or not. A state of another capacity is accepted with a warning: the
+        newest pixels that fit are kept.
         """
         self._check_state(state)
         capacity = len(state["image_ids"])
         if capacity == self.capacity:
-            for name in (*self._columns(), "cursor"):
-                self._column(name).copy_(state[name])
+            for name in self._columns():
+                self._column(name).copy_(state[name][self.shard :: self.ranks])
+            self.cursor.copy_(state["cursor"])
             return
         if self.capacity == 0:
             self.cursor.copy_(state["cursor"])
@@ -138,6 +201,14 @@ class PixelMemory(nn.Module):
     def _column(self, name: str) -> Tensor:
         return self.get_buffer(name)
 
+    def _own_rows(self, slots: int) -> int:
+        """How many of the first `slots` slots lie on this rank."""
+        return len(range(self.shard, slots, self.ranks))
+
+    def _check_ranks(self) -> None:
+        names = ["cursor"] if self.sharded else [*self._columns(), "cursor"]
+        check_same_on_all_ranks({name: self._column(name) for name in names}, "pixel memory")
+
     def _gather(self, pixels: Pixels) -> dict[str, Tensor]:
         """Rows of all ranks by column, in this memory's dtypes and the global order."""
         if pixels.context.keys() != self.context_shapes.keys():
@@ -162,16 +233,18 @@ class PixelMemory(nn.Module):
     def _write(self, rows: Mapping[str, Tensor], count: int) -> None:
         """Writes `count` <= capacity rows behind the pointer, modulo the capacity."""
         slots = (self.cursor[_POINTER] + torch.arange(count, device=self.cursor.device)) % self.capacity
+        own = slots % self.ranks == self.shard if self.sharded else slice(None)
+        places = slots[own] // self.ranks
         for name, value in rows.items():
             column = self._column(name)
-            column[slots] = value.to(column)
+            column[places] = value.to(column)[own]
         self.cursor[_POINTER] = (self.cursor[_POINTER] + count) % self.capacity
         self.cursor[_FILLED] = (self.cursor[_FILLED] + count).clamp(max=self.capacity)
 
     def _replace(self, rows: Mapping[str, Tensor]) -> None:
         """Capacity 0: the rows become the whole content."""
         for name, value in rows.items():
-            setattr(self, name, value)
+            setattr(self, name, value[self.shard :: self.ranks].contiguous())
         self.cursor[_FILLED] = len(rows["image_ids"])
 
     def _check_state(self, state: Mapping[str, Tensor]) -> None:

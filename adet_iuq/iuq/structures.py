@@ -165,5 +165,8 @@ class Segmenter(Protocol):
         ...
 
     def mask_loss(self, logits: Tensor, scene: Scene, valid: Tensor) -> Tensor:
-        """The segmenter's L_mask of logits (Q, Hf, Wf) against scene.masks; valid (B, Hf, Wf) bool leaves cells out."""
+        """The segmenter's L_mask of logits (Q, Hf, Wf) against scene.masks; valid (B, Hf, Wf) bool leaves cells out.
+
+        Zero without any query. It is called on every rank in each step, so that it may be a collective call.
+        """
         ...

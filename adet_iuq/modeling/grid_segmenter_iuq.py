@@ -8,7 +8,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adet_iuq.iuq import Pixels, Queries, Scene
-from adet_iuq.modeling.layers import DICE_EPSILON, GridSegmenter, dice_losses, mask_logits, quarter_masks
+from adet_iuq.modeling.layers import (
+    DICE_EPSILON,
+    GridSegmenter,
+    dice_losses,
+    loss_count,
+    mask_logits,
+    quarter_masks,
+)
 from adet_iuq.modeling.query_segmenter import IUQMetaArch, scene_ids
 
 STRIDE = 4
@@ -74,4 +81,5 @@ class GridSegmenterIUQ(IUQMetaArch, GridSegmenter):
             areas[mine] = masks[-1].flatten(1).sum(1)[instance[mine]]
         losses = dice_losses(logits, image, instance, masks, valid, epsilon=DICE_EPSILON)
         visible = areas > 0
-        return (losses * visible).sum() / visible.sum().clamp(min=1)
+        count, factor = loss_count(visible.sum(), reduce=self.loss_settings.reduce_normalizer)
+        return (losses * visible).sum() * factor / count.clamp(min=1)

@@ -49,7 +49,10 @@ class QuerySegmenter(Protocol):
         ...
 
     def mask_loss(self, logits: Tensor, scene: Scene, valid: Tensor) -> Tensor:
-        """The base L_mask of logits (Q, Hf, Wf), cells outside `valid` (B, Hf, Wf) left out."""
+        """The base L_mask of logits (Q, Hf, Wf), cells outside `valid` (B, Hf, Wf) left out; zero without any query.
+
+        Called on every rank in each step, so that it may reduce its normaliser (MODEL.REDUCE_NORMALIZER).
+        """
         ...
 
 
@@ -99,6 +102,7 @@ class IUQMetaArch:
             start_iter=inter.START_ITER,
             ramp_iters=inter.RAMP_ITERS,
             max_queries=inter.MAX_QUERIES,
+            sample=inter.SAMPLE,
             chunk_bytes=inter.CHUNK_BYTES,
         )
         sampler = build_sampler(
@@ -109,6 +113,7 @@ class IUQMetaArch:
             sampler=sampler,
             inter=settings if inter.ENABLED else None,
             equi=EquiSettings(target=equi.TARGET, weight=equi.WEIGHT) if equi.ENABLED else None,
+            reduce_normalizer=cfg.MODEL.REDUCE_NORMALIZER,
         )
 
     def build_memory(self, cfg: CfgNode) -> PixelMemory:
@@ -124,6 +129,8 @@ class IUQMetaArch:
             capacity=memory.CAPACITY,
             dtype=_DTYPES[memory.DTYPE],
             context=context,
+            shard=memory.SHARD,
+            check_period=memory.CHECK_PERIOD,
         )
 
     @classmethod
@@ -148,7 +155,10 @@ class IUQMetaArch:
         self.iteration = iteration
 
     def iuq_state(self) -> dict[str, Tensor]:
-        """The memory's contents, for the trainer's checkpoint; they are not part of the weights."""
+        """The memory's contents, for the trainer's checkpoint; they are not part of the weights.
+
+        Every rank calls it; what rank 0 gets is complete.
+        """
         memory = self.iuq_criterion.memory
         return {} if memory is None else memory.state()
 

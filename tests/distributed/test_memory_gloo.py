@@ -1,14 +1,12 @@
 """Two gloo processes hold the same memory as one that sees all images. This file is also the processes' script."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from adet_iuq.iuq import InstanceSampler, PixelMemory, Pixels, Queries, Scene, all_gather_rows, rank, world_size
+from helpers.gloo import main, run_ranks
 
 RANKS = 2
 # Instances of each image of each step, by global sample index; rank r has the images r, r + 2, ...
@@ -64,9 +62,8 @@ def gathered_columns(index: int) -> list[torch.Tensor]:
     ]
 
 
-def worker(index: int, folder: Path) -> None:
-    """One of the processes: writes what it holds."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=index, world_size=RANKS)
+def worker(index: int, ranks: int, folder: Path) -> tuple[list[dict], list[torch.Tensor], str]:
+    """One of the processes: what it holds."""
     assert (rank(), world_size()) == (index, RANKS)
     states = memory_states(list(range(index, 4, RANKS)))
     columns = all_gather_rows(gathered_columns(index))
@@ -75,21 +72,13 @@ def worker(index: int, folder: Path) -> None:
         error = ""
     except RuntimeError as raised:
         error = str(raised)
-    torch.save((states, columns, error), folder / f"{index}.pt")
-    dist.destroy_process_group()
+    return states, columns, error
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[list[dict], list[torch.Tensor], str]]:
-    """What each process wrote."""
-    folder = tmp_path_factory.mktemp("gloo")
-    processes = [subprocess.Popen([sys.executable, __file__, str(index), str(folder)]) for index in range(RANKS)]
-    try:
-        assert [process.wait(timeout=120) for process in processes] == [0] * RANKS
-    finally:
-        for process in processes:
-            process.kill()
-    return [torch.load(folder / f"{index}.pt") for index in range(RANKS)]
+    """What each process holds."""
+    return run_ranks(__file__, RANKS, tmp_path_factory.mktemp("gloo"))
 
 
 def test_every_rank_holds_what_one_process_holds(results: list) -> None:
@@ -129,4 +118,4 @@ def test_without_a_process_group_nothing_happens() -> None:
 
 
 if __name__ == "__main__":
-    worker(int(sys.argv[1]), Path(sys.argv[2]))
+    main(worker)

@@ -28,6 +28,7 @@ from adet_iuq.modeling.layers import (
     conv_at,
     dice_losses,
     instance_masks,
+    loss_count,
     mask_centroids,
     paste_masks,
     sample_masks,
@@ -67,6 +68,7 @@ class CondInst(nn.Module):
         pixel_std: tuple[float, ...],
         max_queries: int,
         queries_per_image: int,
+        reduce_normalizer: bool = False,
     ) -> None:
         """
         Args:
@@ -78,6 +80,7 @@ class CondInst(nn.Module):
             pixel_mean, pixel_std: of the input's channels.
             max_queries: random cap on the training queries of this rank; -1: none.
             queries_per_image: cap by score; -1: none.
+            reduce_normalizer: the mask loss averages over the queries of all ranks.
 
         Raises:
             UserError: both caps are set.
@@ -88,6 +91,7 @@ class CondInst(nn.Module):
         self.backbone, self.proposal_generator, self.controller = backbone, proposal_generator, controller
         self.mask_branch, self.mask_head = mask_branch, mask_head
         self.max_queries, self.queries_per_image = max_queries, queries_per_image
+        self.reduce_normalizer = reduce_normalizer
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -116,6 +120,7 @@ class CondInst(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "max_queries": cfg.MODEL.CONDINST.MAX_PROPOSALS,
             "queries_per_image": cfg.MODEL.CONDINST.TOPK_PROPOSALS_PER_IM,
+            "reduce_normalizer": cfg.MODEL.REDUCE_NORMALIZER,
         }
 
     @property
@@ -204,7 +209,8 @@ class CondInst(nn.Module):
             # A pixel counts when every cell that it is interpolated from does.
             valid = aligned_bilinear(valid[:, None].float(), factor)[:, 0] > 0.999
         losses = dice_losses(upsampled, queries.image_index, queries.instance, sampled, valid)
-        return losses.sum() / max(len(losses), 1)
+        count, factor = loss_count(len(losses), reduce=self.reduce_normalizer, device=losses.device)
+        return losses.sum() * factor / count.clamp(min=1)
 
     def _training_queries(self, maps: HeadMaps, positives: Positives) -> TrainingQueries:
         if self.queries_per_image >= 0:

@@ -6,14 +6,15 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from adet_iuq.errors import UserError
 from adet_iuq.modeling.condinst.fcos_head import FCOSHead, HeadMaps
 from adet_iuq.modeling.condinst.fcos_inference import Detections, DetectionSettings, detect
-from adet_iuq.modeling.condinst.fcos_losses import box_losses, reduce_mean
+from adet_iuq.modeling.condinst.fcos_losses import box_losses
 from adet_iuq.modeling.condinst.fcos_targets import GroundTruth, Positives, assign_targets, level_locations
-from adet_iuq.modeling.layers import focal_loss_sum
+from adet_iuq.modeling.layers import focal_loss_sum, loss_count, reduce_mean
 from adet_iuq.modeling.parts import part
 
 _CHOICES = {
@@ -44,6 +45,7 @@ class FCOS(nn.Module):
         location_loss: str,
         box_quality: str,
         detection: DetectionSettings,
+        reduce_normalizer: bool = False,
     ) -> None:
         """
         Args:
@@ -58,6 +60,8 @@ class FCOS(nn.Module):
             location_loss: "iou", "linear_iou" or "giou".
             box_quality: "ctrness" or "iou".
             detection: thresholds of the inference.
+            reduce_normalizer: count as one process with the global batch does. The published code averages over ranks as
+                well, but bounds the average, which with few positives is not the same.
         """
         super().__init__()
         self.fcos_head = fcos_head
@@ -66,6 +70,7 @@ class FCOS(nn.Module):
         self.focal_alpha, self.focal_gamma, self.class_weight = focal
         self.class_normalizer, self.location_loss, self.box_quality = class_normalizer, location_loss, box_quality
         self.detection = detection
+        self.reduce_normalizer = reduce_normalizer
         # For "moving_fg". As published it is not part of the weights; a resumed run gets it from CondInst.training_state.
         self.register_buffer("moving_positives", torch.tensor(100.0), persistent=False)
 
@@ -98,6 +103,7 @@ class FCOS(nn.Module):
                 fcos.NMS_TH,
                 fcos.THRESH_WITH_CTR,
             ),
+            "reduce_normalizer": cfg.MODEL.REDUCE_NORMALIZER,
         }
 
     def forward(self, features: dict[str, Tensor]) -> HeadMaps:
@@ -117,7 +123,7 @@ class FCOS(nn.Module):
             labels, positives = assign_targets(
                 self.locations(maps), self.strides, self.sizes_of_interest, ground_truth, self.num_classes, self.radius
             )
-        positive_mean = reduce_mean(torch.tensor(float(len(positives)), device=labels.device)).clamp(min=1)
+        positive_mean = self._mean_count(len(positives), labels.device)
         losses = {"loss_fcos_cls": self._class_loss(maps, labels, positives, positive_mean)}
         regression, quality = (
             torch.cat([_at(m, p) for m, p in zip(level_maps, self._by_level(positives), strict=True)])
@@ -145,9 +151,18 @@ class FCOS(nn.Module):
         if self.class_normalizer == "fg":
             return positive_mean
         if self.class_normalizer == "all":
-            return reduce_mean(torch.tensor(float(len(labels)), device=labels.device)).clamp(min=1)
-        self.moving_positives.mul_(0.9).add_(0.1 * positive_mean)
-        return self.moving_positives.clone()
+            return self._mean_count(len(labels), labels.device)
+        # The moving average starts from a constant, so it must be of what one process would count.
+        ranks = comm.get_world_size() if self.reduce_normalizer else 1
+        self.moving_positives.mul_(0.9).add_(0.1 * ranks * positive_mean)
+        return self.moving_positives / ranks
+
+    def _mean_count(self, count: int, device: torch.device) -> Tensor:
+        """Mean over the ranks, at least 1; or at least 1 over all ranks."""
+        if not self.reduce_normalizer:
+            return reduce_mean(torch.tensor(float(count), device=device)).clamp(min=1)
+        total, ranks = loss_count(count, reduce=True, device=device)
+        return total.clamp(min=1) / ranks
 
     @staticmethod
     def _by_level(positives: Positives) -> list[tuple[Tensor, Tensor]]:

@@ -4,19 +4,10 @@ P positives of this rank; distances are left, top, right, bottom in units of the
 """
 
 import torch
-from detectron2.utils import comm
 from torch import Tensor
 from torch.nn import functional as F
 
-
-def reduce_mean(value: Tensor) -> Tensor:
-    """Mean of a scalar over all ranks."""
-    world = comm.get_world_size()
-    if world == 1:
-        return value
-    value = value.clone()
-    torch.distributed.all_reduce(value)
-    return value / world
+from adet_iuq.modeling.layers import reduce_mean
 
 
 def centerness_targets(targets: Tensor) -> Tensor:
@@ -58,7 +49,7 @@ def box_losses(
         regression: (P, 4) predicted distances.
         quality: (P,) logits of the quality branch.
         targets: (P, 4) true distances.
-        positive_mean: scalar, mean number of positives over the ranks, at least 1.
+        positive_mean: scalar, mean number of positives over the ranks, above 0.
         kind: "iou", "linear_iou" or "giou".
         box_quality: "ctrness": boxes weighted by centerness; "iou": unweighted, the branch predicts the IoU.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adet_iuq.errors import UserError
-from adet_iuq.modeling.layers import aligned_bilinear, focal_loss_sum
+from adet_iuq.modeling.layers import aligned_bilinear, focal_loss_sum, loss_count
 
 
 def _block(in_channels: int, channels: int, norm: str) -> nn.Sequential:
@@ -39,6 +39,7 @@ class MaskBranch(nn.Module):
         semantic_classes: int | None,
         focal: tuple[float, float],
         prior_prob: float,
+        reduce_normalizer: bool = False,
     ) -> None:
         """
         Args:
@@ -52,6 +53,7 @@ class MaskBranch(nn.Module):
             semantic_classes: number of classes of the semantic loss; None: no semantic loss.
             focal: alpha and gamma of the semantic loss.
             prior_prob: class probability that the semantic loss starts from.
+            reduce_normalizer: the semantic loss counts positive cells over all ranks.
         """
         super().__init__()
         self.in_features = list(in_features)
@@ -61,6 +63,7 @@ class MaskBranch(nn.Module):
         tower: list[nn.Module] = [_block(channels, channels, norm) for _ in range(num_convs)]
         self.tower = nn.Sequential(*tower, nn.Conv2d(channels, max(out_channels, 1), 1))
         self.semantic_classes, self.focal = semantic_classes, focal
+        self.reduce_normalizer = reduce_normalizer
         if semantic_classes is not None:
             self.seg_head = nn.Sequential(_block(in_channels[0], channels, norm), _block(channels, channels, norm))
             self.logits = nn.Conv2d(channels, semantic_classes, 1)
@@ -85,6 +88,7 @@ class MaskBranch(nn.Module):
             "semantic_classes": cfg.MODEL.FCOS.NUM_CLASSES if branch.SEMANTIC_LOSS_ON else None,
             "focal": (cfg.MODEL.FCOS.LOSS_ALPHA, cfg.MODEL.FCOS.LOSS_GAMMA),
             "prior_prob": cfg.MODEL.FCOS.PRIOR_PROB,
+            "reduce_normalizer": cfg.MODEL.REDUCE_NORMALIZER,
         }
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
@@ -104,7 +108,7 @@ class MaskBranch(nn.Module):
             classes: B x (K,) long.
 
         Returns:
-            Scalar, the sum over cells and classes by the number of positive cells of this rank.
+            Scalar, the sum over cells and classes by the number of positive cells.
         """
         logits = self.logits(self.seg_head(features[self.in_features[0]]))
         size = (logits.shape[2], logits.shape[3])
@@ -112,7 +116,8 @@ class MaskBranch(nn.Module):
         image, row, column = torch.nonzero(target, as_tuple=True)
         channel = target[image, row, column] - 1
         index = ((image * logits.shape[1] + channel) * size[0] + row) * size[1] + column
-        return focal_loss_sum(logits, index, *self.focal) / max(len(index), 1)
+        count, factor = loss_count(len(index), reduce=self.reduce_normalizer, device=logits.device)
+        return focal_loss_sum(logits, index, *self.focal) * factor / count.clamp(min=1)
 
 
 def _semantic_target(masks: Tensor, classes: Tensor, size: tuple[int, int], stride: int) -> Tensor:

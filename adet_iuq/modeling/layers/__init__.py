@@ -20,6 +20,7 @@ from adet_iuq.modeling.layers.grid_segmenter import GridMaps, GridSegmenter
 from adet_iuq.modeling.layers.grid_targets import GridLayout, GridTargets, GridTruth, assign_cells
 from adet_iuq.modeling.layers.mask_branch import MaskBranch, check_norm, conv_block, coordinate_maps, init_normal
 from adet_iuq.modeling.layers.masks import instance_masks, mask_centroids, sample_masks
+from adet_iuq.modeling.layers.normalizer import loss_count, reduce_mean
 from adet_iuq.modeling.layers.paste import mask_boxes, paste_grid_masks, paste_masks
 from adet_iuq.modeling.layers.position import sine_positions
 from adet_iuq.modeling.layers.sparse_conv import conv_at
@@ -54,6 +55,7 @@ __all__ = [
     "grid_segmenter_arguments",
     "init_normal",
     "instance_masks",
+    "loss_count",
     "mask_boxes",
     "mask_centroids",
     "mask_logits",
@@ -66,6 +68,7 @@ __all__ = [
     "paste_masks",
     "point_nms",
     "quarter_masks",
+    "reduce_mean",
     "same_class_ious",
     "sample_masks",
     "select_results",

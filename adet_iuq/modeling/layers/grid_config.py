@@ -45,7 +45,9 @@ def grid_segmenter_arguments(cfg: CfgNode, section: str, backbone: Backbone, top
             sigma=keys.SIGMA,
         ),
         "num_classes": keys.NUM_CLASSES,
-        "loss_settings": GridLossSettings(loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, loss.FOCAL_WEIGHT, loss.DICE_WEIGHT),
+        "loss_settings": GridLossSettings(
+            loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, loss.FOCAL_WEIGHT, loss.DICE_WEIGHT, cfg.MODEL.REDUCE_NORMALIZER
+        ),
         "detection": GridDetection(
             score_threshold=keys.SCORE_THR,
             mask_threshold=keys.MASK_THR,

@@ -10,18 +10,20 @@ from adet_iuq.modeling.layers.dice import dice_losses
 from adet_iuq.modeling.layers.dot_product import dot_product_maps
 from adet_iuq.modeling.layers.downscale import quarter_masks
 from adet_iuq.modeling.layers.focal import focal_loss_sum
+from adet_iuq.modeling.layers.normalizer import loss_count
 
 DICE_EPSILON = 2e-3  # 0.001 beside either sum of squares
 
 
 @dataclass(frozen=True)
 class GridLossSettings:
-    """Alpha and gamma of the classes' focal loss, and the weights of the two losses."""
+    """Alpha and gamma of the classes' focal loss, the weights of the two losses, and whether ranks count together."""
 
     focal_alpha: float
     focal_gamma: float
     class_weight: float
     mask_weight: float
+    reduce_normalizer: bool = False
 
 
 @dataclass
@@ -50,7 +52,13 @@ def mask_logits(kernels: Tensor, image_index: Tensor, features: Tensor) -> Tenso
 
 
 def mask_loss(
-    logits: Tensor, image_index: Tensor, instance: Tensor, masks: Sequence[Tensor], valid: Tensor | None = None
+    logits: Tensor,
+    image_index: Tensor,
+    instance: Tensor,
+    masks: Sequence[Tensor],
+    valid: Tensor | None = None,
+    *,
+    reduce: bool = False,
 ) -> Tensor:
     """Mean dice loss over the queries; a connected zero without any.
 
@@ -59,20 +67,25 @@ def mask_loss(
         image_index, instance: (P,) long, the query's image, and row in its masks.
         masks: B x (K, h, w) bool at the network input's resolution, not padded.
         valid: (B, Hf, Wf) bool, cells that count; None: all.
+        reduce: the mean is over the queries of all ranks.
     """
     size = (logits.shape[1], logits.shape[2])
     small = [quarter_masks(mask, size) for mask in masks]
     losses = dice_losses(logits, image_index, instance, small, valid, epsilon=DICE_EPSILON)
-    return losses.sum() / max(len(losses), 1)
+    count, factor = loss_count(len(losses), reduce=reduce, device=losses.device)
+    return losses.sum() * factor / count.clamp(min=1)
 
 
-def class_loss(class_logits: Sequence[Tensor], labels: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Focal loss summed over cells and classes, divided by one more than the number of positive cells of this rank.
+def class_loss(
+    class_logits: Sequence[Tensor], labels: Tensor, alpha: float, gamma: float, *, reduce: bool = False
+) -> Tensor:
+    """Focal loss summed over cells and classes, divided by one more than the number of positive cells.
 
     Args:
         class_logits: L x (B, C, S_l, S_l).
         labels: (B, N) long, the cells' classes level by level, C for none.
         alpha, gamma: of the focal loss.
+        reduce: count the positive cells of all ranks.
     """
     total = torch.zeros((), device=labels.device)
     num_positive = 0
@@ -83,4 +96,5 @@ def class_loss(class_logits: Sequence[Tensor], labels: Tensor, alpha: float, gam
         index = (image * num_classes + label[image, cell]) * label.shape[1] + cell
         total = total + focal_loss_sum(logits, index, alpha, gamma)
         num_positive += len(cell)
-    return total / (num_positive + 1)
+    count, factor = loss_count(num_positive, reduce=reduce, device=labels.device)
+    return total * factor / (count + 1)

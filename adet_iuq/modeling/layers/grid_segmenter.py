@@ -157,8 +157,11 @@ class GridSegmenter(nn.Module):
         settings = self.loss_settings
         with part("heads"):
             logits = mask_logits(queries.kernels, queries.image_index, maps.features)
-        loss_ins = mask_loss(logits, queries.image_index, queries.instance, masks)
-        loss_cate = class_loss(maps.class_logits, targets.labels, settings.focal_alpha, settings.focal_gamma)
+        reduce = settings.reduce_normalizer
+        loss_ins = mask_loss(logits, queries.image_index, queries.instance, masks, reduce=reduce)
+        loss_cate = class_loss(
+            maps.class_logits, targets.labels, settings.focal_alpha, settings.focal_gamma, reduce=reduce
+        )
         return {"loss_ins": settings.mask_weight * loss_ins, "loss_cate": settings.class_weight * loss_cate}
 
     @part("nms")

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adet_iuq.errors import UserError
-from adet_iuq.modeling.layers import ordered_dot_product_maps
+from adet_iuq.modeling.layers import loss_count, ordered_dot_product_maps, reduce_mean
 from adet_iuq.modeling.mask2former import mask_losses
 from adet_iuq.modeling.mask2former.matcher import HungarianMatcher, Matches, Targets
 from adet_iuq.modeling.mask2former.points import (
@@ -48,6 +47,7 @@ class SetCriterion(nn.Module):
         importance_ratio: float,
         deep_supervision: bool,
         source: PointSource = uniform_points,
+        reduce_normalizer: bool = False,
     ) -> None:
         """
         Args:
@@ -58,6 +58,8 @@ class SetCriterion(nn.Module):
             oversample_ratio, importance_ratio: see `uncertain_points`.
             deep_supervision: losses on every prediction, not on the last one only.
             source: draws all random points.
+            reduce_normalizer: count queries and targets as one process with the global batch does. The published code
+                averages targets over ranks as well, but bounds the average, and sums class weights per rank.
 
         Raises:
             UserError: ratios outside their range.
@@ -72,6 +74,7 @@ class SetCriterion(nn.Module):
         self.num_points = num_points
         self.oversample_ratio, self.importance_ratio = oversample_ratio, importance_ratio
         self.deep_supervision, self.source = deep_supervision, source
+        self.reduce_normalizer = reduce_normalizer
         self.matcher = HungarianMatcher(
             class_weight=class_weight,
             mask_weight=mask_weight,
@@ -96,6 +99,7 @@ class SetCriterion(nn.Module):
             "oversample_ratio": former.OVERSAMPLE_RATIO,
             "importance_ratio": former.IMPORTANCE_SAMPLE_RATIO,
             "deep_supervision": former.DEEP_SUPERVISION,
+            "reduce_normalizer": cfg.MODEL.REDUCE_NORMALIZER,
         }
 
     @part("losses")
@@ -137,7 +141,10 @@ class SetCriterion(nn.Module):
         classes = torch.full(logits.shape[:2], logits.shape[2] - 1, device=logits.device)
         labels = [one.labels[rows] for one, rows in zip(targets, matches.target.split(matches.counts), strict=True)]
         classes[matches.image, matches.query] = torch.cat(labels)
-        return F.cross_entropy(logits.transpose(1, 2), classes, self.empty_weight)
+        if not self.reduce_normalizer:
+            return F.cross_entropy(logits.transpose(1, 2), classes, self.empty_weight)
+        count, factor = loss_count(self.empty_weight[classes].sum(), reduce=True)
+        return F.cross_entropy(logits.transpose(1, 2), classes, self.empty_weight, reduction="sum") * factor / count
 
     def mask_losses(
         self, logits: Tensor, matches: Matches, targets: Sequence[Targets], frame: Size
@@ -182,9 +189,9 @@ class SetCriterion(nn.Module):
         return sampled, wanted, None if valid is None else avoids_invalid(valid, points)
 
     def _normalizer(self, targets: Sequence[Targets]) -> Tensor:
-        """Number of targets, averaged over the ranks, at least 1."""
-        total = torch.tensor(float(sum(len(one.labels) for one in targets)), device=self.empty_weight.device)
-        world = comm.get_world_size()
-        if world > 1:
-            torch.distributed.all_reduce(total)
-        return (total / world).clamp(min=1)
+        """Number of targets, averaged over the ranks, at least 1; or at least 1 over all ranks."""
+        count = torch.tensor(float(sum(len(one.labels) for one in targets)), device=self.empty_weight.device)
+        if not self.reduce_normalizer:
+            return reduce_mean(count).clamp(min=1)
+        total, ranks = loss_count(count, reduce=True)
+        return total.clamp(min=1) / ranks

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adet_iuq.errors import UserError
 from adet_iuq.iuq import Pixels, Queries, Scene
-from adet_iuq.modeling.layers import dot_product_maps
+from adet_iuq.modeling.layers import dot_product_maps, loss_count
 from adet_iuq.modeling.mask2former import mask_losses
 from adet_iuq.modeling.mask2former.mask2former import MaskFormer, TrainingPass
 from adet_iuq.modeling.mask2former.matcher import Targets
@@ -90,7 +90,9 @@ class MaskFormerIUQ(IUQMetaArch, MaskFormer):
                 sampled, wanted, settings.EQUI_FOCAL_ALPHA, settings.EQUI_FOCAL_GAMMA, counting
             )
         dice_loss = mask_losses.dice(sampled, wanted, counting)
-        return settings.EQUI_MASK_WEIGHT * point_loss.mean() + settings.EQUI_DICE_WEIGHT * dice_loss.mean()
+        total = settings.EQUI_MASK_WEIGHT * point_loss.sum() + settings.EQUI_DICE_WEIGHT * dice_loss.sum()
+        count, factor = loss_count(len(logits), reduce=self.criterion.reduce_normalizer, device=logits.device)
+        return total * factor / count.clamp(min=1)
 
     def _is_instance(self, target: Targets) -> Tensor:
         """(K,) bool: targets that count as instances, things unless MODEL.IUQ.MASK_FORMER.STUFF_INSTANCES."""

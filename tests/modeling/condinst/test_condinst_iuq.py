@@ -184,3 +184,17 @@ def test_amp_bfloat16_trains(inputs: list[dict[str, Any]]) -> None:
     torch.stack(list(losses.values())).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     assert losses["loss_inter"].dtype == torch.float32
+
+
+def test_keys_of_scale_reach_the_memory_and_the_criterion() -> None:
+    model = small_model(
+        *IUQ, "MODEL.IUQ.INTER.SAMPLE", "50", "MODEL.IUQ.MEMORY.SHARD", "True", "MODEL.IUQ.MEMORY.CHECK_PERIOD", "7",
+        "MODEL.IUQ.MEMORY.DTYPE", "bfloat16", "MODEL.REDUCE_NORMALIZER", "True",
+    )  # fmt: skip
+    criterion = model.iuq_criterion
+    assert criterion.inter.sample == 50 and criterion.memory.check_period == 7
+    assert criterion.memory.features.dtype == torch.bfloat16
+    assert not criterion.memory.sharded  # there is one process only
+    assert criterion.reduce_normalizer and model.reduce_normalizer and model.proposal_generator.reduce_normalizer
+    default = small_model(*IUQ).iuq_criterion
+    assert default.inter.sample == -1 and default.memory.check_period == 0 and not default.reduce_normalizer

@@ -73,3 +73,34 @@ def test_two_processes_hold_the_memory_of_one(tmp_path: Path, monkeypatch: pytes
     for name in ("loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"):
         values = [losses(tmp_path / folder)[0][name] for folder in "12"]
         assert values[0] == pytest.approx(values[1], rel=1e-5), name
+
+
+@pytest.mark.slow
+def test_a_sharded_memory_is_saved_whole_and_split_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes resume as if unbroken; one process goes on with the whole memory, and says that it differs."""
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}:{REPOSITORY / 'tests'}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    options = {"MODEL__IUQ__MEMORY__SHARD": "True", "MODEL__IUQ__INTER__SAMPLE": "100", "SOLVER__MAX_ITER": "4"}
+    options |= {"SOLVER__CHECKPOINT_PERIOD": "2", "MODEL__IUQ__MEMORY__CHECK_PERIOD": "1"}
+    states = {}
+    for name, flags in (("unbroken", ("--num-gpus", "2")), ("two", ("--num-gpus", "2")), ("one", ())):
+        if name != "unbroken":
+            (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+            flags = (*flags, "--resume")
+        run = arguments(tmp_path, tmp_path, *flags, **options)
+        if name == "one":
+            train(run)
+        else:
+            launch(train, run)
+        states[name] = torch.load(tmp_path / "model_final.pth")["trainer"]["iuq"], losses(tmp_path)
+    (unbroken, lines), (two, two_lines), (one, one_lines) = states.values()
+    assert lines == two_lines and lines[3]["loss_inter"] > 0
+    assert len(unbroken["image_ids"]) == 400 and unbroken["cursor"][1] > 100
+    assert all(torch.equal(unbroken[name], two[name]) for name in unbroken)
+    # The same images were read, and what was stored before the resume is there, bit for bit.
+    saved = torch.load(tmp_path / "model_0000001.pth")["trainer"]["iuq"]
+    kept = int(saved["cursor"][1])
+    assert torch.equal(one["image_ids"], unbroken["image_ids"])
+    assert torch.equal(one["features"][:kept], saved["features"][:kept]) and kept > 20
+    assert one_lines[3]["loss_inter"] > 0
+    assert "saved with 2 processes and goes on with 1" in (tmp_path / "log.txt").read_text()
