@@ -11,5 +11,8 @@ class UserError(Exception):
     """
 
 
-class TrainingInterrupted(Exception):
-    """A signal ended the run, and all of it is saved: the same command goes on with `--resume`. Exit code 75."""
+class TrainingInterrupted(BaseException):
+    """A signal ended the run, and all of it is saved: the same command goes on with `--resume`. Exit code 75.
+
+    Like KeyboardInterrupt it may come from anywhere, and passes by whoever catches every Exception.
+    """
