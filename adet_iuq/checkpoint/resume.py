@@ -1,4 +1,4 @@
-"""From which checkpoint a run goes on: the last one, or, should a disk have spoiled it, the latest before it that is whole."""
+"""From which checkpoint a run goes on: the last one, or, if a disk has spoiled it, the latest sound one before it."""
 
 import logging
 import re

@@ -77,6 +77,8 @@ def _wait(processes: list[BaseProcess], first_rank: int) -> int:
     while running:
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         ended = [running.pop(sentinel) for sentinel in wait(list(running), timeout)]  # type: ignore[call-overload]
+        for rank in ended:
+            processes[rank].join()  # the exit code may come a moment after the end
         failed = [rank for rank in ended if _code(processes[rank]) not in (0, EXIT_INTERRUPTED)]
         if failed:
             # Those that lost contact to a killed one may be there at the same moment: the killed one comes first.
