@@ -26,7 +26,7 @@ class EvaluationLoader:
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         try:
             yield from unwrapped(self._loader)
-        except RuntimeError as error:
+        except (RuntimeError, ConnectionError, EOFError) as error:
             explained = self._board.explain(error)
             if explained is None:
                 raise

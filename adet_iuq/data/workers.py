@@ -1,7 +1,7 @@
 """Data workers that name the sample they die over, and outlive a signal that is meant for the training."""
 
+import multiprocessing
 import os
-import re
 import signal
 import threading
 
@@ -43,14 +43,16 @@ class WorkerBoard:
             row[_STATE] = _IDLE
 
     def explain(self, error: BaseException) -> UserError | None:
-        """What to tell the user if `error` is torch's report of a dead worker; None if it is anything else."""
-        message = str(error)
-        if not isinstance(error, RuntimeError) or "DataLoader worker" not in message:
+        """What to tell the user if `error` comes of a worker's death; None if it is anything else."""
+        # torch's own report, or what its pipes say when one end is gone.
+        if not isinstance(error, ConnectionError | EOFError) and "DataLoader worker" not in str(error):
             return None
-        pids = {int(pid) for pid in re.findall(r"\d+", message.partition("pid")[2].partition(")")[0])}
-        notes = [note for pid, note in self._notes() if pid in pids] or [note for _, note in self._notes()]
+        alive = {child.pid for child in multiprocessing.active_children()}
+        notes = [note for pid, note in self._notes() if pid not in alive]
+        if not notes and not isinstance(error, RuntimeError):
+            return None
         return UserError(
-            f"A data worker died {' or '.join(notes) or 'before it read anything'}. ({message.splitlines()[0]}) If it was "
+            f"A data worker died {' or '.join(notes) or 'before it read anything'}. ({str(error).splitlines()[0]}) If it was "
             "killed, memory most likely ran out: lower DATALOADER.NUM_WORKERS. If it crashed, look at that file, or set "
             "DATALOADER.NUM_WORKERS 0 to see the error itself. Then go on from the last checkpoint with --resume."
         )

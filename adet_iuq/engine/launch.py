@@ -1,6 +1,7 @@
 """Starting the processes of a run: one, several GPUs, several CPU processes, several machines, torchrun's or SLURM's."""
 
 import argparse
+import contextlib
 import errno
 import logging
 import os
@@ -194,8 +195,9 @@ def _lost_contact(error: RuntimeError) -> bool:
 
 def _report(error: object) -> None:
     rank = f" (rank {comm.get_rank()})" if comm.get_rank() > 0 else ""
-    sys.stdout.flush()
-    print(f"Error{rank}: {error}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # they may be files on a full disk
+        sys.stdout.flush()
+        print(f"Error{rank}: {error}", file=sys.stderr, flush=True)
 
 
 def _dist_url(args: argparse.Namespace) -> str:

@@ -78,10 +78,10 @@ def choose_device(cfg: CfgNode, user_set: bool) -> bool:
 
 
 def survive_full_disk(log: logging.Logger) -> None:
-    """Makes a log file that cannot be written stand still, without a traceback for every line: the console has them all."""
+    """Makes logs that cannot be written stand still, without a traceback for every line."""
     for handler in log.handlers:
+        handler.handleError = _skip_disk_error.__get__(handler)  # type: ignore[method-assign]
         if isinstance(handler, logging.StreamHandler) and handler.stream not in (sys.stdout, sys.stderr):
-            handler.handleError = _skip_disk_error.__get__(handler)  # type: ignore[method-assign]
             # Before detectron2's own, which would end the program with a traceback.
             atexit.register(_close_quietly, handler.stream)
 
