@@ -51,10 +51,11 @@ class WorkerBoard:
         notes = [note for pid, note in self._notes() if pid not in alive]
         if not notes and not isinstance(error, RuntimeError):
             return None
+        where, reason = " or ".join(notes) or "before it read anything", str(error).splitlines()[0]
         return UserError(
-            f"A data worker died {' or '.join(notes) or 'before it read anything'}. ({str(error).splitlines()[0]}) If it was "
-            "killed, memory most likely ran out: lower DATALOADER.NUM_WORKERS. If it crashed, look at that file, or set "
-            "DATALOADER.NUM_WORKERS 0 to see the error itself. Then go on from the last checkpoint with --resume."
+            f"A data worker died {where}. ({reason}) If it was killed, memory most likely ran out: lower "
+            "DATALOADER.NUM_WORKERS. If it crashed, look at that file, or set DATALOADER.NUM_WORKERS 0 to see the error "
+            "itself. Then go on from the last checkpoint with --resume."
         )
 
     def _row(self) -> torch.Tensor | None:

@@ -104,7 +104,15 @@ def memories(folder: Path) -> list[str]:
 
 def test_torchrun_trains(tmp_path: Path, cache: Path, unbroken: dict) -> None:
     """Losses are those of our own launch."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(free_port()),
+    ]
     command += [faults.__file__, *faults.TINY, "OUTPUT_DIR", str(tmp_path / "output")]
     variables = environment(cache, MEMORY_LOG=str(tmp_path))
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=280, check=False)

@@ -168,9 +168,7 @@ def test_nan_stops_and_the_run_resumes(tmp_path: Path, unbroken: dict, monkeypat
     assert resume(tmp_path) == unbroken
 
 
-def test_a_worker_that_dies_names_its_sample(
-    tmp_path: Path, unbroken: dict, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_dies_names_its_sample(tmp_path: Path, unbroken: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     import adet_iuq.data.mapper as mapper
 
     read, parent = mapper.read_image, os.getpid()

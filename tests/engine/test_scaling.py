@@ -88,7 +88,9 @@ class Square(nn.Module):
         return {"loss_a": values.square().mean(), "loss_b": values.mean()}
 
 
-def step_of(model: nn.Module, batch: list[dict[str, Any]], parts: int, dtype: torch.dtype | None = None) -> EventStorage:
+def step_of(
+    model: nn.Module, batch: list[dict[str, Any]], parts: int, dtype: torch.dtype | None = None
+) -> EventStorage:
     step = TrainStep(model, torch.optim.SGD(model.parameters(), lr=0.0), "cpu", dtype, parts)
     step.data_loader = [batch]
     with EventStorage() as storage:
@@ -126,7 +128,9 @@ def test_the_gradient_is_the_mean_over_micro_batches(dtype: torch.dtype | None) 
 def test_the_guard_names_the_micro_batch(tmp_path: Path) -> None:
     batch = samples(6)
     batch[3]["x"] = torch.full((3,), float("nan"))
-    with pytest.raises(NonFiniteLossError, match=r"loss_a = nan, loss_b = nan on rank 0, with the images 2\.png, 3\.png\."):
+    with pytest.raises(
+        NonFiniteLossError, match=r"loss_a = nan, loss_b = nan on rank 0, with the images 2\.png, 3\.png\."
+    ):
         step_of(Square(), batch, parts=3)
 
 
@@ -162,7 +166,9 @@ def test_the_memory_holds_the_same_pixels_after_each_step(tmp_path: Path) -> Non
     assert len(states["0"]) == len(states["2"]) == 3
     for whole, parts in zip(states["0"], states["2"], strict=True):
         assert whole.keys() == parts.keys()
-        assert torch.equal(whole["image_ids"], parts["image_ids"]) and torch.equal(whole["locations"], parts["locations"])
+        assert torch.equal(whole["image_ids"], parts["image_ids"]) and torch.equal(
+            whole["locations"], parts["locations"]
+        )
         assert torch.equal(whole["cursor"][:2], parts["cursor"][:2])  # the third counts the writes
         torch.testing.assert_close(whole["features"], parts["features"], rtol=1e-4, atol=1e-5)
     assert int(states["2"][2]["cursor"][1]) > 100

@@ -121,7 +121,9 @@ def submitit(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_submission(tool: ModuleType, submitit: ModuleType) -> None:
-    args = tool.parser().parse_args(["--nodes", "2", "--hours", "1.5", "--partition", "gpu", "--", "--config-file", "x.yaml"])
+    args = tool.parser().parse_args(
+        ["--nodes", "2", "--hours", "1.5", "--partition", "gpu", "--", "--config-file", "x.yaml"]
+    )
     args.words = args.words[1:]
     assert tool.submit(args).job_id == "17"
     (executor,) = Executor.made
