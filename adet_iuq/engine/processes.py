@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -70,13 +70,13 @@ def _child(target: Callable[..., object], *arguments: Any) -> None:
     target(*arguments)
 
 
-def _wait(processes: list[BaseProcess], first_rank: int) -> int:
-    running = {process.sentinel: rank for rank, process in enumerate(processes)}
+def _wait(processes: Sequence[BaseProcess], first_rank: int) -> int:
+    running: dict[Any, int] = {process.sentinel: rank for rank, process in enumerate(processes)}
     deadline: float | None = None
     interrupted = 0
     while running:
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        ended = [running.pop(sentinel) for sentinel in wait(list(running), timeout)]  # type: ignore[call-overload]
+        ended = [running.pop(sentinel) for sentinel in wait(list(running), timeout)]
         for rank in ended:
             processes[rank].join()  # the exit code may come a moment after the end
         failed = [rank for rank in ended if _code(processes[rank]) not in (0, EXIT_INTERRUPTED)]

@@ -114,7 +114,7 @@ def test_the_gradient_is_the_mean_over_micro_batches(dtype: torch.dtype | None) 
         step_of(alone, batch[start : start + 2], parts=1, dtype=dtype)
         assert alone.layer.weight.grad is not None
         singles.append(alone.layer.weight.grad)
-    tolerance = {} if dtype is None else {"rtol": 0.02, "atol": 0.02}  # of bfloat16 itself
+    tolerance: dict[str, Any] = {} if dtype is None else {"rtol": 0.02, "atol": 0.02}  # of bfloat16 itself
     torch.testing.assert_close(model.layer.weight.grad, torch.stack(singles).mean(0), **tolerance)
     if dtype is None:
         whole = Square()

@@ -127,7 +127,5 @@ def metrics(folder: Path) -> dict[int, dict[str, Any]]:
     """The scalars of every line by iteration, without times; no iteration may come twice."""
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     assert len({line["iteration"] for line in lines}) == len(lines)
-    return {
-        line["iteration"]: {k: repr(v) for k, v in line.items() if k not in ("time", "data_time", "eta_seconds")}
-        for line in lines
-    }
+    timing = ("time", "data_time", "eta_seconds")
+    return {line["iteration"]: {k: repr(v) for k, v in line.items() if k not in timing} for line in lines}

@@ -97,7 +97,8 @@ class Executor:
     made: "list[Executor]" = []  # noqa: RUF012
 
     def __init__(self, **settings: Any) -> None:
-        self.settings, self.parameters = settings, {}
+        self.settings = settings
+        self.parameters: dict[str, Any] = {}
         self.made.append(self)
 
     def update_parameters(self, **parameters: Any) -> None:
@@ -121,9 +122,7 @@ def submitit(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_submission(tool: ModuleType, submitit: ModuleType) -> None:
-    args = tool.parser().parse_args(
-        ["--nodes", "2", "--hours", "1.5", "--partition", "gpu", "--", "--config-file", "x.yaml"]
-    )
+    args = tool.parser().parse_args("--nodes 2 --hours 1.5 --partition gpu -- --config-file x.yaml".split())
     args.words = args.words[1:]
     assert tool.submit(args).job_id == "17"
     (executor,) = Executor.made
