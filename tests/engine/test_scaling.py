@@ -1,5 +1,6 @@
 """A recipe on fewer processes than it was made for: gradients accumulate, or everything is scaled."""
 
+import argparse
 import json
 import logging
 from pathlib import Path
@@ -7,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import adet_iuq.modeling  # noqa: F401 (registers the models)
 from adet_iuq.config import get_cfg, load_config
 from adet_iuq.data.sampler import rank_batches
-from adet_iuq.engine import Trainer, argument_parser, setup
+from adet_iuq.engine import Trainer, argument_parser, launch, setup
 from adet_iuq.engine.guards import NonFiniteLossError
 from adet_iuq.engine.scaling import micro_batches, scaled_to
 from adet_iuq.engine.step import TrainStep, unwrap
@@ -123,6 +127,42 @@ def test_the_gradient_is_the_mean_over_micro_batches(dtype: torch.dtype | None) 
         assert storage.latest()["total_loss"][0] == pytest.approx(one.latest()["total_loss"][0])
     assert storage.latest()["count"] == (5.0, 0) and len(storage.history("count").values()) == 1
     assert not storage.smoothing_hints()["count"]
+
+
+def accumulate_in_ddp(args: argparse.Namespace) -> None:
+    """One of two processes with two micro-batches of two samples each: counts gradient exchanges, writes the gradient."""
+    rank = comm.get_rank()
+    # What `rank_batches` gives: slices 0 and 2 of the batch, or 1 and 3.
+    batch = [samples(8)[i] for i in (2 * rank, 2 * rank + 1, 4 + 2 * rank, 5 + 2 * rank)]
+    exchanges: list[int] = []
+
+    def count(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        exchanges.append(1)
+        future = dist.all_reduce(bucket.buffer() / comm.get_world_size(), async_op=True).get_future()
+        return future.then(lambda done: done.value()[0])
+
+    model = DistributedDataParallel(Square())
+    model.register_comm_hook(None, count)
+    storage = step_of(model, batch, parts=2)
+    torch.save(
+        {
+            "gradient": model.module.layer.weight.grad,
+            "exchanges": len(exchanges),
+            "loss": storage.latest()["total_loss"][0],
+        },
+        Path(args.opts[0]) / f"{rank}.pt",
+    )
+
+
+def test_ranks_exchange_gradients_once_a_step(tmp_path: Path) -> None:
+    launch(accumulate_in_ddp, argument_parser().parse_args(["--num-gpus", "2", str(tmp_path)]))
+    whole = Square()
+    storage = step_of(whole, samples(8), parts=1)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(found["gradient"], whole.layer.weight.grad)
+        assert found["exchanges"] == 1
+        assert found["loss"] == pytest.approx(storage.latest()["total_loss"][0])
 
 
 def test_the_guard_names_the_micro_batch(tmp_path: Path) -> None:

@@ -122,7 +122,8 @@ def submitit(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_submission(tool: ModuleType, submitit: ModuleType) -> None:
-    args = tool.parser().parse_args("--nodes 2 --hours 1.5 --partition gpu -- --config-file x.yaml".split())
+    words = ["--nodes", "2", "--hours", "1.5", "--partition", "gpu"]
+    args = tool.parser().parse_args([*words, "--", "--config-file", "x.yaml"])
     args.words = args.words[1:]
     assert tool.submit(args).job_id == "17"
     (executor,) = Executor.made
