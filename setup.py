@@ -44,5 +44,6 @@ setup(
     extras_require={
         "test": ["pytest>=7", "ruff", "mypy", "types-PyYAML", "types-tabulate", "transformers"],
         "lvis": ["lvis"],
+        "submitit": ["submitit>=1.5"],  # tools/slurm/submit.py
     },
 )

@@ -1,16 +1,18 @@
 #!/usr/bin/env python
 """Trains and evaluates: --config-file FILE [--num-gpus N] [--resume] [--eval-only] [KEY VALUE ...].
 
-On a machine without CUDA, --num-gpus counts CPU processes. torchrun's environment is understood as well.
+On a machine without CUDA, --num-gpus counts CPU processes. torchrun's and SLURM's environments are understood as well; see
+docs/scaling.md.
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from detectron2.utils import comm
 
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
-from adet_iuq.checkpoint import build_checkpointer
+from adet_iuq.checkpoint import build_checkpointer, checkpoint_to_resume
 from adet_iuq.engine import Trainer, argument_parser, launch, setup
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation import print_results
@@ -31,7 +33,7 @@ def main(args: argparse.Namespace) -> None:
         checkpointer = build_checkpointer(cfg, model)
         weights = cfg.MODEL.WEIGHTS
         if args.resume and checkpointer.has_checkpoint():
-            weights = checkpointer.get_checkpoint_file()
+            weights = str(checkpoint_to_resume(Path(checkpointer.get_checkpoint_file())))
         if not weights:
             raise UserError("--eval-only: no weights. Add MODEL.WEIGHTS path/to/model_final.pth, or --resume.")
         checkpointer.load(weights, checkpointables=[], strict=True)

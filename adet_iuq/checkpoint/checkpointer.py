@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from adet_iuq.checkpoint.compatibility import compare, evaluation_problem, listing, training_problem
 from adet_iuq.checkpoint.files import read_checkpoint, replace_file
 from adet_iuq.checkpoint.modernize import modern_names
+from adet_iuq.checkpoint.resume import checkpoint_to_resume
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -111,13 +112,13 @@ class Checkpointer(DetectionCheckpointer):
         return checkpoint
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """The last checkpoint with all states if `resume` and there is one, else the weights of `path`.
+        """The last sound checkpoint with all states if `resume` and there is one, else the weights of `path`.
 
         Raises:
             UserError: as `load`.
         """
         if resume and self.has_checkpoint():
-            return self.load(self.get_checkpoint_file(), strict=True)
+            return self.load(str(checkpoint_to_resume(Path(self.get_checkpoint_file()))), strict=True)
         return self.load(path, checkpointables=[])
 
     def _fetch(self, path: str) -> str:

@@ -52,6 +52,10 @@ class _NumpyUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it wants {module}.{name}, which is neither numpy nor a container") from None
 
 
+class DamagedCheckpointError(UserError):
+    """A checkpoint is missing, cut off or spoiled; another one may be sound."""
+
+
 def read_checkpoint(path: str) -> dict[str, Any]:
     """The content of a checkpoint file on the CPU, with the weights under "model".
 
@@ -60,20 +64,22 @@ def read_checkpoint(path: str) -> dict[str, Any]:
       "state_dict" or "model_state" (pycls) are found.
 
     Raises:
-        UserError: the file is missing, damaged, or holds other objects than numbers, arrays, tensors and containers.
+        DamagedCheckpointError: the file is missing, damaged, or holds other objects than numbers, arrays, tensors and
+            containers.
+        UserError: it holds no dict.
     """
     if not os.path.isfile(path):
-        raise UserError(f"Checkpoint {path} does not exist. Check MODEL.WEIGHTS.")
+        raise DamagedCheckpointError(f"Checkpoint {path} does not exist. Check MODEL.WEIGHTS.")
     try:
         content = _read_pickle(path) if path.endswith(".pkl") else _read_torch(path)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
-        raise UserError(
+        raise DamagedCheckpointError(
             f"Checkpoint {path} was not loaded: {reason}. It is damaged, or it holds more than weights; such files could "
             "run code. Save its tensors alone with torch.save and load that file."
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
-        raise UserError(
+        raise DamagedCheckpointError(
             f"Checkpoint {path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})."
             " It is cut off or damaged: copy or download it again, or use an earlier checkpoint."
         ) from error

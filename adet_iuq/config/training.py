@@ -32,7 +32,10 @@ def add_data_config(cfg: CfgNode) -> None:
 
 
 def add_training_config(cfg: CfgNode) -> None:
-    """Adds `SOLVER.*` and `GUARD.*` keys."""
+    """Adds `SOLVER.*`, `DIST.*` and `GUARD.*` keys."""
+    # The most images (views, where they are paired) that a process takes at once; when its share of IMS_PER_BATCH is more,
+    # a step accumulates the gradients of several micro-batches. 0: no limit. Published recipes: what they had on a GPU.
+    cfg.SOLVER.IMS_PER_PROCESS = 0
     # Mask2Former's names. Its recipes: "ADAMW", 0.1, and CLIP_GRADIENTS.CLIP_TYPE "full_model" besides detectron2's
     # "value" and "norm" of each parameter.
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW"
@@ -47,6 +50,11 @@ def add_training_config(cfg: CfgNode) -> None:
     # The metric whose best checkpoint is kept as model_best.pth; empty: none.
     cfg.SOLVER.BEST_CHECKPOINT = CfgNode()
     cfg.SOLVER.BEST_CHECKPOINT.METRIC = "segm/AP"
+
+    cfg.DIST = CfgNode()
+    # How long a process waits for the others, at the start and in every exchange, before it gives up. Longer than the main
+    # process needs to evaluate what all have predicted.
+    cfg.DIST.TIMEOUT_MINUTES = 30.0
 
     cfg.GUARD = CfgNode()
     # Warn when for so many steps the mask loss stood at its ceiling and no query fired anywhere; 0: never.

@@ -1,18 +1,18 @@
-"""The loaders for training and testing."""
+"""The loader for training."""
 
 import logging
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, DatasetMapper, build_detection_test_loader
+from detectron2.data import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from adet_iuq.data.datasets import load_dataset, register_datasets
 from adet_iuq.data.lsj import InstanceLSJMapper, PanopticLSJMapper
-from adet_iuq.data.mapper import TrainingMapper, read_image
+from adet_iuq.data.mapper import TrainingMapper
 from adet_iuq.data.sampler import (
     IndexPair,
     grouped_batches,
@@ -22,6 +22,7 @@ from adet_iuq.data.sampler import (
     shuffled_stream,
 )
 from adet_iuq.data.seeding import derive_seed
+from adet_iuq.data.workers import WorkerBoard, initialize_worker
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def _mapper_class(cfg: CfgNode) -> Any:
     return _MAPPERS[name]
 
 
-class _Failure:
+class Failure:
     """A UserError on its way from a worker; torch would bury its message in a traceback."""
 
     def __init__(self, message: str) -> None:
@@ -54,35 +55,40 @@ class _Failure:
 
 
 class TrainingSamples(Dataset):
-    """Maps (position in the data set, global sample number) to a mapped sample, or to a `_Failure`.
+    """Maps (position in the data set, global sample number) to a mapped sample, or to a `Failure`.
 
     Args:
         records: a `DatasetFromList`, or anything that yields fresh records.
         mapper: called with a record that has `sample_index` and `sample_seed`.
         seed: of the run.
         skip: how many unreadable images may be replaced by others; counted in each worker by itself.
+        board: where workers note what they read.
     """
 
-    def __init__(self, records: Any, mapper: Mapper, seed: int, skip: int) -> None:
+    def __init__(self, records: Any, mapper: Mapper, seed: int, skip: int, board: WorkerBoard) -> None:
         self.records, self.mapper, self.seed, self.skip = records, mapper, seed, skip
+        self.board = board
         self._unreadable: set[str] = set()
 
-    def __getitem__(self, pair: IndexPair) -> dict[str, Any] | _Failure:
+    def __getitem__(self, pair: IndexPair) -> dict[str, Any] | Failure:
         index, sample_index = pair
         sample_seed = derive_seed(self.seed, sample_index)
         attempt = 0
         while True:
             record = self.records[index]
             record.update(sample_index=sample_index, sample_seed=sample_seed)
+            self.board.begin(record["file_name"])
             try:
                 return self.mapper(record)
             except UserError as error:
                 self._unreadable.add(record["file_name"])
                 if len(self._unreadable) > self.skip:
-                    return _Failure(str(error))
+                    return Failure(str(error))
                 logger.warning("%s Another image takes its place.", error)
             except Exception as error:
                 raise RuntimeError(f"While preparing {record['file_name']}: {type(error).__name__}: {error}") from error
+            finally:
+                self.board.end()
             attempt += 1
             index = derive_seed(sample_seed, _SUBSTITUTE, attempt) % len(self.records)
 
@@ -92,11 +98,15 @@ class TrainLoader:
 
     Raises, while iterating:
         UserError: an image cannot be read and GUARD.SKIP_CORRUPT_IMAGES is used up.
+
+    Attributes:
+        board: what its workers are reading.
     """
 
     def __init__(
         self, samples: TrainingSamples, batches: Sampler[list[IndexPair]], num_workers: int, seed: int
     ) -> None:
+        self.board = samples.board
         # With its own generator the loader draws nothing from the process's; samples bring their seeds along anyhow.
         # The stream never ends, so the workers live as long as the iterator. Persistent ones would hang on the loader
         # instead: after an error its traceback keeps that alive, and the cycle collector then waits 5 s for each.
@@ -105,34 +115,23 @@ class TrainLoader:
             batch_sampler=batches,
             num_workers=num_workers,
             collate_fn=_as_list,
+            worker_init_fn=initialize_worker,
             generator=torch.Generator().manual_seed(seed),
         )
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        return _unwrapped(self._loader)
-
-
-class EvaluationLoader:
-    """detectron2's test loader (batches of one, this rank's share), with errors that name the file."""
-
-    def __init__(self, loader: Any) -> None:
-        self._loader: Sized = loader
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        return _unwrapped(self._loader)
+        return unwrapped(self._loader)
 
 
 def _as_list(batch: list[Any]) -> list[Any]:
     return batch
 
 
-def _unwrapped(loader: Any) -> Iterator[list[dict[str, Any]]]:
+def unwrapped(loader: Any) -> Iterator[list[dict[str, Any]]]:
+    """The batches of a loader whose samples may be `Failure`s, which are raised."""
     for batch in loader:
         for sample in batch:
-            if isinstance(sample, _Failure):
+            if isinstance(sample, Failure):
                 raise UserError(sample.message)
         yield batch
 
@@ -141,19 +140,25 @@ class _BatchSampler(Sampler[list[IndexPair]]):
     """The slices of one rank; restartable."""
 
     def __init__(
-        self, cfg: CfgNode, records: list[dict[str, Any]], seed: int, start: int, batch_size: int, rank: tuple[int, int]
+        self,
+        cfg: CfgNode,
+        records: list[dict[str, Any]],
+        seed: int,
+        start: int,
+        batch_size: int,
+        share: tuple[int, int, int],
     ) -> None:
         self._size, self._seed = len(records), derive_seed(seed, _STREAM)
         self._factors = repeat_factors(cfg.DATALOADER.SAMPLER_TRAIN, records, cfg.DATALOADER.REPEAT_THRESHOLD)
         self._wide = [r["width"] > r["height"] for r in records] if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
-        self._start, self._batch_size, self._rank = start, batch_size, rank
+        self._start, self._batch_size, self._share = start, batch_size, share
 
     def __iter__(self) -> Iterator[list[IndexPair]]:
         if self._factors is None:
             stream = shuffled_stream(self._size, self._seed)
         else:
             stream = repeated_stream(self._factors, self._seed)
-        return rank_batches(grouped_batches(stream, self._batch_size, self._wide), self._start, *self._rank)
+        return rank_batches(grouped_batches(stream, self._batch_size, self._wide), self._start, *self._share)
 
 
 def training_records(cfg: CfgNode) -> list[dict[str, Any]]:
@@ -201,6 +206,7 @@ def build_train_loader(
     seed: int,
     start_iter: int,
     images_per_batch: int,
+    micro_batches: int = 1,
     rank: int | None = None,
     world_size: int | None = None,
 ) -> TrainLoader:
@@ -214,10 +220,12 @@ def build_train_loader(
         seed: of the run, any integer, the same on all ranks.
         start_iter: number of batches left out at the start; their images are not read.
         images_per_batch: images of all ranks together, in one step.
+        micro_batches: in how many equal parts a rank takes its batch; see `rank_batches`.
         rank, world_size: of this process; None: as detectron2's launcher says.
 
     Raises:
-        UserError: `images_per_batch` does not divide by the number of ranks; no usable image; unknown sampler.
+        UserError: `images_per_batch` does not divide by the number of ranks and micro-batches; no usable image; unknown
+            sampler.
     """
     rank = comm.get_rank() if rank is None else rank
     world_size = comm.get_world_size() if world_size is None else world_size
@@ -226,40 +234,15 @@ def build_train_loader(
             f"A step loads {images_per_batch} images (SOLVER.IMS_PER_BATCH), which {world_size} processes cannot share "
             f"evenly. Choose a multiple of {world_size}."
         )
+    if images_per_batch % (world_size * micro_batches):
+        raise UserError(
+            f"A step loads {images_per_batch} images (SOLVER.IMS_PER_BATCH), which {world_size} process(es) cannot take in "
+            f"{micro_batches} equal micro-batches. Choose another SOLVER.IMS_PER_PROCESS, or 0 for no accumulation."
+        )
     register_datasets(cfg)
     records = training_records(cfg)
-    batches = _BatchSampler(cfg, records, seed, start_iter, images_per_batch, (rank, world_size))
+    batches = _BatchSampler(cfg, records, seed, start_iter, images_per_batch, (rank, world_size, micro_batches))
     dataset = DatasetFromList(records, copy=False)
-    samples = TrainingSamples(dataset, _mapper_class(cfg)(cfg), seed, cfg.GUARD.SKIP_CORRUPT_IMAGES)
+    board = WorkerBoard(cfg.DATALOADER.NUM_WORKERS)
+    samples = TrainingSamples(dataset, _mapper_class(cfg)(cfg), seed, cfg.GUARD.SKIP_CORRUPT_IMAGES, board)
     return TrainLoader(samples, batches, cfg.DATALOADER.NUM_WORKERS, derive_seed(seed))
-
-
-class EvaluationMapper:
-    """detectron2's own mapper for evaluation; an unreadable image becomes a `_Failure` that names it."""
-
-    def __init__(self, cfg: CfgNode) -> None:
-        self._mapper = DatasetMapper(cfg, is_train=False)
-        self._image_format = cfg.INPUT.FORMAT
-
-    def __call__(self, record: dict[str, Any]) -> Any:
-        try:
-            return self._mapper(record)
-        except Exception as error:
-            try:
-                read_image(record, self._image_format)
-            except UserError as clear:
-                return _Failure(str(clear))
-            return _Failure(f"Image {record['file_name']} cannot be used: {error}")
-
-
-def build_test_loader(cfg: CfgNode, name: str) -> EvaluationLoader:
-    """The loader of one data set for evaluation: batches of one image, `image_id` as in the JSON file.
-
-    Raises:
-        UserError: the data set is unknown or cannot be read; while iterating: an image cannot be read.
-    """
-    register_datasets(cfg)
-    loader = build_detection_test_loader(
-        dataset=load_dataset(name), mapper=EvaluationMapper(cfg), num_workers=cfg.DATALOADER.NUM_WORKERS
-    )
-    return EvaluationLoader(loader)

@@ -68,14 +68,18 @@ def grouped_batches(stream: Iterator[int], batch_size: int, wide: Sequence[bool]
             bucket.clear()
 
 
-def rank_batches(batches: Iterator[list[int]], start: int, rank: int, world_size: int) -> Iterator[list[IndexPair]]:
-    """This rank's slice of each global batch from number `start` on, each image with its global sample number.
+def rank_batches(
+    batches: Iterator[list[int]], start: int, rank: int, world_size: int, micro_batches: int = 1
+) -> Iterator[list[IndexPair]]:
+    """This rank's part of each global batch from number `start` on, each image with its global sample number.
 
-    The slices of all ranks, joined, are the global batch, whatever the number of ranks.
+    A part is the concatenation of `micro_batches` equal slices. The first slices of all ranks, joined, are the beginning of
+    the global batch, the second ones go on from there: what `world_size * micro_batches` processes would take in one
+    slice each, and in an order in which samples reach the memory as they do with those.
     """
     for step, batch in enumerate(batches):
         if step < start:
             continue
-        share = len(batch) // world_size
-        first = rank * share
-        yield [(batch[i], step * len(batch) + i) for i in range(first, first + share)]
+        share = len(batch) // (world_size * micro_batches)
+        firsts = [(micro * world_size + rank) * share for micro in range(micro_batches)]
+        yield [(batch[i], step * len(batch) + i) for first in firsts for i in range(first, first + share)]

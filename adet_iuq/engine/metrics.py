@@ -1,20 +1,25 @@
 """Where a run's numbers go: console, metrics.json, TensorBoard; and how they survive a resume."""
 
+import contextlib
 import datetime
 import json
 import logging
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from detectron2.utils.events import EventStorage, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 
 from adet_iuq.checkpoint.files import replace_file
+from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
 _WINDOW = 20  # steps over which all writers smooth
+_CLOSING_SECONDS = 10.0
 
 
 class ProgressPrinter(EventWriter):
@@ -58,7 +63,43 @@ class MetricsWriter(JSONWriter):
         self._last_write = last_written
 
 
-def build_writers(output_dir: str, max_iter: int, start_iter: int, last_written: int) -> list[EventWriter]:
+class GuardedWriter(EventWriter):
+    """Reports what a writer cannot write, and lets the training go on until it can stop in good order.
+
+    What could not be written stays in the file's buffer, and is tried again with every line that follows.
+
+    Args:
+        writer: any.
+        name: of its file, for the report.
+        on_failure: called with the report.
+    """
+
+    def __init__(self, writer: EventWriter, name: str, on_failure: Callable[[str], object]) -> None:
+        self.writer, self.name, self.on_failure = writer, name, on_failure
+
+    def write(self) -> None:
+        """As the writer's."""
+        self._try(self.writer.write)
+
+    def close(self) -> None:
+        """As the writer's."""
+        # TensorBoard's waits forever for its own thread, should that have died of a full disk.
+        closing = threading.Thread(target=self._try, args=(self.writer.close,), daemon=True)
+        closing.start()
+        closing.join(_CLOSING_SECONDS)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            report = f"{self.name} cannot be written: {error.strerror or error}. Free some space on that disk."
+            logger.error(report)
+            self.on_failure(report)
+
+
+def build_writers(
+    output_dir: str, max_iter: int, start_iter: int, last_written: int, on_failure: Callable[[str], object]
+) -> list[EventWriter]:
     """Console, `metrics.json` (one JSON object a line) and TensorBoard.
 
     Args:
@@ -66,13 +107,36 @@ def build_writers(output_dir: str, max_iter: int, start_iter: int, last_written:
         max_iter: for the time left.
         start_iter: TensorBoard hides what an earlier process wrote from this iteration on.
         last_written: last iteration in `metrics.json`.
+        on_failure: called with a message if a file cannot be written.
+
+    Raises:
+        UserError: a file cannot be opened.
     """
     resumed = {"purge_step": start_iter} if start_iter > 0 else {}
+    path = os.path.join(output_dir, METRICS_FILE)
+    try:
+        metrics, board = MetricsWriter(path, last_written), TensorboardXWriter(output_dir, _WINDOW, **resumed)
+    except OSError as error:
+        raise UserError(f"{output_dir} cannot be written: {error.strerror or error}. Free some space.") from error
     return [
         ProgressPrinter(max_iter),
-        MetricsWriter(os.path.join(output_dir, METRICS_FILE), last_written),
-        TensorboardXWriter(output_dir, _WINDOW, **resumed),
+        GuardedWriter(metrics, path, on_failure),
+        GuardedWriter(board, os.path.join(output_dir, "events.out.tfevents..."), on_failure),
     ]
+
+
+def close_writers(writers: list[EventWriter]) -> None:
+    """Closes the files of a run that will be continued."""
+    for writer in writers:
+        writer.close()
+
+
+def write_and_close(writers: list[EventWriter]) -> None:
+    """Writes what a failed run has not written yet; whatever goes wrong here is not the news."""
+    for writer in writers:
+        with contextlib.suppress(Exception):
+            writer.write()
+        writer.close()
 
 
 def trim_metrics(output_dir: str, start_iter: int) -> int:

@@ -1,9 +1,13 @@
 """From the command line to a frozen config, with logging, seeds and sound data sets."""
 
 import argparse
+import atexit
+import contextlib
 import logging
 import os
+import sys
 import tempfile
+from typing import IO
 
 import torch
 from detectron2.config import CfgNode
@@ -41,9 +45,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if comm.is_main_process():
         ensure_writable(cfg.OUTPUT_DIR)
     for name in ("fvcore", "detectron2", "adet_iuq"):
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+        survive_full_disk(setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name))
     logger.info("Process %d of %d. Environment:\n%s", comm.get_rank(), comm.get_world_size(), collect_env_info())
     logger.info("Command line: %s", args)
+    if getattr(args, "why_resumed", ""):
+        logger.info(args.why_resumed)
     logger.info("Config:\n%s", cfg.dump())
     if fell_back:
         logger.info("No CUDA device was found: this run uses the CPU.")
@@ -69,6 +75,25 @@ def choose_device(cfg: CfgNode, user_set: bool) -> bool:
         )
     cfg.MODEL.DEVICE = "cpu"
     return True
+
+
+def survive_full_disk(log: logging.Logger) -> None:
+    """Makes logs that cannot be written stand still, without a traceback for every line."""
+    for handler in log.handlers:
+        handler.handleError = _skip_disk_error.__get__(handler)  # type: ignore[method-assign]
+        if isinstance(handler, logging.StreamHandler) and handler.stream not in (sys.stdout, sys.stderr):
+            # Before detectron2's own, which would end the program with a traceback.
+            atexit.register(_close_quietly, handler.stream)
+
+
+def _skip_disk_error(handler: logging.Handler, record: logging.LogRecord) -> None:
+    if not isinstance(sys.exc_info()[1], OSError):
+        logging.Handler.handleError(handler, record)
+
+
+def _close_quietly(stream: IO[str]) -> None:
+    with contextlib.suppress(OSError):
+        stream.close()
 
 
 def ensure_writable(folder: str) -> None:

@@ -1,14 +1,16 @@
 """One optimisation step: forward, backward, guard, update, in full or mixed precision, on any device."""
 
+import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.utils import comm
-from detectron2.utils.events import get_event_storage
+from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -46,25 +48,39 @@ def unwrap(model: nn.Module) -> Any:
 class TrainStep:
     """What detectron2's SimpleTrainer and AMPTrainer do, for every device and dtype, with one host transfer a step.
 
+    With several micro-batches a step is that of as many times more processes: the gradients and everything that is logged
+    are means over micro-batches, each of which is forwarded by itself.
+
     Attributes:
         iter: the iteration that the next step belongs to; set by the trainer.
         data_loader: endless batches; set before the first step.
+        stop_wanted: whether this process wants to stop after the step; set by the trainer.
+        stop_agreed: after a step, on all ranks alike: whether any process wanted to.
 
     Args:
         model: returns a dict of scalar losses in training; put into training mode here.
         optimizer: gradient clipping, if any, is part of its `step`, as detectron2 builds it.
         device_type: "cuda" or "cpu".
         amp_dtype: of autocast; None: full precision. float16 scales the loss.
+        micro_batches: in how many equal parts a batch goes through the model.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, device_type: str, amp_dtype: torch.dtype | None
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        device_type: str,
+        amp_dtype: torch.dtype | None,
+        micro_batches: int = 1,
     ) -> None:
         model.train()
         self.model, self.optimizer = model, optimizer
         self.device_type, self.amp_dtype = device_type, amp_dtype
+        self.micro_batches = micro_batches
         self.grad_scaler = torch.amp.GradScaler(device_type, enabled=amp_dtype == torch.float16)
         self.iter = 0
+        self.stop_wanted: Callable[[], bool] = bool
+        self.stop_agreed = False
         self._data_loader: Iterable[Batch] | None = None
         self._batches: Iterator[Batch] | None = None
 
@@ -91,15 +107,11 @@ class TrainStep:
         segmenter = unwrap(self.model)
         if hasattr(segmenter, "set_iteration"):
             segmenter.set_iteration(self.iter)
-        with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            losses: dict[str, Tensor] = self.model(batch)
-        total = torch.stack([loss.float() for loss in losses.values()]).sum()
         self.optimizer.zero_grad()
-        self.grad_scaler.scale(total).backward()
+        losses = self._accumulate(batch)
 
         # Reading the losses waits for the device: after the backward pass is queued, before the weights change.
-        means, local = _reduced(losses)
-        stop_on_nonfinite(means, local, batch, self.iter)
+        means = self._check(losses, batch)
         storage = get_event_storage()
         storage.put_scalar("data_time", data_time)
         storage.put_scalar("total_loss", sum(means.values()))
@@ -114,15 +126,59 @@ class TrainStep:
             self._batches = iter(self._data_loader)
         return next(self._batches)
 
+    def _accumulate(self, batch: Batch) -> list[dict[str, Tensor]]:
+        """Forward and backward of every micro-batch; the ranks exchange gradients in the last one only."""
+        if self.micro_batches == 1:
+            return [self._forward_backward(batch)]
+        losses, logged = [], []
+        for number, part in enumerate(self._parts(batch)):
+            last = number == self.micro_batches - 1
+            alone = isinstance(self.model, DistributedDataParallel) and not last
+            # A storage of its own for what the model logs, else the last micro-batch would speak for all.
+            with EventStorage(self.iter) as own, self.model.no_sync() if alone else nullcontext():  # type: ignore[operator]
+                losses.append(self._forward_backward(part))
+            logged.append(own)
+        _put_means(logged)
+        return losses
 
-def _reduced(losses: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, float]]:
-    """Every term averaged over the ranks, and this rank's own."""
-    values = torch.stack([loss.detach().float() for loss in losses.values()])
-    world_size = comm.get_world_size()
-    if world_size == 1:
-        local = dict(zip(losses, values.tolist(), strict=True))
-        return local, local
-    total = values.clone()
-    dist.all_reduce(total)
-    both = torch.stack([total / world_size, values]).tolist()
-    return dict(zip(losses, both[0], strict=True)), dict(zip(losses, both[1], strict=True))
+    def _forward_backward(self, batch: Batch) -> dict[str, Tensor]:
+        with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+            losses: dict[str, Tensor] = self.model(batch)
+        total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        self.grad_scaler.scale(total / self.micro_batches).backward()
+        return {name: loss.detach().float() for name, loss in losses.items()}
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        size = len(batch) // self.micro_batches
+        return [batch[start : start + size] for start in range(0, size * self.micro_batches, size)]
+
+    def _check(self, losses: list[dict[str, Tensor]], batch: Batch) -> dict[str, float]:
+        """Every term's mean over micro-batches and ranks, once all of them are finite; settles `stop_agreed` as well."""
+        names = list(losses[0])
+        local = torch.stack(
+            [torch.stack([terms[name] for name in names]) for terms in losses]
+        )  # (micro-batches, terms)
+        wanted = torch.full((1,), float(self.stop_wanted()), device=local.device)
+        # The wish to stop rides along with the losses: ranks must agree on the step, and no step waits for it.
+        sums = torch.cat([local.mean(0), wanted])
+        if comm.get_world_size() > 1:
+            dist.all_reduce(sums)
+        *values, wishes = (sums / comm.get_world_size()).tolist()
+        self.stop_agreed = wishes > 0
+        means = dict(zip(names, values, strict=True))
+        if not all(map(math.isfinite, values)):
+            rows = local.tolist()
+            bad = next((i for i, row in enumerate(rows) if not all(map(math.isfinite, row))), 0)
+            stop_on_nonfinite(means, dict(zip(names, rows[bad], strict=True)), self._parts(batch)[bad], self.iter)
+        return means
+
+
+def _put_means(storages: list[EventStorage]) -> None:
+    """Writes to the current storage, of every scalar, the mean over those that hold it."""
+    values: dict[str, list[float]] = {}
+    for storage in storages:
+        for name, (value, _) in storage.latest().items():
+            values.setdefault(name, []).append(float(value))
+    hints = {name: hint for storage in storages for name, hint in storage.smoothing_hints().items()}
+    for name, found in values.items():
+        get_event_storage().put_scalar(name, sum(found) / len(found), smoothing_hint=hints[name])

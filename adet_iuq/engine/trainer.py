@@ -1,6 +1,5 @@
 """The trainer: detectron2's DefaultTrainer with this project's step, data, schedules, guards and exact resume."""
 
-import contextlib
 import logging
 import os
 import weakref
@@ -12,7 +11,7 @@ from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage
+from detectron2.utils.events import EventStorage, EventWriter
 from torch import nn
 
 from adet_iuq.checkpoint import Checkpointer, build_checkpointer
@@ -20,11 +19,21 @@ from adet_iuq.data import build_test_loader, build_train_loader
 from adet_iuq.engine.description import write_description
 from adet_iuq.engine.guards import CollapseGuard
 from adet_iuq.engine.hooks import BestCheckpointHook, CheckpointHook
+from adet_iuq.engine.interruption import StopRequest, handled
 from adet_iuq.engine.lr_scheduler import build_lr_scheduler
 from adet_iuq.engine.meta_arch import find_meta_arch, images_per_batch
-from adet_iuq.engine.metrics import build_writers, history, restore_history, set_metrics_aside, trim_metrics
+from adet_iuq.engine.metrics import (
+    build_writers,
+    close_writers,
+    restore_history,
+    set_metrics_aside,
+    trim_metrics,
+    write_and_close,
+)
 from adet_iuq.engine.optimizer import build_optimizer
-from adet_iuq.engine.random_state import preserved_random_state, random_state, set_random_state
+from adet_iuq.engine.random_state import preserved_random_state
+from adet_iuq.engine.scaling import micro_batches, scaled_to
+from adet_iuq.engine.state import gathered_state, restore_random_states, restore_trainer_state, trainer_state
 from adet_iuq.engine.step import TrainStep, autocast_dtype, unwrap
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation import build_evaluator, report_results
@@ -50,7 +59,7 @@ class Trainer(DefaultTrainer):
         # Not DefaultTrainer's own constructor: it fixes the kind of step, and builds the loader before a resume can say
         # where it starts.
         TrainerBase.__init__(self)
-        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        cfg = scaled_to(cfg, comm.get_world_size())
         if cfg.TEST.PRECISE_BN.ENABLED:
             raise UserError("TEST.PRECISE_BN.ENABLED is not supported: its extra passes would fill the pixel memory.")
         self.cfg = cfg
@@ -58,15 +67,18 @@ class Trainer(DefaultTrainer):
         self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.last_results: dict[str, Any] = {}
         self._resume_state: dict[str, Any] = {}
-        self._rank_states: list[dict[str, Any]] = []
-        self._iuq_state: dict[str, Any] = {}
+        self._gathered: dict[str, Any] = {}
+        self._saved_iter = -1
+        self._stop = StopRequest()
 
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         device = torch.device(cfg.MODEL.DEVICE)
-        devices = [comm.get_local_rank()] if device.type == "cuda" else None
+        devices = [torch.cuda.current_device()] if device.type == "cuda" else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=devices)
-        self._trainer = TrainStep(model, optimizer, device.type, autocast_dtype(cfg))
+        accumulated = micro_batches(cfg, comm.get_world_size())
+        self._trainer = TrainStep(model, optimizer, device.type, autocast_dtype(cfg), accumulated)
+        self._trainer.stop_wanted = lambda: bool(self._stop)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer: Checkpointer = build_checkpointer(cfg, model, trainer=weakref.proxy(self))
         self.register_hooks(self.build_hooks())
@@ -100,7 +112,13 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, *, seed: int = 0, start_iter: int = 0) -> Any:
         """This rank's endless batches from iteration `start_iter` on."""
-        return build_train_loader(cfg, seed=seed, start_iter=start_iter, images_per_batch=images_per_batch(cfg))
+        return build_train_loader(
+            cfg,
+            seed=seed,
+            start_iter=start_iter,
+            images_per_batch=images_per_batch(cfg),
+            micro_batches=micro_batches(cfg, comm.get_world_size()),
+        )
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
@@ -176,55 +194,79 @@ class Trainer(DefaultTrainer):
     def train(self) -> dict[str, Any]:
         """Trains from `start_iter` to `max_iter`.
 
+        SIGTERM, SIGUSR1 or SIGUSR2 in any process, or a log file that cannot be written, stop all processes after the
+        step in hand, with a checkpoint of it.
+
         Returns:
             The results of the last evaluation, on the main process; empty without a test set.
 
         Raises:
-            UserError: a loss is not finite, an image cannot be read, a checkpoint cannot be written.
+            UserError: a loss is not finite, an image cannot be read, a file cannot be written, a data worker died.
+            TrainingInterrupted: stopped by a signal; everything is saved.
         """
-        self._trainer.data_loader = self.build_train_loader(self.cfg, seed=self.data_seed, start_iter=self.start_iter)
+        loader = self.build_train_loader(self.cfg, seed=self.data_seed, start_iter=self.start_iter)
+        self._trainer.data_loader = loader
         self.iter = self.start_iter
         with EventStorage(self.start_iter) as self.storage:
-            writer = self._start_writers()
+            writers = self._start_writers()
             try:
-                self.before_train()
-                if "random_states" in self._resume_state:
-                    self._restore_random_states(self._resume_state["random_states"])
-                for iteration in range(self.start_iter, self.max_iter):
-                    self.iter = iteration
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
-            except BaseException:
-                # No after_train: it would evaluate, and a failed run has nothing to evaluate.
-                if writer is not None:
-                    with contextlib.suppress(Exception):
-                        writer.after_train()
-                raise
+                with handled(self._stop.signalled):
+                    self._run_steps()
+            except BaseException as error:
+                # No after_train: it would evaluate, and a failed run has nothing to evaluate. A line that an unbroken run
+                # would not write has no place in the metrics of a run that goes on from here.
+                (close_writers if self._trainer.stop_agreed else write_and_close)(writers)
+                explained = loader.board.explain(error) if hasattr(loader, "board") else None
+                if explained is None:
+                    raise
+                raise explained from error
             self.iter = max(self.max_iter, self.start_iter)
+            self._stop.end_run_if_signalled("after the last iteration, before its evaluation")
             self.after_train()
+        if self._stop.is_error:
+            raise UserError(self._stop.reason)
         return self.last_results
 
-    def _start_writers(self) -> hooks.PeriodicWriter | None:
+    def _run_steps(self) -> None:
+        self.before_train()
+        if "random_states" in self._resume_state:
+            restore_random_states(self._resume_state["random_states"])
+        for iteration in range(self.start_iter, self.max_iter):
+            self.iter = iteration
+            self.before_step()
+            self.run_step()
+            self.after_step()
+            if self._trainer.stop_agreed:
+                self._save_and_stop()
+
+    def _save_and_stop(self) -> None:
+        """Saves this iteration, and ends the training on every rank for the same reason."""
+        done = self.iter + 1
+        if self._saved_iter != self.iter:
+            self.save_checkpoint("model_final" if done >= self.max_iter else f"model_{self.iter:07d}")
+        self._stop.end_run(f"after iteration {done} of {self.max_iter}, which is saved")
+
+    def _start_writers(self) -> list[EventWriter]:
         """Opens the log files (main process only) and gives a resumed run the recent past of the one it resumes."""
         restore_history(self.storage, self._resume_state.get("history", {}))
         if not comm.is_main_process():
-            return None
+            return []
         write_description(self.cfg)
         resumed = self.start_iter > 0
         last_written = trim_metrics(self.cfg.OUTPUT_DIR, self.start_iter) if resumed else -1
         if not resumed:
             set_metrics_aside(self.cfg.OUTPUT_DIR)
-        writers = build_writers(self.cfg.OUTPUT_DIR, self.max_iter, self.start_iter, last_written)
+        writers = build_writers(
+            self.cfg.OUTPUT_DIR, self.max_iter, self.start_iter, last_written, on_failure=self._stop.failed
+        )
         due = self.start_iter % self.write_period == 0 or self.start_iter >= self.max_iter
         if resumed and due and last_written < self.start_iter - 1:
             # The run was killed after the checkpoint of that iteration and before its line was written.
             self.storage.iter = self.start_iter - 1
             for writer in writers:
                 writer.write()
-        hook = hooks.PeriodicWriter(writers, period=self.write_period)
-        self.register_hooks([hook])
-        return hook
+        self.register_hooks([hooks.PeriodicWriter(writers, period=self.write_period)])
+        return writers
 
     def run_step(self) -> None:
         """One iteration."""
@@ -239,25 +281,14 @@ class Trainer(DefaultTrainer):
         Raises:
             UserError: the file cannot be written.
         """
-        model = unwrap(self.model)
-        self._rank_states = comm.gather(random_state())
-        self._iuq_state = model.iuq_state() if hasattr(model, "iuq_state") else {}  # every rank: it may be spread
+        self._gathered = gathered_state(self)
         self.checkpointer.save(name, iteration=self.iter)
-        self._iuq_state = {}
+        self._gathered = {}
+        self._saved_iter = self.iter
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs besides the weights; `save_checkpoint` gathers what belongs to other ranks."""
-        model = unwrap(self.model)
-        return {
-            **TrainerBase.state_dict(self),
-            "optimizer": self.optimizer.state_dict(),
-            "grad_scaler": self._trainer.grad_scaler.state_dict(),
-            "data_seed": self.data_seed,
-            "random_states": self._rank_states,
-            "history": history(self.storage),
-            "segmenter": model.training_state() if hasattr(model, "training_state") else {},
-            "iuq": self._iuq_state,
-        }
+        return trainer_state(self, self._gathered)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what `state_dict` gave; random states and history when the training starts.
@@ -265,39 +296,5 @@ class Trainer(DefaultTrainer):
         Raises:
             UserError: the state does not fit this run.
         """
-        try:
-            TrainerBase.load_state_dict(self, state_dict)
-            self.optimizer.load_state_dict(state_dict["optimizer"])
-            self._trainer.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-            model = unwrap(self.model)
-            if hasattr(model, "load_training_state"):
-                model.load_training_state(state_dict["segmenter"])
-            if hasattr(model, "load_iuq_state"):
-                model.load_iuq_state(state_dict["iuq"])
-        except KeyError as error:
-            raise UserError(
-                f"The last checkpoint in {self.cfg.OUTPUT_DIR} has no {error} in its trainer state: it was not written by "
-                "this project's trainer and cannot be resumed. Load it as MODEL.WEIGHTS without --resume."
-            ) from error
-        except ValueError as error:
-            raise UserError(
-                f"The last checkpoint in {self.cfg.OUTPUT_DIR} does not fit this config: {error} Resume with the config "
-                "that it was trained with, or load it as MODEL.WEIGHTS without --resume."
-            ) from error
-        if self.cfg.SEED >= 0 and state_dict["data_seed"] != self.cfg.SEED:
-            logger.warning(
-                "SEED %d is ignored: the resumed run goes on with %d.", self.cfg.SEED, state_dict["data_seed"]
-            )
-        self.data_seed = state_dict["data_seed"]
+        self.data_seed = restore_trainer_state(self, state_dict)
         self._resume_state = {name: state_dict[name] for name in ("random_states", "history")}
-
-    def _restore_random_states(self, states: list[dict[str, Any]]) -> None:
-        world_size = comm.get_world_size()
-        if len(states) != world_size:
-            logger.warning(
-                "The run was saved with %d processes and goes on with %d: it continues, but not bit for bit.",
-                len(states),
-                world_size,
-            )
-        if comm.get_rank() < len(states):
-            set_random_state(states[comm.get_rank()])

@@ -1,6 +1,5 @@
 """A killed run that is resumed is the unbroken run."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,19 +11,11 @@ import pytest
 import torch
 
 from adet_iuq.errors import UserError
-from helpers.toy_segmenter import toy_args, toy_options, train
+from helpers.toy_segmenter import metrics, toy_args, toy_options, train
 
-_TIMING = ("time", "data_time", "eta_seconds")
 _KILLED_RUN = (
     "import sys; from helpers.toy_segmenter import toy_args, train; a = toy_args('x'); a.opts = sys.argv[1:]; train(a)"
 )
-
-
-def metrics(folder: Path) -> dict[int, dict[str, Any]]:
-    """The scalars of every line by iteration, without times; no iteration may come twice."""
-    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    assert len({line["iteration"] for line in lines}) == len(lines)
-    return {line["iteration"]: {k: repr(v) for k, v in line.items() if k not in _TIMING} for line in lines}
 
 
 def test_a_killed_and_resumed_run_repeats_the_unbroken_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 outside the weights, the global random generators, and the iteration."""
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -120,3 +121,11 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     trainer = Trainer(setup(args))
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
+
+
+def metrics(folder: Path) -> dict[int, dict[str, Any]]:
+    """The scalars of every line by iteration, without times; no iteration may come twice."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    assert len({line["iteration"] for line in lines}) == len(lines)
+    timing = ("time", "data_time", "eta_seconds")
+    return {line["iteration"]: {k: repr(v) for k, v in line.items() if k not in timing} for line in lines}

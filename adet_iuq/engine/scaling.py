@@ -1,0 +1,83 @@
+"""A recipe on another number of processes than it was made for."""
+
+import logging
+
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
+
+from adet_iuq.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def micro_batches(cfg: CfgNode, world_size: int) -> int:
+    """How many micro-batches a step accumulates: a process's share of IMS_PER_BATCH over SOLVER.IMS_PER_PROCESS.
+
+    Same effective batch, learning rate and schedule on any number of processes.
+
+    Raises:
+        UserError: the share does not divide.
+    """
+    total, limit = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.IMS_PER_PROCESS
+    # An uneven share is the loader's to refuse.
+    share = total // world_size
+    if limit <= 0 or share <= limit or total % world_size:
+        return 1
+    if share % limit:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH {total} gives each of {world_size} process(es) {share} images a step, which do not make "
+            f"equal micro-batches of SOLVER.IMS_PER_PROCESS {limit}. Choose a divisor of {share}, or 0 to take all at once."
+        )
+    count: int = share // limit
+    logger.info(
+        "Gradient accumulation: each step runs %d micro-batches of %d on each of %d process(es), %d in all, as "
+        "SOLVER.IMS_PER_BATCH says; learning rate and schedule stay. SOLVER.IMS_PER_PROCESS 0 would take %d at once.",
+        count,
+        limit,
+        world_size,
+        total,
+        share,
+    )
+    iuq = cfg.MODEL.IUQ
+    if cfg.MODEL.META_ARCHITECTURE.endswith("IUQ") and iuq.INTER.ENABLED and iuq.MEMORY.CAPACITY == 0:
+        logger.warning(
+            "MODEL.IUQ.MEMORY.CAPACITY 0 holds the pixels of one micro-batch of all processes, not of the whole step."
+        )
+    return count
+
+
+def scaled_to(cfg: CfgNode, world_size: int) -> CfgNode:
+    """The alternative: a config with SOLVER.REFERENCE_WORLD_SIZE, its batch, rate and schedule scaled to `world_size`.
+
+    By detectron2's rule: the batch of each process stays, the learning rate follows the whole batch, and all counts of
+    iterations (MAX_ITER, STEPS, WARMUP_ITERS, periods) its inverse; so do START_ITER and RAMP_ITERS of the inter-scene loss.
+
+    Returns:
+        A new config; the same one if REFERENCE_WORLD_SIZE is 0 or `world_size`.
+
+    Raises:
+        UserError: IMS_PER_BATCH is no multiple of REFERENCE_WORLD_SIZE.
+    """
+    reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if reference in (0, world_size):
+        return cfg
+    if cfg.SOLVER.IMS_PER_BATCH % reference:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is no multiple of SOLVER.REFERENCE_WORLD_SIZE {reference}."
+        )
+    cfg = DefaultTrainer.auto_scale_workers(cfg, world_size)
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    inter = cfg.MODEL.IUQ.INTER
+    inter.START_ITER = round(inter.START_ITER * reference / world_size)
+    inter.RAMP_ITERS = round(inter.RAMP_ITERS * reference / world_size)
+    if frozen:
+        cfg.freeze()
+    logger.info(
+        "Scaled from %d to %d processes: MODEL.IUQ.INTER.START_ITER %d, RAMP_ITERS %d.",
+        reference,
+        world_size,
+        inter.START_ITER,
+        inter.RAMP_ITERS,
+    )
+    return cfg
