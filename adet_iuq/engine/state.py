@@ -5,21 +5,31 @@ from typing import Any
 
 from detectron2.engine import TrainerBase
 from detectron2.utils import comm
+from torch import nn
 
 from adet_iuq.engine.metrics import history
-from adet_iuq.engine.random_state import set_random_state
+from adet_iuq.engine.random_state import random_state, set_random_state
 from adet_iuq.engine.step import unwrap
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
-def trainer_state(trainer: Any, rank_states: list[dict[str, Any]]) -> dict[str, Any]:
+def collective_state(model: nn.Module) -> dict[str, Any]:
+    """Of a checkpoint, what every rank must help to gather: the random states of all, and a memory that may be spread."""
+    segmenter = unwrap(model)
+    return {
+        "random_states": comm.gather(random_state()),
+        "iuq": segmenter.iuq_state() if hasattr(segmenter, "iuq_state") else {},
+    }
+
+
+def trainer_state(trainer: Any, collective: dict[str, Any]) -> dict[str, Any]:
     """Iteration, optimiser, schedule, random states, recent metrics, and what the segmenter keeps outside its weights.
 
     Args:
         trainer: a `Trainer`.
-        rank_states: `random_state()` of every rank.
+        collective: of `collective_state`.
     """
     model = unwrap(trainer.model)
     return {
@@ -27,10 +37,9 @@ def trainer_state(trainer: Any, rank_states: list[dict[str, Any]]) -> dict[str, 
         "optimizer": trainer.optimizer.state_dict(),
         "grad_scaler": trainer._trainer.grad_scaler.state_dict(),
         "data_seed": trainer.data_seed,
-        "random_states": rank_states,
         "history": history(trainer.storage),
         "segmenter": model.training_state() if hasattr(model, "training_state") else {},
-        "iuq": model.iuq_state() if hasattr(model, "iuq_state") else {},
+        **collective,
     }
 
 

@@ -31,9 +31,9 @@ from adet_iuq.engine.metrics import (
     write_and_close,
 )
 from adet_iuq.engine.optimizer import build_optimizer
-from adet_iuq.engine.random_state import preserved_random_state, random_state
+from adet_iuq.engine.random_state import preserved_random_state
 from adet_iuq.engine.scaling import micro_batches, scaled_to
-from adet_iuq.engine.state import restore_random_states, restore_trainer_state, trainer_state
+from adet_iuq.engine.state import collective_state, restore_random_states, restore_trainer_state, trainer_state
 from adet_iuq.engine.step import TrainStep, autocast_dtype, unwrap
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation import build_evaluator, report_results
@@ -67,7 +67,7 @@ class Trainer(DefaultTrainer):
         self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.last_results: dict[str, Any] = {}
         self._resume_state: dict[str, Any] = {}
-        self._rank_states: list[dict[str, Any]] = []
+        self._collective_state: dict[str, Any] = {}
         self._saved_iter = -1
         self._stop = StopRequest()
 
@@ -283,13 +283,13 @@ class Trainer(DefaultTrainer):
         Raises:
             UserError: the file cannot be written.
         """
-        self._rank_states = comm.gather(random_state())
+        self._collective_state = collective_state(self.model)
         self.checkpointer.save(name, iteration=self.iter)
         self._saved_iter = self.iter
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs besides the weights; `save_checkpoint` gathers what belongs to other ranks."""
-        return trainer_state(self, self._rank_states)
+        return trainer_state(self, self._collective_state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what `state_dict` gave; random states and history when the training starts.
