@@ -195,8 +195,7 @@ class Trainer(DefaultTrainer):
         A signal (`interruption.SIGNALS`) to any process, or a log file that cannot be written, stops all after the step in
         hand, with a checkpoint of it.
 
-        Returns:
-            The results of the last evaluation, on the main process; empty without a test set.
+        Returns the results of the last evaluation, on the main process; empty without a test set.
 
         Raises:
             UserError: a loss is not finite, an image cannot be read, a file cannot be written, a data worker died.
@@ -219,9 +218,7 @@ class Trainer(DefaultTrainer):
                     raise
                 raise explained from error
             finally:
-                self._trainer.data_loader = (
-                    loader  # drops its iterator, and with it the workers, which no collector must find
-                )
+                self._trainer.data_loader = loader  # drops its iterator, which ends the workers
             self.iter = max(self.max_iter, self.start_iter)
             self._stop.end_run_if_signalled("after the last iteration, before its evaluation")
             self.after_train()
