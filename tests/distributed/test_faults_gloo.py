@@ -171,7 +171,7 @@ def test_a_restart_by_torchrun_resumes(tmp_path: Path, cache: Path) -> None:
     # The second life starts at iteration 2 and dies of the same fault: it is still in the environment.
     assert done.returncode != 0 and time.monotonic() - start < 280
     log = (tmp_path / "log.txt").read_text()
-    assert log.count("Restart number 1 by torchrun: --resume is implied") == 1
+    assert log.count("setup INFO: Restart number 1 by torchrun: --resume is implied") == 1
     assert "Resuming at iteration 2 of 6" in log
 
 
