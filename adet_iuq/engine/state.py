@@ -5,7 +5,6 @@ from typing import Any
 
 from detectron2.engine import TrainerBase
 from detectron2.utils import comm
-from torch import nn
 
 from adet_iuq.engine.metrics import history
 from adet_iuq.engine.random_state import random_state, set_random_state
