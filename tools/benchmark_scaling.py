@@ -1,4 +1,4 @@
-"""Seconds of a training step and of bringing the memory into line, for several numbers of processes and capacities.
+r"""Seconds of a training step and of bringing the memory into line, for several numbers of processes and capacities.
 
     python tools/benchmark_scaling.py --config-file configs/CondInst/R18_overfit_iuq.yaml --processes 1 2 4 \
         --capacities 0 10000 100000 1000000 --size 128x128 --plot output/scaling.png [KEY VALUE ...]

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of a training step and of an inference, split into parts, with and without IUQ.
+r"""Seconds and peak memory of a training step and of an inference, split into parts, with and without IUQ.
 
     python tools/benchmark_segmenter.py --config-file configs/CondInst/R50_1x_iuq.yaml \
         --config-file configs/SOLOv2/R50_1x_iuq.yaml --size 256x256 --batch 2 --instances 8 --iters 5 \

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Predictions for any images: pictures, and one COCO-format JSON file.
+r"""Predictions for any images: pictures, and one COCO-format JSON file.
 
     python tools/predict.py photos/ more/*.jpg --config-file output/config.yaml --weights output/model_final.pth \
         --output predictions

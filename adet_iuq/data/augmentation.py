@@ -7,6 +7,8 @@ import numpy.typing as npt
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
+from adet_iuq.errors import UserError
+
 _TOLERANCE = 1e-3  # pixels by which a box may stick out of the window and still count as inside
 
 
@@ -73,14 +75,23 @@ def grow_window(window: npt.NDArray[np.int64], boxes: npt.NDArray[np.float64]) -
 
 
 def build_training_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
-    """Crop (INPUT.CROP.ENABLED), rotation (INPUT.IS_ROTATE, only with the crop), resize, flip: in this order."""
+    """Crop (INPUT.CROP.ENABLED), rotation (INPUT.IS_ROTATE, only with the crop), resize, flip: in this order.
+
+    Raises:
+        UserError: sizes that do not fit INPUT.MIN_SIZE_TRAIN_SAMPLING.
+    """
     augmentations: list[T.Augmentation] = []
     if cfg.INPUT.CROP.ENABLED:
         augmentations.append(InstanceCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.CROP_INSTANCE))
         if cfg.INPUT.IS_ROTATE:
             augmentations.append(T.RandomRotation(angle=[-30.0, 30.0]))
-    style = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    augmentations.append(T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, style))
+    style, sizes = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING, cfg.INPUT.MIN_SIZE_TRAIN
+    if style not in ("choice", "range"):
+        raise UserError(f'INPUT.MIN_SIZE_TRAIN_SAMPLING is "{style}"; it can be "choice" or "range".')
+    if len(sizes) == 0 or (style == "range" and len(sizes) != 2):
+        wanted = 'two sizes, the least and the largest ("range")' if style == "range" else "at least one size"
+        raise UserError(f"INPUT.MIN_SIZE_TRAIN is {tuple(sizes)}; INPUT.MIN_SIZE_TRAIN_SAMPLING needs {wanted}.")
+    augmentations.append(T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style))
     if cfg.INPUT.HFLIP_TRAIN:
         augmentations.append(T.RandomFlip(prob=0.5))
     return augmentations

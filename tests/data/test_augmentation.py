@@ -7,6 +7,7 @@ from detectron2.data import transforms as T
 from adet_iuq.config import get_cfg
 from adet_iuq.data.augmentation import InstanceCrop, build_training_augmentations, grow_window
 from adet_iuq.data.seeding import seeded
+from adet_iuq.errors import UserError
 
 IMAGE = np.zeros((60, 80, 3), dtype=np.uint8)
 BOXES = np.array([[3.5, 2.0, 9.0, 20.0], [50.2, 40.0, 90.0, 59.0], [30.0, 30.0, 31.0, 31.0]])
@@ -76,3 +77,14 @@ def test_order_of_augmentations(crop_on: bool, rotate: bool) -> None:
     assert [type(a) for a in build_training_augmentations(cfg)] == kinds
     cfg.INPUT.HFLIP_TRAIN = False
     assert [type(a) for a in build_training_augmentations(cfg)] == kinds[:-1]
+
+
+@pytest.mark.parametrize(
+    "style,sizes,words",
+    [("range", (64,), "two sizes"), ("choice", (), "at least one"), ("uniform", (64, 96), '"choice" or "range"')],
+)
+def test_sizes_that_do_not_fit_are_refused_by_name(style: str, sizes: tuple[int, ...], words: str) -> None:
+    cfg = get_cfg()
+    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING, cfg.INPUT.MIN_SIZE_TRAIN = style, sizes
+    with pytest.raises(UserError, match=f"MIN_SIZE_TRAIN.*{words}"):
+        build_training_augmentations(cfg)

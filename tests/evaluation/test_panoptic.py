@@ -72,6 +72,14 @@ def test_crowds_are_neither_missed_nor_a_surplus_for_their_class() -> None:
     assert only(counts) == {STUFF: (0, 1, 1), THING: (0, 1, 0)}
 
 
+def test_ids_may_be_large_and_far_apart() -> None:
+    a, b, c, d = 2**24 - 1, 256, 2**31 - 1, 7
+    truth = Segments(bands((a, 8), (b, 12)), {a: THING, b: STUFF})
+    counts = count_matches(truth, Segments(bands((c, 6), (d, 14)), {c: THING, d: STUFF}))
+    assert only(counts) == {THING: (1, 0, 0), STUFF: (1, 0, 0)}
+    assert (counts[THING].iou, counts[STUFF].iou) == (6 / 8, 12 / 14)
+
+
 def test_classes_that_do_not_occur_have_no_quality() -> None:
     assert all(math.isnan(value) for value in Counts().qualities())
 

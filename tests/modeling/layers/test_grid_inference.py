@@ -90,16 +90,26 @@ def test_only_cells_that_can_be_among_the_best_are_decoded(chunk: int, monkeypat
         torch.testing.assert_close(found.scores, torch.tensor([row[0] for row in expected]))
 
 
-def test_equal_scores_stand_in_the_order_of_cells_and_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most", [10, 14])  # enough candidates are found before and in the last chunk
+def test_equal_scores_stand_in_the_order_of_cells_and_classes(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where cells are decoded in another order: identical masks and scores in chunks of two."""
     monkeypatch.setattr("adet_iuq.modeling.layers.grid_inference.CHUNK_BYTES", 2 * 4 * 12 * 14)
     _, _, features, _ = candidates(seed=1)
     scores = torch.full((6, 3), 0.4)
     scores[[5, 3], 2] = 0.8
-    settings = replace(SETTINGS, nms_pre=14, nms_sigma=0.0, update_threshold=0.0)  # nothing decays
+    settings = replace(SETTINGS, nms_pre=most, nms_sigma=0.0, update_threshold=0.0)  # nothing decays
     found = select_results(scores, torch.ones(6, 6), features, torch.zeros(6), settings)
     pairs = [(3, 2), (5, 2)] + [(cell, label) for cell in range(6) for label in range(3) if scores[cell, label] == 0.4]
-    assert list(zip(found.cells.tolist(), found.classes.tolist(), strict=True)) == pairs[:14]
+    assert list(zip(found.cells.tolist(), found.classes.tolist(), strict=True)) == pairs[:most]
+
+
+def test_a_mask_needs_more_cells_than_its_stride() -> None:
+    scores, kernels, features, _ = candidates(seed=1, cells=1)
+    area = (mask_probabilities(kernels, features.flatten(1)) > SETTINGS.mask_threshold).sum(1).float()
+    assert 1 < area < features[0].numel()
+    settings = replace(SETTINGS, score_threshold=0.0)
+    found = [select_results(scores, kernels, features, stride, settings) for stride in (area - 1, area)]
+    assert [len(one.scores) for one in found] == [scores.shape[1], 0]
 
 
 def test_a_cell_keeps_its_mask_for_each_of_its_classes() -> None:

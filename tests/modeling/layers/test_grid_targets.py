@@ -93,6 +93,15 @@ def test_cells_on_a_boundary_are_rounded_as_published() -> None:
     assert targets.cell.tolist() == [19 * 40 + 19]
 
 
+def test_both_ends_of_a_scale_range_belong_to_its_level() -> None:
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[0, 8:24, 8:24] = True
+    truth = GridTruth(torch.tensor([[8.0, 8, 24, 24]]), torch.tensor([0]), mask)
+    layout = GridLayout((4, 4, 4, 4), (8, 8, 8, 8), ((1, 16), (16, 32), (1, 15.9), (16.1, 32)), 0.0)
+    targets = assign_cells(layout, [truth], (64, 64), CLASSES)
+    assert sorted(set((targets.cell // 16).tolist())) == [0, 1]
+
+
 def test_nothing_to_assign() -> None:
     empty = GridTruth(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, 64, 64, dtype=torch.bool))
     targets = assign_cells(LAYOUT, [empty, empty], (64, 64), CLASSES)

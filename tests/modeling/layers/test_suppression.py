@@ -80,6 +80,11 @@ def test_mask_nms_is_greedy() -> None:
     assert torch.nonzero(keep)[:, 0].tolist() == kept and 5 < len(kept) < 25
 
 
+def test_mask_nms_keeps_an_iou_of_exactly_the_threshold() -> None:
+    ious = torch.tensor([[0.0, 0.5, 0.51], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    assert mask_nms(ious, 0.5).tolist() == [True, True, False]
+
+
 def test_point_nms_looks_up_and_left_and_keeps_ties() -> None:
     scores = torch.rand(2, 3, 6, 7)
     scores[0, 0, 2, 2] = scores[0, 0, 2, 3] = 2.0
