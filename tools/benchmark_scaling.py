@@ -151,7 +151,8 @@ def plot(rows: list[dict[str, float]], path: Path) -> None:
                 [r["capacity"] for r in mine], [r[column] for r in mine], "o-", label=f"{processes:.0f} processes"
             )
         axis.set(xlabel="pixels in the memory", ylabel=column, ylim=(0, None))
-        axis.set_xscale("symlog", linthresh=1000)
+        axis.set_xscale("symlog", linthresh=1000, linscale=0.3)
+        axis.set_xlim(0, 2 * max(row["capacity"] for row in rows) + 1000)
         axis.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
