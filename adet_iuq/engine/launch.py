@@ -92,7 +92,10 @@ def _config(args: argparse.Namespace) -> CfgNode:
 
 
 def _timeout(args: argparse.Namespace) -> timedelta:
-    return timedelta(minutes=_config(args).DIST.TIMEOUT_MINUTES)
+    minutes = _config(args).DIST.TIMEOUT_MINUTES
+    if minutes <= 0:
+        raise UserError(f"DIST.TIMEOUT_MINUTES is {minutes}; processes must wait for each other for some time.")
+    return timedelta(minutes=minutes)
 
 
 def _launch_on_gpus(main: Main, args: argparse.Namespace) -> None:
@@ -186,7 +189,8 @@ def _guarded(function: Callable[..., object], *arguments: object) -> None:
             f"lost contact with another process, which died or hangs; its own output says why ("
             f"{str(error).splitlines()[0]}). Go on from the last checkpoint with --resume."
         )
-        sys.exit(EXIT_LOST_CONTACT)
+        # At once: taking down a process group with an exchange unfinished may abort, which would hide the exit code.
+        os._exit(EXIT_LOST_CONTACT)
 
 
 def _lost_contact(error: RuntimeError) -> bool:

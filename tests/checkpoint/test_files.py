@@ -84,6 +84,20 @@ def test_a_file_that_is_cut_off(name: str, share: float, tmp_path: Path) -> None
         read_checkpoint(str(path))
 
 
+@pytest.mark.parametrize("name", ["cut.pth", "cut.pkl"])
+def test_wherever_a_file_of_the_old_formats_is_cut_off(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name.endswith("pkl"):
+        path.write_bytes(pickle.dumps({"model": {"a": np.ones(2)}, "__author__": "me"}))
+    else:
+        torch.save({"model": {"a": torch.ones(2)}}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    for length in range(0, len(content), 3):
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError, match=name):
+            read_checkpoint(str(path))
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         read_checkpoint(str(tmp_path / "gone.pth"))
