@@ -117,6 +117,24 @@ def test_replacing_is_all_or_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_the_new_file_is_on_the_disk_before_it_takes_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    done = []
+    for name in ("fsync", "replace"):
+
+        def recorded(*arguments: Any, name: str = name, call: Any = getattr(os, name)) -> None:
+            done.append(name)
+            call(*arguments)
+
+        monkeypatch.setattr(os, name, recorded)
+    with path.open("rb") as reader:
+        replace_file(path, lambda file: file.write(b"new"))
+        assert reader.read() == b"old"  # not even for a moment is it half of each
+    assert path.read_bytes() == b"new"
+    assert done == ["fsync", "replace", "fsync"]  # content, name, folder
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     replace_file(path, lambda file: torch.save({"a": torch.ones(1)}, file))
