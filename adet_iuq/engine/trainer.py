@@ -160,11 +160,9 @@ class Trainer(DefaultTrainer):
         ]
         if cfg.DATASETS.TEST:
             result.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
-            if cfg.SOLVER.BEST_CHECKPOINT.METRIC and comm.is_main_process():
-                best = BestCheckpointHook(
-                    self.checkpointer, cfg.SOLVER.BEST_CHECKPOINT.METRIC, tuple(cfg.DATASETS.TEST)
-                )
-                result.append(best)
+            metric = cfg.SOLVER.BEST_CHECKPOINT.METRIC
+            if metric and comm.is_main_process():
+                result.append(BestCheckpointHook(self.checkpointer, metric, tuple(cfg.DATASETS.TEST)))
         return result
 
     @property
@@ -194,11 +192,10 @@ class Trainer(DefaultTrainer):
     def train(self) -> dict[str, Any]:
         """Trains from `start_iter` to `max_iter`.
 
-        SIGTERM, SIGUSR1 or SIGUSR2 in any process, or a log file that cannot be written, stop all processes after the
-        step in hand, with a checkpoint of it.
+        A signal (`interruption.SIGNALS`) to any process, or a log file that cannot be written, stops all after the step in
+        hand, with a checkpoint of it.
 
-        Returns:
-            The results of the last evaluation, on the main process; empty without a test set.
+        Returns the results of the last evaluation, on the main process; empty without a test set.
 
         Raises:
             UserError: a loss is not finite, an image cannot be read, a file cannot be written, a data worker died.
@@ -220,6 +217,8 @@ class Trainer(DefaultTrainer):
                 if explained is None:
                     raise
                 raise explained from error
+            finally:
+                self._trainer.data_loader = loader  # drops its iterator, which ends the workers
             self.iter = max(self.max_iter, self.start_iter)
             self._stop.end_run_if_signalled("after the last iteration, before its evaluation")
             self.after_train()

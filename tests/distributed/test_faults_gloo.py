@@ -85,7 +85,7 @@ def test_a_signal_to_one_rank_stops_both_after_a_checkpoint(tmp_path: Path, run:
     assert losses(tmp_path) == unbroken
 
 
-def test_a_loss_that_is_not_finite_on_one_rank_stops_both(tmp_path: Path, run: Run) -> None:
+def test_a_loss_that_is_not_finite_on_one_rank_stops_both(tmp_path: Path, run: Run, unbroken: dict) -> None:
     done = run(tmp_path, FAULT="nan:1:3")
     assert done.returncode == 2
     assert "A loss is not finite at iteration 3" in done.stderr and "Traceback" not in done.stderr
@@ -93,6 +93,8 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both(tmp_path: Path, run: R
     assert "loss_fcos_cls = nan" in terms and images.count(".png") == 2
     assert "loss_fcos_cls = nan" not in done.stderr.replace(terms, "")  # rank 0's own images are fine
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+    assert run(tmp_path, "--resume").returncode == 0
+    assert losses(tmp_path) == unbroken
 
 
 def test_a_memory_split_over_the_ranks_gives_the_same_losses(tmp_path: Path, run: Run, unbroken: dict) -> None:
@@ -136,6 +138,7 @@ def test_torchrun_trains(tmp_path: Path, cache: Path, unbroken: dict) -> None:
         str(free_port()),
     ]
     command += [faults.__file__, *faults.TINY, "OUTPUT_DIR", str(tmp_path / "output")]
+    command += ["MODEL.IUQ.MEMORY.CHECK_PERIOD", "1"]
     variables = environment(cache, MEMORY_LOG=str(tmp_path))
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
@@ -193,7 +196,7 @@ def test_a_restart_by_torchrun_resumes(tmp_path: Path, cache: Path) -> None:
     # The second life starts at iteration 2 and dies of the same fault: it is still in the environment.
     assert done.returncode != 0 and time.monotonic() - start < 280
     log = (tmp_path / "log.txt").read_text()
-    assert log.count("Restart number 1 by torchrun: --resume is implied") == 1
+    assert log.count("setup INFO: Restart number 1 by torchrun: --resume is implied") == 1
     assert "Resuming at iteration 2 of 6" in log
 
 
