@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from adet_iuq.config import get_cfg, load_config
-from adet_iuq.engine.compat import create_local_process_group
+from adet_iuq.engine.compat import create_local_process_group, leave_process_group
 from adet_iuq.engine.interruption import handled, stop_now
 from adet_iuq.engine.placement import Placement, placement
 from adet_iuq.engine.processes import forwarded_signals, run_processes
@@ -142,8 +142,12 @@ def _join(main: Main, args: argparse.Namespace, place: Placement) -> None:
         _guarded(main, args)
         return
     _guarded(_form_group, args, place, cuda)
-    _guarded(main, args)
-    dist.destroy_process_group()
+    try:
+        _guarded(main, args)
+    except SystemExit:
+        leave_process_group()
+        raise
+    leave_process_group()
 
 
 def _form_group(args: argparse.Namespace, place: Placement, cuda: bool) -> None:

@@ -120,14 +120,14 @@ def test_replacing_is_all_or_nothing(tmp_path: Path) -> None:
 def test_the_new_file_is_on_the_disk_before_it_takes_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    done = []
+    done: list[str] = []
+
+    def recorded(name: str) -> Any:
+        call = getattr(os, name)
+        return lambda *arguments: (done.append(name), call(*arguments))
+
     for name in ("fsync", "replace"):
-
-        def recorded(*arguments: Any, name: str = name, call: Any = getattr(os, name)) -> None:
-            done.append(name)
-            call(*arguments)
-
-        monkeypatch.setattr(os, name, recorded)
+        monkeypatch.setattr(os, name, recorded(name))
     with path.open("rb") as reader:
         replace_file(path, lambda file: file.write(b"new"))
         assert reader.read() == b"old"  # not even for a moment is it half of each
