@@ -124,7 +124,12 @@ def test_the_new_file_is_on_the_disk_before_it_takes_the_place(tmp_path: Path, m
 
     def recorded(name: str) -> Any:
         call = getattr(os, name)
-        return lambda *arguments: (done.append(name), call(*arguments))
+
+        def call_and_record(*arguments: Any) -> None:
+            done.append(name)
+            call(*arguments)
+
+        return call_and_record
 
     for name in ("fsync", "replace"):
         monkeypatch.setattr(os, name, recorded(name))
