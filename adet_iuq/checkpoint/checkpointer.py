@@ -11,6 +11,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from adet_iuq.checkpoint.compatibility import compare, evaluation_problem, listing, training_problem
@@ -79,6 +80,10 @@ class Checkpointer(DetectionCheckpointer):
         """Names the file that a resume starts from."""
         path = Path(self.save_dir) / "last_checkpoint"
         replace_file(path, lambda file: file.write(last_filename_basename.encode()))
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a run to resume; every rank calls it, and what the main process sees counts for all."""
+        return bool(comm.all_gather(super().has_checkpoint())[0])
 
     def load(self, path: str, checkpointables: list[str] | None = None, *, strict: bool = False) -> dict[str, Any]:
         """Loads weights into the model, and states into the checkpointables.

@@ -1,6 +1,7 @@
 """From which checkpoint a run goes on: the last one, or, if a disk has spoiled it, the latest sound one before it."""
 
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def checkpoint_to_resume(last: Path) -> Path:
         last: what `last_checkpoint` names.
 
     Raises:
-        UserError: neither it nor an earlier one can be read; on every rank.
+        UserError: neither it nor an earlier one can be read, or another machine does not see it; on every rank.
     """
     verdict: tuple[str, str] = ("", "")
     if comm.is_main_process():
@@ -35,6 +36,12 @@ def checkpoint_to_resume(last: Path) -> Path:
     chosen, problem = comm.all_gather(verdict)[0]
     if problem:
         raise UserError(problem)
+    blind = [rank for rank, seen in enumerate(comm.all_gather(os.path.isfile(chosen))) if not seen]
+    if blind:
+        raise UserError(
+            f"Checkpoint {chosen}, from which the run goes on, is not there for rank {', '.join(map(str, blind))}. "
+            "OUTPUT_DIR must be the same folder for all processes, on a disk that all machines see."
+        )
     return Path(chosen)
 
 

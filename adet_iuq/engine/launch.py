@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from adet_iuq.config import get_cfg, load_config
-from adet_iuq.engine.compat import create_local_process_group
+from adet_iuq.engine.compat import create_local_process_group, leave_process_group
 from adet_iuq.engine.interruption import handled, stop_now
 from adet_iuq.engine.placement import Placement, placement
 from adet_iuq.engine.processes import forwarded_signals, run_processes
@@ -92,7 +92,10 @@ def _config(args: argparse.Namespace) -> CfgNode:
 
 
 def _timeout(args: argparse.Namespace) -> timedelta:
-    return timedelta(minutes=_config(args).DIST.TIMEOUT_MINUTES)
+    minutes = _config(args).DIST.TIMEOUT_MINUTES
+    if minutes <= 0:
+        raise UserError(f"DIST.TIMEOUT_MINUTES is {minutes}; processes must wait for each other for some time.")
+    return timedelta(minutes=minutes)
 
 
 def _launch_on_gpus(main: Main, args: argparse.Namespace) -> None:
@@ -139,8 +142,12 @@ def _join(main: Main, args: argparse.Namespace, place: Placement) -> None:
         _guarded(main, args)
         return
     _guarded(_form_group, args, place, cuda)
-    _guarded(main, args)
-    dist.destroy_process_group()
+    try:
+        _guarded(main, args)
+    except SystemExit:
+        leave_process_group()
+        raise
+    leave_process_group()
 
 
 def _form_group(args: argparse.Namespace, place: Placement, cuda: bool) -> None:
@@ -186,7 +193,8 @@ def _guarded(function: Callable[..., object], *arguments: object) -> None:
             f"lost contact with another process, which died or hangs; its own output says why ("
             f"{str(error).splitlines()[0]}). Go on from the last checkpoint with --resume."
         )
-        sys.exit(EXIT_LOST_CONTACT)
+        # At once: taking down a process group with an exchange unfinished may abort, which would hide the exit code.
+        os._exit(EXIT_LOST_CONTACT)
 
 
 def _lost_contact(error: RuntimeError) -> bool:

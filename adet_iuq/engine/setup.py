@@ -42,8 +42,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     register_datasets(cfg)
     fill_class_counts(cfg, loaded.explicit)
     cfg.freeze()
-    if comm.is_main_process():
-        ensure_writable(cfg.OUTPUT_DIR)
+    ensure_writable(cfg.OUTPUT_DIR)  # by every rank: each has its own log there
     for name in ("fvcore", "detectron2", "adet_iuq"):
         survive_full_disk(setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name))
     logger.info("Process %d of %d. Environment:\n%s", comm.get_rank(), comm.get_world_size(), collect_env_info())

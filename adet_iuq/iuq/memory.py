@@ -184,7 +184,7 @@ class PixelMemory(nn.Module):
         warnings.warn(
             f"The saved pixel memory has capacity {capacity}, this one {self.capacity}: the newest pixels that fit are "
             "kept.",
-            stacklevel=2,
+            stacklevel=3,  # above no_grad's wrapper
         )
         pointer, filled, writes = state["cursor"].tolist()
         kept = min(filled, self.capacity)

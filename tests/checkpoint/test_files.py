@@ -84,6 +84,20 @@ def test_a_file_that_is_cut_off(name: str, share: float, tmp_path: Path) -> None
         read_checkpoint(str(path))
 
 
+@pytest.mark.parametrize("name", ["cut.pth", "cut.pkl"])
+def test_wherever_a_file_of_the_old_formats_is_cut_off(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name.endswith("pkl"):
+        path.write_bytes(pickle.dumps({"model": {"a": np.ones(2)}, "__author__": "me"}))
+    else:
+        torch.save({"model": {"a": torch.ones(2)}}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    for length in range(0, len(content), 3):
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError, match=name):
+            read_checkpoint(str(path))
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         read_checkpoint(str(tmp_path / "gone.pth"))
@@ -101,6 +115,29 @@ def test_replacing_is_all_or_nothing(tmp_path: Path) -> None:
         replace_file(path, fail)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_new_file_is_on_the_disk_before_it_takes_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    done: list[str] = []
+
+    def recorded(name: str) -> Any:
+        call = getattr(os, name)
+
+        def call_and_record(*arguments: Any) -> None:
+            done.append(name)
+            call(*arguments)
+
+        return call_and_record
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, recorded(name))
+    with path.open("rb") as reader:
+        replace_file(path, lambda file: file.write(b"new"))
+        assert reader.read() == b"old"  # not even for a moment is it half of each
+    assert path.read_bytes() == b"new"
+    assert done == ["fsync", "replace", "fsync"]  # content, name, folder
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:

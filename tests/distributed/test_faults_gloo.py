@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(cache: Path) -> Run:
     """Runs the helper on two processes of this machine; returns what it printed and its exit code."""
 
-    def go(output: Path, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def go(
+        output: Path, *flags: str, options: Sequence[str] = (), **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, faults.__file__, "--num-gpus", "2", *flags, *faults.TINY, "OUTPUT_DIR", str(output)]
+        command += options
         return subprocess.run(
             command, env=environment(cache, **variables), capture_output=True, text=True, timeout=280, check=False
         )
@@ -92,6 +95,25 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both(tmp_path: Path, run: R
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
     assert run(tmp_path, "--resume").returncode == 0
     assert losses(tmp_path) == unbroken
+
+
+def test_a_memory_split_over_the_ranks_gives_the_same_losses(tmp_path: Path, run: Run, unbroken: dict) -> None:
+    """Through the whole program, with parts of unequal size, which DistributedDataParallel must leave alone."""
+    options = [
+        "MODEL.IUQ.MEMORY.SHARD",
+        "True",
+        "MODEL.IUQ.MEMORY.CAPACITY",
+        "401",
+        "MODEL.IUQ.MEMORY.CHECK_PERIOD",
+        "1",
+    ]
+    done = run(tmp_path, options=options, FAULT="term:1:2")
+    assert done.returncode == 75, done.stderr
+    assert run(tmp_path, "--resume", options=options).returncode == 0
+    assert len(losses(tmp_path)) == 6
+    for iteration, line in losses(tmp_path).items():
+        for name in ("loss_inter", "total_loss", "iuq/num_valid_pairs"):
+            assert float(line[name]) == pytest.approx(float(unbroken[iteration][name]), rel=1e-5), (iteration, name)
 
 
 def memories(folder: Path) -> list[str]:

@@ -184,6 +184,7 @@ def test_a_worker_that_dies_names_its_sample(tmp_path: Path, unbroken: dict, mon
     with pytest.raises(UserError, match="A data worker died while reading") as error:
         train(toy_args(tmp_path / "output", **NO_TEST, DATALOADER__NUM_WORKERS=2))
     assert (tmp_path / "victim").read_text() in str(error.value) and "NUM_WORKERS" in str(error.value)
+    assert str(error.value).count(".png") == 1  # and not what the other one was reading
     monkeypatch.setattr(mapper, "read_image", read)
     assert resume(tmp_path / "output") == unbroken
 

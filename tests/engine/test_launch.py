@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
-from adet_iuq.engine import argument_parser, launch
+from adet_iuq.engine import argument_parser, launch, setup
 from adet_iuq.errors import UserError
 from helpers.toy_segmenter import toy_args, train
 
@@ -35,6 +35,11 @@ def describe_and_train(args: argparse.Namespace) -> None:
 def fail(args: argparse.Namespace) -> None:
     """All ranks meet the same error."""
     raise UserError("the sky is falling")
+
+
+def set_up(args: argparse.Namespace) -> None:
+    """The start of a run in the folder that the arguments name."""
+    setup(toy_args(Path(args.opts[0])))
 
 
 def arguments(*words: str) -> argparse.Namespace:
@@ -62,6 +67,23 @@ def test_an_error_in_a_process_becomes_the_exit_code(capfd: pytest.CaptureFixtur
     printed = capfd.readouterr().err
     assert printed.count("Error: the sky is falling") == 1
     assert "Traceback" not in printed
+
+
+def test_an_unwritable_folder_is_one_message_on_every_rank(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as exit_:
+        launch(set_up, arguments("--num-gpus", "2", str(tmp_path / "file" / "output")))
+    assert exit_.value.code == 2
+    printed = capfd.readouterr().err
+    assert printed.count("cannot be written: Not a directory") == 1
+    assert "Traceback" not in printed
+
+
+def test_a_time_out_of_nothing_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        launch(fail, arguments("--num-gpus", "2", "DIST.TIMEOUT_MINUTES", "0"))
+    assert exit_.value.code == 2
+    assert "DIST.TIMEOUT_MINUTES is 0" in capfd.readouterr().err
 
 
 def test_an_error_of_a_single_process_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from adet_iuq.engine.compat import leave_process_group
+
 _TIMEOUT = 300  # seconds; a hang fails the test then
 
 
@@ -45,4 +47,4 @@ def main(worker: Callable[..., Any]) -> None:
     rank, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     torch.save(worker(rank, ranks, folder, *sys.argv[4:]), folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    leave_process_group()
