@@ -77,7 +77,9 @@ class Case:
 
 
 CASES = (
-    Case("dynamic filter", dynamic_filter_retrieve, grouped_convolution_retrieve, HIDDEN, 169, 4 * 4 * HIDDEN, 205),
+    Case(
+        "dynamic filter", dynamic_filter_retrieve, grouped_convolution_retrieve, HIDDEN, 169, 4 * (2 * HIDDEN + 1), 205
+    ),
     Case("dot product", dot_product_retrieve, dot_product_retrieve, 256, 256, 0, 29),
 )
 
