@@ -88,6 +88,8 @@ def build_training_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     style, sizes = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING, cfg.INPUT.MIN_SIZE_TRAIN
     if style not in ("choice", "range"):
         raise UserError(f'INPUT.MIN_SIZE_TRAIN_SAMPLING is "{style}"; it can be "choice" or "range".')
+    if isinstance(sizes, int):  # as detectron2 reads it: this size always
+        sizes = (sizes, sizes)
     if len(sizes) == 0 or (style == "range" and len(sizes) != 2):
         wanted = 'two sizes, the least and the largest ("range")' if style == "range" else "at least one size"
         raise UserError(f"INPUT.MIN_SIZE_TRAIN is {tuple(sizes)}; INPUT.MIN_SIZE_TRAIN_SAMPLING needs {wanted}.")
