@@ -59,7 +59,7 @@ def chunked_inter_loss(
         normalizer: weights (Q,) of each query's summed loss, from query ids and pixel ids.
         chunk_bytes: what one chunk may take; changes speed and memory, and the loss by rounding only. 0: 16 MiB on the
             CPU, 128 MiB elsewhere.
-        bytes_per_pair: what `retrieve` keeps for its backward pass for each pair.
+        bytes_per_pair: what `retrieve` takes for each pair, its backward pass included.
     """
     with torch.autocast(pixels.features.device.type, enabled=False):
         weights = normalizer(query_ids, pixels.image_ids)

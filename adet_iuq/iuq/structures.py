@@ -152,7 +152,7 @@ class Scene:
 class Segmenter(Protocol):
     """The part of a query-based segmenter that the criterion calls.
 
-    It may also have an integer attribute `bytes_per_pair`: what `retrieve` keeps for its backward pass for each
+    It may also have an integer attribute `bytes_per_pair`: what `retrieve` takes, backward pass included, for each
     (query, pixel) pair, in bytes; it steers the chunk size of the inter-scene loss, never its value.
     """
 

@@ -39,7 +39,8 @@ class CondInstIUQ(IUQMetaArch, CondInst):
         self.pixel_stride = head.feature_stride
         # Masks are sampled at s // 2 + s k, and cell i meets k = factor * i + factor // 2.
         self.pixel_offset = head.out_stride // 2 + head.out_stride * (head.factor // 2)
-        self.bytes_per_pair = 4 * sum(out for out, _ in head.shapes)
+        # All layers' outputs, and in the backward pass the gradients of two of them beside these.
+        self.bytes_per_pair = 4 * (sum(out for out, _ in head.shapes) + 2 * head.shapes[0][0])
         self.init_iuq(cfg)
 
     def build_memory(self, cfg: CfgNode) -> PixelMemory:

@@ -324,5 +324,5 @@ def test_fifty_steps_in_bfloat16_stay_finite() -> None:
         assert torch.isfinite(norm) and all(torch.isfinite(loss) for loss in losses.values()), step
         assert losses["loss_inter"].dtype == losses["loss_mask"].dtype == torch.float32
         optimizer.step()
-        first, last = (float(total) if step == 0 else first), float(total)
+        first, last = (float(total.detach()) if step == 0 else first), float(total.detach())
     assert last < first
