@@ -52,7 +52,7 @@ def print_results(results: Mapping[str, Any], datasets: Sequence[str], console: 
     Tasks with the same metrics share a table; a data set measured in other ways as well (PQ) has more than one.
 
     Args:
-        results: as `Trainer.test` returns them.
+        results: as `Trainer.test` returns them, or as results.json holds them, with None for what is not a number.
         datasets: DATASETS.TEST.
         console: where to; None: standard output.
     """
@@ -76,5 +76,5 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _text(value: float) -> str:
-    return "-" if not math.isfinite(value) else f"{value:.2f}"
+def _text(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.2f}"

@@ -36,6 +36,14 @@ def test_tasks_with_other_metrics_get_a_table_of_their_own() -> None:
     assert text.count("Results on val") == 2 and "55.50" in text and "44.40" not in text
 
 
+def test_results_json_can_be_printed(tmp_path: Path) -> None:
+    """As the quickstart does; it has null where a metric is not a number."""
+    report_results(RESULTS, ("val",), str(tmp_path))
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["val"]["bbox"]["AP50"] is None
+    assert printed(content["val"], ("val",)) == printed(RESULTS, ("val",))
+
+
 def test_results_json_is_json(tmp_path: Path) -> None:
     report_results(RESULTS, ("val",), str(tmp_path))
     content = json.loads((tmp_path / "results.json").read_text())
