@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from adet_iuq.config import get_cfg, load_config
-from adet_iuq.engine.compat import create_local_process_group, leave_process_group
+from adet_iuq.engine.compat import create_local_process_group, end_process, leave_process_group
 from adet_iuq.engine.interruption import handled, stop_now
 from adet_iuq.engine.placement import Placement, placement
 from adet_iuq.engine.processes import forwarded_signals, run_processes
@@ -127,6 +127,7 @@ def _cpu_process(main: Main, args: argparse.Namespace, place: Placement) -> None
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_size))
     _join(main, args, place)
+    end_process(0)
 
 
 def _join(main: Main, args: argparse.Namespace, place: Placement) -> None:
@@ -144,9 +145,9 @@ def _join(main: Main, args: argparse.Namespace, place: Placement) -> None:
     _guarded(_form_group, args, place, cuda)
     try:
         _guarded(main, args)
-    except SystemExit:
+    except SystemExit as end:
         leave_process_group()
-        raise
+        end_process(end.code if isinstance(end.code, int) else 1)
     leave_process_group()
 
 
