@@ -1,11 +1,4 @@
-"""Around detectron2's process groups: where 0.6 and its main branch differ, and how a process leaves one in good order."""
-
-import contextlib
-import logging
-import multiprocessing
-import os
-import sys
-from typing import NoReturn
+"""The one place that knows where detectron2 0.6 and its main branch differ in the parts that the engine uses."""
 
 import torch.distributed as dist
 from detectron2.utils import comm
@@ -37,18 +30,3 @@ def leave_process_group() -> None:
     """
     comm._get_global_gloo_group.cache_clear()
     dist.destroy_process_group()
-
-
-def end_process(code: int) -> NoReturn:
-    """Ends this process, a part of a group, without taking the interpreter down piece by piece.
-
-    An exception's frames may still hold a DistributedDataParallel and with it the group, whose threads would then abort the
-    process: SIGABRT's code instead of `code`.
-    """
-    for worker in multiprocessing.active_children():
-        worker.kill()
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # they may be files on a full disk
-            stream.flush()
-    os._exit(code)

@@ -20,10 +20,10 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from adet_iuq.config import get_cfg, load_config
-from adet_iuq.engine.compat import create_local_process_group, end_process, leave_process_group
+from adet_iuq.engine.compat import create_local_process_group, leave_process_group
 from adet_iuq.engine.interruption import handled, stop_now
 from adet_iuq.engine.placement import Placement, placement
-from adet_iuq.engine.processes import forwarded_signals, run_processes
+from adet_iuq.engine.processes import end_process, forwarded_signals, run_processes
 from adet_iuq.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, TrainingInterrupted, UserError
 
 Main = Callable[[argparse.Namespace], object]
@@ -147,7 +147,7 @@ def _join(main: Main, args: argparse.Namespace, place: Placement) -> None:
         _guarded(main, args)
     except SystemExit as end:
         leave_process_group()
-        end_process(end.code if isinstance(end.code, int) else 1)
+        end_process(end.code if isinstance(end.code, int) else int(end.code is not None))
     leave_process_group()
 
 
