@@ -34,10 +34,10 @@ from torch import nn
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.config import load_config
 from adet_iuq.engine import Trainer
-from adet_iuq.engine.launch import argument_parser, launch
+from adet_iuq.engine.launching.launch import argument_parser, launch
+from adet_iuq.engine.loop.step import unwrap
 from adet_iuq.engine.meta_arch import images_per_batch
 from adet_iuq.engine.setup import choose_device
-from adet_iuq.engine.step import unwrap
 from adet_iuq.errors import UserError
 from adet_iuq.iuq import PixelMemory, Pixels
 from adet_iuq.modeling.query_segmenter import IUQMetaArch

@@ -35,11 +35,11 @@ from torch import nn
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.checkpoint import build_checkpointer
 from adet_iuq.config import load_config
-from adet_iuq.data.class_counts import num_classes_keys
+from adet_iuq.data.registration.class_counts import num_classes_keys
 from adet_iuq.engine import Trainer
+from adet_iuq.engine.loop.step import autocast_dtype
 from adet_iuq.engine.meta_arch import images_per_batch
 from adet_iuq.engine.setup import choose_device
-from adet_iuq.engine.step import autocast_dtype
 from adet_iuq.errors import UserError
 from adet_iuq.iuq import Pixels
 from adet_iuq.modeling.parts import OTHER, PartClock, part

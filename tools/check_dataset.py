@@ -11,9 +11,9 @@ import argparse
 import sys
 
 from adet_iuq.config import load_config
-from adet_iuq.data.checker import check_coco_json
-from adet_iuq.data.datasets import register_datasets, source_of, used_names
-from adet_iuq.data.report import Report
+from adet_iuq.data.annotations.checker import check_coco_json
+from adet_iuq.data.annotations.report import Report
+from adet_iuq.data.registration.datasets import register_datasets, source_of, used_names
 from adet_iuq.errors import UserError
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.data import load_dataset
-from adet_iuq.data.mapper import read_image
+from adet_iuq.data.images.reading import read_image
 from adet_iuq.engine.predictor import Predictor, inference_config
 from adet_iuq.errors import UserError
 from adet_iuq.visualization import draw, of_predictions, of_record, side_by_side

@@ -15,10 +15,11 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from adet_iuq.checkpoint.compatibility import compare, evaluation_problem, listing, training_problem
-from adet_iuq.checkpoint.files import read_checkpoint, replace_file
+from adet_iuq.checkpoint.files import read_checkpoint
 from adet_iuq.checkpoint.modernize import modern_names
 from adet_iuq.checkpoint.resume import checkpoint_to_resume
 from adet_iuq.errors import UserError
+from adet_iuq.files import replace_file
 
 logger = logging.getLogger(__name__)
 

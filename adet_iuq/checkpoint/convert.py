@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from adet_iuq.checkpoint.checkpointer import named_tensors
 from adet_iuq.checkpoint.compatibility import Comparison, compare, listing, trunk_prefix
-from adet_iuq.checkpoint.files import read_checkpoint, replace_file
+from adet_iuq.checkpoint.files import read_checkpoint
 from adet_iuq.checkpoint.formats import hf_mask2former_table, swin_table, timm_table
 from adet_iuq.checkpoint.modernize import modern_names
 from adet_iuq.checkpoint.renaming import NameTable, Renamed
 from adet_iuq.errors import UserError
+from adet_iuq.files import replace_file
 
 # detectron2: names as here. swin: classifiers of the authors of Swin. timm: timm's and torchvision's, the backbone only.
 # hf: a folder or file of transformers' Mask2Former with Swin.

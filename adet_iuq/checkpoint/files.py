@@ -1,14 +1,10 @@
-"""Reading and writing checkpoint files: nothing in a file is executed, and no half file takes a good one's place."""
+"""Reading checkpoint files: nothing in a file is executed."""
 
 import collections
-import contextlib
 import io
 import os
 import pickle
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,58 +108,3 @@ def _with_model_key(content: dict[str, Any], path: str) -> dict[str, Any]:
         if isinstance(content.get(key), dict):
             return {**{name: value for name, value in content.items() if name != key}, "model": content[key]}
     return {"model": content}
-
-
-def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Lets `write` fill a temporary file beside `path`, brings it to the disk, and puts it in `path`'s place.
-
-    Whatever happens, `path` holds the old content or the new one.
-
-    Raises:
-        UserError: it cannot be written, for example because the disk is full.
-    """
-    partial = None
-    try:
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o666 & ~_umask())  # mkstemp's files are private
-        os.replace(partial, path)
-        _sync_folder(path.parent)
-    except BaseException as error:
-        if partial is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(partial)
-        cause = _disk_error(error)
-        if cause is not None:
-            raise UserError(
-                f"{path} cannot be written: {cause.strerror or cause}. What was there before is untouched. Free some space "
-                "on that disk, then go on with --resume."
-            ) from error
-        raise
-
-
-def _disk_error(error: BaseException) -> OSError | None:
-    """The operating system's error behind another one: torch.save's clean-up hides it behind a RuntimeError."""
-    behind: BaseException | None = error
-    while behind is not None and not isinstance(behind, OSError):
-        behind = behind.__context__
-    return behind
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    """Brings a rename to the disk; some file systems do not offer it."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

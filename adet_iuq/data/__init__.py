@@ -1,13 +1,13 @@
 """Data sets, their check, and the loaders."""
 
-from adet_iuq.data.checker import check_coco_json
-from adet_iuq.data.class_counts import fill_class_counts
-from adet_iuq.data.datasets import load_dataset, register_datasets, register_shapes
-from adet_iuq.data.evaluation_loader import build_test_loader
-from adet_iuq.data.loader import build_train_loader
-from adet_iuq.data.mapper import TrainingMapper
+from adet_iuq.data.annotations.checker import check_coco_json
+from adet_iuq.data.loading.evaluation_loader import build_test_loader
+from adet_iuq.data.loading.loader import build_train_loader
+from adet_iuq.data.loading.mapper import TrainingMapper
+from adet_iuq.data.registration.class_counts import fill_class_counts
+from adet_iuq.data.registration.datasets import load_dataset, register_datasets, register_shapes
+from adet_iuq.data.registration.soundness import ensure_datasets_sound
 from adet_iuq.data.seeding import derive_seed, seeded
-from adet_iuq.data.soundness import ensure_datasets_sound
 
 __all__ = [
     "TrainingMapper",

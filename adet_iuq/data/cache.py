@@ -1,32 +1,12 @@
 """The folder for everything that can be made again: rendered scenes and verdicts of the checker."""
 
-import contextlib
 import os
-import tempfile
 from pathlib import Path
 
 
 def cache_folder(root: str = "") -> Path:
     """`root`, else `$ADET_IUQ_CACHE`, else `~/.cache/adet_iuq`; it need not exist yet."""
     return Path(root or os.environ.get("ADET_IUQ_CACHE") or "~/.cache/adet_iuq").expanduser().absolute()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that no other process ever sees a part of it.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
-        raise
 
 
 def folder_time(path: str) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from adet_iuq.checkpoint.files import replace_file
+from adet_iuq.files import replace_file
 
 CONFIG_FILE, CLASSES_FILE = "config.yaml", "classes.json"
 

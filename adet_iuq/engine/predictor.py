@@ -13,8 +13,8 @@ from adet_iuq.checkpoint import build_checkpointer
 from adet_iuq.config import load_config
 from adet_iuq.data import fill_class_counts
 from adet_iuq.engine.description import class_names, read_class_names
+from adet_iuq.engine.loop.trainer import Trainer
 from adet_iuq.engine.setup import choose_device
-from adet_iuq.engine.trainer import Trainer
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)

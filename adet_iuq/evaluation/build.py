@@ -7,8 +7,8 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
 
-from adet_iuq.data.datasets import left_out, source_of
-from adet_iuq.data.evaluation_json import evaluation_json
+from adet_iuq.data.annotations.evaluation_json import evaluation_json
+from adet_iuq.data.registration.datasets import left_out, source_of
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation.panoptic import PanopticEvaluator
 from adet_iuq.evaluation.semantic import SemanticEvaluator

@@ -18,8 +18,8 @@ from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from adet_iuq.data.coco_json import read_coco_json
-from adet_iuq.data.panoptic import segment_ids
+from adet_iuq.data.annotations.coco_json import read_coco_json
+from adet_iuq.data.annotations.panoptic import segment_ids
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)

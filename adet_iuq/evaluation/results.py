@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from adet_iuq.checkpoint.files import replace_file
+from adet_iuq.files import replace_file
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import numpy as np
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode, Instances
 
-from adet_iuq.data.mapper import transformed_mask
+from adet_iuq.data.loading.mapper import transformed_mask
 from adet_iuq.visualization.draw import Drawing
 
 

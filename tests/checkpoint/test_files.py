@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from adet_iuq.checkpoint.files import read_checkpoint, replace_file
+from adet_iuq.checkpoint.files import read_checkpoint
 from adet_iuq.errors import UserError
+from adet_iuq.files import replace_file
 
 
 class Bomb:

@@ -6,7 +6,7 @@ import pytest
 
 import adet_iuq.modeling  # noqa: F401 (registers the models)
 from adet_iuq.config import get_cfg, load_config
-from adet_iuq.data.class_counts import class_counts
+from adet_iuq.data.registration.class_counts import class_counts
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation.lvis import MAX_DETECTIONS
 from helpers.golden import REPOSITORY

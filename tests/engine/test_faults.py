@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from adet_iuq.engine import Trainer, launch, setup
-from adet_iuq.engine.launch import argument_parser
+from adet_iuq.engine.launching.launch import argument_parser
 from adet_iuq.errors import TrainingInterrupted, UserError
 from helpers.faults import AtStep, limit_files
 from helpers.toy_segmenter import metrics, toy_args, toy_options, train
@@ -169,7 +169,7 @@ def test_nan_stops_and_the_run_resumes(tmp_path: Path, unbroken: dict, monkeypat
 
 
 def test_a_worker_that_dies_names_its_sample(tmp_path: Path, unbroken: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    import adet_iuq.data.mapper as mapper
+    import adet_iuq.data.loading.mapper as mapper
 
     read, parent = mapper.read_image, os.getpid()
 

@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from adet_iuq.config import get_cfg
 from adet_iuq.data import fill_class_counts, load_dataset
-from adet_iuq.data.class_counts import num_classes_keys
+from adet_iuq.data.registration.class_counts import num_classes_keys
 from adet_iuq.evaluation import build_evaluator
 from adet_iuq.evaluation.lvis import METRICS, LVISEvaluator, precision_recall
 from helpers.lvis_scenes import FREQUENCIES, as_instances, lvis_content, perfect_predictions

@@ -15,7 +15,7 @@ from PIL import Image
 
 from adet_iuq.config import get_cfg
 from adet_iuq.data import load_dataset, register_datasets
-from adet_iuq.data.panoptic import id_colours, panoptic_metadata, segment_ids
+from adet_iuq.data.annotations.panoptic import id_colours, panoptic_metadata, segment_ids
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation import build_evaluator
 from adet_iuq.evaluation.panoptic import Counts, PanopticEvaluator, Segments, count_matches

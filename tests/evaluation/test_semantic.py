@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from PIL import Image
 
-from adet_iuq.data.panoptic import id_colours, panoptic_metadata
+from adet_iuq.data.annotations.panoptic import id_colours, panoptic_metadata
 from adet_iuq.evaluation.panoptic import Segments
 from adet_iuq.evaluation.semantic import SemanticEvaluator, class_map
 

@@ -17,8 +17,8 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-import adet_iuq.engine
 from adet_iuq.engine import Trainer, argument_parser, launch
+from adet_iuq.engine.loop.step import unwrap
 from helpers.golden import REPOSITORY
 
 
@@ -40,7 +40,7 @@ class MemoryLog(HookBase):
         self.path = Path(folder) / f"{comm.get_rank()}.txt"
 
     def after_step(self) -> None:
-        state = adet_iuq.engine.step.unwrap(self.trainer.model).iuq_state()
+        state = unwrap(self.trainer.model).iuq_state()
         digest = hashlib.sha256()
         for name in sorted(state):
             digest.update(state[name].contiguous().view(torch.uint8).numpy().tobytes())

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from adet_iuq.engine.compat import leave_process_group
+from adet_iuq.engine.launching.compat import leave_process_group
 
 _TIMEOUT = 300  # seconds; a hang fails the test then
 

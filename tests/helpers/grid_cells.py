@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from adet_iuq.modeling.layers import GridLayout, GridTargets
+from adet_iuq.modeling.grid import GridLayout, GridTargets
 
 
 def cells_of_instances(targets: GridTargets, layout: GridLayout, count: int) -> list[set[tuple[int, int, int]]]:

@@ -16,7 +16,8 @@ from detectron2.structures import BitMasks, Boxes, Instances
 
 import adet_iuq.modeling  # noqa: F401 (registers the models)
 from adet_iuq.config import load_config
-from adet_iuq.modeling.layers import GridMaps, GridSegmenter, instance_masks, point_nms, quarter_masks
+from adet_iuq.modeling.grid import GridMaps, GridSegmenter, point_nms, quarter_masks
+from adet_iuq.modeling.layers import instance_masks
 from helpers.golden import REPOSITORY, Golden, assert_close, fill, load_golden
 
 SCORE = 1e-5  # tolerance of scores; what is nearer to a threshold or to its neighbour may come, go or swap

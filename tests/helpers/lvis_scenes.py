@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
-from adet_iuq.data.shapes import ANNOTATIONS, render_shapes
+from adet_iuq.data.shapes.dataset import ANNOTATIONS, render_shapes
 
 # disc, triangle, square, star, ring
 FREQUENCIES = ("f", "c", "c", "r", "f")

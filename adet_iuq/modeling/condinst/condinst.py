@@ -31,7 +31,7 @@ from adet_iuq.modeling.layers import (
     loss_count,
     mask_centroids,
     paste_masks,
-    sample_masks,
+    strided_masks,
 )
 from adet_iuq.modeling.parts import part
 
@@ -204,7 +204,7 @@ class CondInst(nn.Module):
         factor = self.mask_head.factor
         upsampled = aligned_bilinear(logits[:, None], factor)[:, 0]
         size = (logits.shape[1] * factor, logits.shape[2] * factor)
-        sampled = [sample_masks(mask, self.mask_head.out_stride, size) for mask in masks]
+        sampled = [strided_masks(mask, self.mask_head.out_stride, size) for mask in masks]
         if valid is not None:
             # A pixel counts when every cell that it is interpolated from does.
             valid = aligned_bilinear(valid[:, None].float(), factor)[:, 0] > 0.999

@@ -1,4 +1,4 @@
-"""Ground-truth masks on the model's device.
+"""Masks on the model's device: of the ground truth, sampled, their centroids and boxes.
 
 Shapes: K instances, (H, W) the unpadded network input, (Hp, Wp) the padded one.
 """
@@ -26,7 +26,7 @@ def instance_masks(instances: Instances) -> Tensor:
     return masks.tensor.bool()
 
 
-def sample_masks(masks: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+def strided_masks(masks: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """Every `stride`-th pixel, starting at `stride // 2`, zero padded right and below.
 
     Args:
@@ -48,3 +48,13 @@ def mask_centroids(masks: Tensor) -> Tensor:
     x = columns @ torch.arange(masks.shape[2], dtype=torch.float32, device=masks.device)
     y = rows @ torch.arange(masks.shape[1], dtype=torch.float32, device=masks.device)
     return torch.stack([x / area, y / area], dim=1)
+
+
+def mask_boxes(masks: Tensor) -> Tensor:
+    """(N, 4) float32 tight XYXY boxes of masks (N, H, W) bool, right and lower edge behind the last pixel; 0 if empty."""
+    edges = []
+    pixels = masks.view(torch.uint8)  # on a CPU their maximum takes a tenth of the time of `any`
+    for covered in (pixels.amax(1), pixels.amax(2)):  # columns, rows
+        filled = covered.amax(1)
+        edges += [covered.argmax(1) * filled, (covered.shape[1] - covered.flip(1).argmax(1)) * filled]
+    return torch.stack([edges[0], edges[2], edges[1], edges[3]], dim=1).float()

@@ -1,4 +1,4 @@
-"""From mask probabilities of the padded network input to masks of the wished size, in bounded memory; boxes of masks."""
+"""From mask probabilities of the padded network input to masks of the wished size, in bounded memory."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adet_iuq.modeling.layers.upsample import aligned_bilinear
-
 CHUNK_BYTES = 32 * 1024**2  # of the full-resolution maps that exist at one time
+
+
+def aligned_bilinear(maps: Tensor, factor: int) -> Tensor:
+    """Linear upsampling after which input cell i sits at output index `factor * i + factor // 2`.
+
+    Along each axis output index k samples the input at clamp((k - factor // 2) / factor, 0, size - 1)
+    (parity spec of CondInst, section 3).
+
+    Args:
+        maps: (N, C, H, W), float.
+        factor: positive; 1 is the identity.
+
+    Returns:
+        (N, C, factor * H, factor * W).
+    """
+    if factor == 1 or maps.numel() == 0:
+        return maps.repeat_interleave(factor, 2).repeat_interleave(factor, 3) if factor > 1 else maps
+    height, width = maps.shape[-2:]
+    before, after = factor // 2, factor - factor // 2 - 1
+    inner = F.interpolate(
+        maps, size=(factor * (height - 1) + 1, factor * (width - 1) + 1), mode="bilinear", align_corners=True
+    )
+    return F.pad(inner, (before, after, before, after), mode="replicate")
 
 
 def paste_masks(
@@ -61,16 +82,6 @@ def paste_grid_masks(
         return F.interpolate(part, size=size, mode="bilinear", align_corners=False)
 
     return _paste(probabilities, enlarge, factor, input_size, output_size, threshold)
-
-
-def mask_boxes(masks: Tensor) -> Tensor:
-    """(N, 4) float32 tight XYXY boxes of masks (N, H, W) bool, right and lower edge behind the last pixel; 0 if empty."""
-    edges = []
-    pixels = masks.view(torch.uint8)  # on a CPU their maximum takes a tenth of the time of `any`
-    for covered in (pixels.amax(1), pixels.amax(2)):  # columns, rows
-        filled = covered.amax(1)
-        edges += [covered.argmax(1) * filled, (covered.shape[1] - covered.flip(1).argmax(1)) * filled]
-    return torch.stack([edges[0], edges[2], edges[1], edges[3]], dim=1).float()
 
 
 def _paste(

@@ -12,6 +12,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
+from adet_iuq.modeling.layers import mask_boxes
 from adet_iuq.modeling.parts import part
 
 Size = tuple[int, int]
@@ -86,19 +87,6 @@ def best_pairs(logits: Tensor, count: int, things: Sequence[int] | None) -> tupl
         return scores, query, label
     kept = torch.isin(label, torch.as_tensor(list(things), device=label.device))
     return scores[kept], query[kept], label[kept]
-
-
-def mask_boxes(masks: Tensor) -> Tensor:
-    """(N, 4) float XYXY boxes around (N, H, W) bool masks; zeros for an empty mask."""
-    edges = []
-    for profile in (masks.any(1), masks.any(2)):
-        size = profile.shape[1]
-        positions = torch.arange(size, device=masks.device)
-        first = torch.where(profile, positions, size).amin(1) if size else positions.new_zeros(len(masks))
-        last = torch.where(profile, positions, -1).amax(1) + 1 if size else positions.new_zeros(len(masks))
-        edges.append((torch.where(last > 0, first, 0), last))
-    (left, right), (top, bottom) = edges
-    return torch.stack([left, top, right, bottom], dim=1).float()
 
 
 def panoptic_inference(

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adet_iuq.errors import UserError
-from adet_iuq.modeling.layers import DeformableConv, check_norm, conv_block, coordinate_maps, init_normal
+from adet_iuq.modeling.grid import check_norm, conv_block, coordinate_maps, init_normal
+from adet_iuq.modeling.layers import DeformableConv
 
 COORDINATES = 2  # channels
 

@@ -12,7 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from adet_iuq.modeling.backbone import build_backbone
-from adet_iuq.modeling.layers import GridMaps, GridSegmenter, coordinate_maps, grid_segmenter_arguments
+from adet_iuq.modeling.grid import GridMaps, GridSegmenter, coordinate_maps, grid_segmenter_arguments
 from adet_iuq.modeling.solov2.instance_head import COORDINATES, InstanceHead
 
 

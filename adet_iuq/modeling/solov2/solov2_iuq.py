@@ -2,7 +2,7 @@
 
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from adet_iuq.modeling.grid_segmenter_iuq import GridSegmenterIUQ
+from adet_iuq.modeling.grid.grid_segmenter_iuq import GridSegmenterIUQ
 from adet_iuq.modeling.solov2.solov2 import SOLOv2
 
 

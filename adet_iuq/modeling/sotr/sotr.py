@@ -11,7 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from adet_iuq.modeling.backbone import build_backbone
-from adet_iuq.modeling.layers import GridMaps, GridSegmenter, grid_segmenter_arguments
+from adet_iuq.modeling.grid import GridMaps, GridSegmenter, grid_segmenter_arguments
 from adet_iuq.modeling.sotr.head import CHANNELS, TransformerHead
 
 

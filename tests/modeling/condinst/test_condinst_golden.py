@@ -18,7 +18,7 @@ from adet_iuq.modeling.condinst import CondInst
 from adet_iuq.modeling.condinst.fcos_losses import centerness_targets
 from adet_iuq.modeling.condinst.fcos_targets import GroundTruth, assign_targets
 from adet_iuq.modeling.condinst.mask_head import DynamicQueries
-from adet_iuq.modeling.layers import aligned_bilinear, instance_masks, mask_centroids, paste_masks, sample_masks
+from adet_iuq.modeling.layers import aligned_bilinear, instance_masks, mask_centroids, paste_masks, strided_masks
 from helpers.golden import Golden, assert_close, assert_masks, fill, golden_dir, load_golden, recipe_path
 
 pytestmark = pytest.mark.golden
@@ -118,7 +118,7 @@ def targets(model: CondInst, inputs: list[dict[str, Any]]) -> dict[str, Any]:
     before = torch.tensor([0, *(len(i) for i in instances)]).cumsum(0)
     stride = model.mask_head.out_stride
     size = (images.tensor.shape[2] // stride, images.tensor.shape[3] // stride)
-    bitmasks = torch.cat([sample_masks(m, stride, size) for m in masks]).bool()
+    bitmasks = torch.cat([strided_masks(m, stride, size) for m in masks]).bool()
     return {
         "labels": labels,
         "positive_gt_inds": positives.instance + before[positives.image],

@@ -14,7 +14,7 @@ from adet_iuq.modeling.layers import (
     instance_masks,
     mask_centroids,
     paste_masks,
-    sample_masks,
+    strided_masks,
 )
 
 
@@ -91,7 +91,7 @@ def test_sample_masks_reads_the_middle_and_pads(stride: int) -> None:
     masks = torch.rand(3, 21, 30) > 0.5
     padded = F.pad(masks, (0, 2, 0, 11))
     expected = padded[:, stride // 2 :: stride, stride // 2 :: stride].float()
-    assert torch.equal(sample_masks(masks, stride, (32 // stride, 32 // stride)), expected)
+    assert torch.equal(strided_masks(masks, stride, (32 // stride, 32 // stride)), expected)
 
 
 def test_mask_centroids() -> None:

@@ -9,16 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from adet_iuq.modeling.layers import (
-    DICE_EPSILON,
-    dice_losses,
-    mask_centroids,
-    mask_nms,
-    matrix_nms,
-    point_nms,
-    quarter_masks,
-    same_class_ious,
-)
+from adet_iuq.modeling.grid import DICE_EPSILON, mask_nms, matrix_nms, point_nms, quarter_masks, same_class_ious
+from adet_iuq.modeling.layers import dice_losses, mask_centroids
 from helpers.golden import assert_close, golden_dir, load_golden
 from helpers.grid_golden import build, check_can_fail, check_case, check_case_can_fail, parameter_list
 

@@ -1,0 +1,1 @@
+"""Images: reading them and changing them."""

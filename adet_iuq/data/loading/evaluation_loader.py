@@ -1,0 +1,70 @@
+"""The loader for testing."""
+
+from collections.abc import Iterator, Sized
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, build_detection_test_loader
+
+from adet_iuq.data.images.reading import read_image
+from adet_iuq.data.loading.loader import Failure, unwrapped
+from adet_iuq.data.loading.workers import WorkerBoard
+from adet_iuq.data.registration.datasets import load_dataset, register_datasets
+from adet_iuq.errors import UserError
+
+
+class EvaluationLoader:
+    """detectron2's test loader (batches of one, this rank's share), with errors that name the file."""
+
+    def __init__(self, loader: Any, board: WorkerBoard) -> None:
+        self._loader: Sized = loader
+        self._board = board
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        try:
+            yield from unwrapped(self._loader)
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            explained = self._board.explain(error)
+            if explained is None:
+                raise
+            raise explained from error
+
+
+class EvaluationMapper:
+    """detectron2's own mapper for evaluation; an unreadable image becomes a `Failure` that names it."""
+
+    def __init__(self, cfg: CfgNode, board: WorkerBoard) -> None:
+        self._mapper = DatasetMapper(cfg, is_train=False)
+        self._board = board
+        self._image_format = cfg.INPUT.FORMAT
+
+    def __call__(self, record: dict[str, Any]) -> Any:
+        self._board.begin(record["file_name"])
+        try:
+            return self._mapper(record)
+        except Exception as error:
+            try:
+                read_image(record, self._image_format)
+            except UserError as clear:
+                return Failure(str(clear))
+            return Failure(f"Image {record['file_name']} cannot be used: {error}")
+        finally:
+            self._board.end()
+
+
+def build_test_loader(cfg: CfgNode, name: str) -> EvaluationLoader:
+    """The loader of one data set for evaluation: batches of one image, `image_id` as in the JSON file.
+
+    Raises:
+        UserError: the data set is unknown or cannot be read; while iterating: an image cannot be read.
+    """
+    register_datasets(cfg)
+    workers = cfg.DATALOADER.NUM_WORKERS
+    board = WorkerBoard(workers)
+    loader = build_detection_test_loader(
+        dataset=load_dataset(name), mapper=EvaluationMapper(cfg, board), num_workers=workers
+    )
+    return EvaluationLoader(loader, board)

@@ -1,0 +1,171 @@
+"""Large-scale jitter: Mask2Former's training mappers for instance and panoptic segmentation (its parity spec, section 7).
+
+The frame is INPUT.IMAGE_SIZE square. What the image does not fill, at the right and the bottom, is grey (128) before the
+normalisation; a sample's `content_size` says how far the image reaches.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Boxes, Instances, polygons_to_bitmask
+
+from adet_iuq.data.annotations.panoptic import segment_ids
+from adet_iuq.data.annotations.polygons import clip_polygon
+from adet_iuq.data.annotations.segmentation import valid_parts
+from adet_iuq.data.images.augmentation import build_lsj_augmentations
+from adet_iuq.data.images.reading import read_image
+from adet_iuq.data.loading.mapper import transformed_mask
+from adet_iuq.data.seeding import seeded
+from adet_iuq.errors import UserError
+
+_LEAST_SIDE = 1e-5  # pixels; instances whose box has a smaller side are dropped
+
+Mask = npt.NDArray[np.bool_]
+Size = tuple[int, int]
+
+
+class LSJMapper:
+    """What both mappers share: the image and its transforms; every draw comes from the record's `sample_seed`.
+
+    A call takes a record of detectron2's format with `sample_seed` besides. It returns a dict with `image`, a uint8 tensor
+    (3, S, S) in INPUT.FORMAT, `content_size`, the (height, width) that the image fills from the top left corner,
+    `instances` with `gt_boxes` (XYXY, pixels), `gt_classes` and `gt_masks` (BitMasks (K, S, S)), possibly none, and the
+    record's other entries except its annotations.
+
+    Raises:
+        UserError: the image is missing, damaged, or of another size than its record says.
+    """
+
+    needs = "annotations"  # what a record must hold
+
+    @configurable
+    def __init__(self, *, augmentations: list[T.Augmentation], image_format: str) -> None:
+        """Built from a config, or from its parts.
+
+        Args:
+            augmentations: applied in this order.
+            image_format: INPUT.FORMAT, such as "RGB".
+        """
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from the INPUT section."""
+        return {"augmentations": build_lsj_augmentations(cfg), "image_format": cfg.INPUT.FORMAT}
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        inputs = T.AugInput(read_image(record, self.image_format))
+        with seeded(record["sample_seed"]):
+            transforms = self.augmentations(inputs)
+        height, width = inputs.image.shape[:2]
+        sample = {key: value for key, value in record.items() if key not in ("annotations", "segments_info")}
+        sample["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        sample["content_size"] = _content_size(transforms, (height, width))
+        sample["instances"] = self.make_instances(record, transforms, (height, width))
+        return sample
+
+    def make_instances(self, record: dict[str, Any], transforms: T.TransformList, size: Size) -> Instances:
+        """The record's annotations after the transforms, on a canvas of `size` (height, width)."""
+        raise NotImplementedError
+
+
+class InstanceLSJMapper(LSJMapper):
+    """`coco_instance_lsj`: crowds are dropped, polygons cut to the frame and rasterised there, boxes taken from them.
+
+    Run-length masks, which the published mapper refuses, are warped with nearest neighbours.
+    """
+
+    def make_instances(self, record: dict[str, Any], transforms: T.TransformList, size: Size) -> Instances:
+        """See `LSJMapper`; instances of which nothing is left are dropped."""
+        masks, classes, boxes = [], [], []
+        for annotation in record["annotations"]:
+            if annotation.get("iscrowd", 0):
+                continue
+            mask, box = _cut(annotation.get("segmentation"), transforms, record, size)
+            if mask is not None and (box[2:] - box[:2]).min() > _LEAST_SIDE:
+                masks.append(mask)
+                classes.append(int(annotation["category_id"]))
+                boxes.append(box)
+        instances = _bit_mask_instances(masks, classes, size)
+        instances.gt_boxes = Boxes(torch.from_numpy(np.array(boxes, dtype=np.float32).reshape(-1, 4)))
+        return instances
+
+
+class PanopticLSJMapper(LSJMapper):
+    """`coco_panoptic_lsj`: one mask a segment that is no crowd, things and stuff, by the colours of the panoptic PNG.
+
+    Segments that the crop removes stay, with an empty mask, as published; `gt_isthing` tells things from stuff.
+    """
+
+    needs = "segments_info"
+
+    def make_instances(self, record: dict[str, Any], transforms: T.TransformList, size: Size) -> Instances:
+        """See `LSJMapper`; `gt_classes` count things and stuff together."""
+        # Transformed as colours: ids would not fit the 8 bits that the transforms resize with nearest neighbours.
+        ids = segment_ids(transforms.apply_segmentation(_read_panoptic(record)))
+        segments = [segment for segment in record["segments_info"] if not segment.get("iscrowd", 0)]
+        masks = [ids == segment["id"] for segment in segments]
+        instances = _bit_mask_instances(masks, [int(segment["category_id"]) for segment in segments], size)
+        instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        things = [bool(segment.get("isthing", True)) for segment in segments]
+        instances.gt_isthing = torch.tensor(things, dtype=torch.bool)
+        return instances
+
+
+def _read_panoptic(record: dict[str, Any]) -> npt.NDArray[np.uint8]:
+    path = record["pan_seg_file_name"]
+    try:
+        colours: npt.NDArray[np.uint8] = detection_utils.read_image(path, "RGB")
+    except Exception as error:  # as for images
+        raise UserError(f"Panoptic map {path} cannot be read ({type(error).__name__}: {error}).") from error
+    if colours.shape[:2] != (record["height"], record["width"]):
+        raise UserError(
+            f"Panoptic map {path} is {colours.shape[1]} x {colours.shape[0]} pixels (width x height), but its image is "
+            f"{record['width']} x {record['height']}."
+        )
+    return colours
+
+
+def _content_size(transforms: T.TransformList, size: Size) -> Size:
+    """How much of a canvas of `size` the padding leaves."""
+    height, width = size
+    for transform in transforms.transforms:
+        if isinstance(transform, T.PadTransform):
+            height, width = height - transform.y1, width - transform.x1
+    return height, width
+
+
+def _cut(
+    segmentation: Any, transforms: T.TransformList, record: dict[str, Any], size: Size
+) -> tuple[Mask | None, npt.NDArray[np.float64]]:
+    """An annotation's mask on the canvas and its XYXY box; None without a usable segmentation or with nothing left."""
+    nothing = np.zeros(4)
+    parts = valid_parts(segmentation)
+    if not parts:
+        mask = transformed_mask(segmentation, transforms, record, size)
+        if mask is None or not mask.any():
+            return None, nothing
+        rows, columns = np.nonzero(mask)
+        low, high = (columns.min(), rows.min()), (columns.max() + 1, rows.max() + 1)
+        return mask, np.array([*low, *high], dtype=np.float64)
+    moved = [transforms.apply_coords(np.asarray(part, dtype=np.float64).reshape(-1, 2)) for part in parts]
+    cut = [part for part in (clip_polygon(points, size[1], size[0]) for points in moved) if len(part) > 2]
+    if not cut:
+        return None, nothing
+    points = np.concatenate(cut)
+    box = np.concatenate([points.min(axis=0), points.max(axis=0)])
+    return np.asarray(polygons_to_bitmask([part.reshape(-1) for part in cut], *size)), box
+
+
+def _bit_mask_instances(masks: list[Mask], classes: list[int], size: Size) -> Instances:
+    instances = Instances(size)
+    instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+    stacked = torch.from_numpy(np.stack(masks)) if masks else torch.zeros((0, *size), dtype=torch.bool)
+    instances.gt_masks = BitMasks(stacked)
+    return instances

@@ -1,0 +1,131 @@
+"""From a data set's record to what a segmenter trains on: image and bit masks at network-input resolution."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pycocotools.mask as mask_util
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, polygons_to_bitmask
+from detectron2.utils.logger import log_first_n
+
+from adet_iuq.data.annotations.segmentation import rle_problem, valid_parts
+from adet_iuq.data.images.augmentation import build_training_augmentations
+from adet_iuq.data.images.reading import read_image
+from adet_iuq.data.seeding import seeded
+
+_LEAST_SIDE = 1e-5  # pixels; boxes with a smaller side are empty
+
+
+class TrainingMapper:
+    """Reads one record and augments it (CondInst specification, section 8); every draw comes from its `sample_seed`.
+
+    A call takes a record of detectron2's format with `sample_seed` besides, and returns a dict with `image`, a uint8
+    tensor (3, H, W) in INPUT.FORMAT, `instances` with `gt_boxes` (XYXY, pixels of the network input), `gt_classes` and
+    `gt_masks` (BitMasks (K, H, W)), possibly none, and the record's other entries except `annotations`. Crowds are
+    dropped; polygons are rasterised once, here; run-length masks are decoded and warped. A box of which nothing is left in
+    the image is taken from its mask.
+
+    Raises:
+        UserError: the image is missing, damaged, or of another size than its record says.
+    """
+
+    needs = "annotations"  # what a record must hold
+
+    @configurable
+    def __init__(self, *, augmentations: list[T.Augmentation], image_format: str, recompute_boxes: bool) -> None:
+        """Built from a config, or from its parts.
+
+        Args:
+            augmentations: applied in this order.
+            image_format: INPUT.FORMAT, such as "BGR".
+            recompute_boxes: whether boxes are taken from the masks, as they must be once a crop cuts them.
+        """
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.recompute_boxes = recompute_boxes
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from the INPUT section."""
+        return {
+            "augmentations": build_training_augmentations(cfg),
+            "image_format": cfg.INPUT.FORMAT,
+            "recompute_boxes": cfg.INPUT.CROP.ENABLED,
+        }
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        image = read_image(record, self.image_format)
+        annotations = record.get("annotations", [])
+        boxes = np.array([_xyxy(annotation) for annotation in annotations], dtype=np.float64).reshape(-1, 4)
+        inputs = T.AugInput(image, boxes=boxes)
+        with seeded(record["sample_seed"]):
+            transforms = self.augmentations(inputs)
+        sample = {key: value for key, value in record.items() if key != "annotations"}
+        sample["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        kept = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
+        sample["instances"] = self._instances(kept, transforms, record, inputs.image.shape[:2])
+        return sample
+
+    def _instances(
+        self,
+        annotations: list[dict[str, Any]],
+        transforms: T.TransformList,
+        record: dict[str, Any],
+        size: tuple[int, int],
+    ) -> Instances:
+        boxes, classes, masks = [], [], []
+        for annotation in annotations:
+            mask = transformed_mask(annotation.get("segmentation"), transforms, record, size)
+            if mask is None:
+                continue
+            box = transforms.apply_box(np.array([_xyxy(annotation)]))[0]
+            boxes.append(np.clip(box, 0, [size[1], size[0], size[1], size[0]]))
+            classes.append(int(annotation["category_id"]))
+            masks.append(torch.from_numpy(np.ascontiguousarray(mask)))
+        instances = Instances(size)
+        instances.gt_boxes = Boxes(torch.from_numpy(np.array(boxes, dtype=np.float32).reshape(-1, 4)))
+        instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+        instances.gt_masks = BitMasks(torch.stack(masks) if masks else torch.zeros((0, *size), dtype=torch.bool))
+        instances = instances[instances.gt_masks.nonempty()]
+        if self.recompute_boxes:
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        else:
+            empty = ~instances.gt_boxes.nonempty(threshold=_LEAST_SIDE)
+            instances.gt_boxes.tensor[empty] = instances.gt_masks[empty].get_bounding_boxes().tensor
+        return instances
+
+
+def _xyxy(annotation: dict[str, Any]) -> list[float]:
+    box: list[float] = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    return box
+
+
+def transformed_mask(
+    segmentation: Any, transforms: T.TransformList, record: dict[str, Any], size: tuple[int, int]
+) -> npt.NDArray[np.bool_] | None:
+    """An annotation's mask, (H, W) bool of `size`, after the transforms; None without a usable segmentation.
+
+    Polygons move by their points and are rasterised once, on the final canvas, where the COCO API leaves out what lies
+    outside (cutting them first would need shapely). Run-length masks are decoded and warped with nearest neighbours.
+    """
+    parts = valid_parts(segmentation)
+    if parts:
+        moved = [transforms.apply_coords(np.asarray(part, dtype=np.float64).reshape(-1, 2)) for part in parts]
+        return np.asarray(polygons_to_bitmask([part.reshape(-1) for part in moved], *size))
+    if isinstance(segmentation, dict):
+        problem = rle_problem(segmentation, record["height"], record["width"])
+        if problem is None:
+            # Not > 0: later versions of detectron2 pad segmentations with 255.
+            mask = np.asarray(transforms.apply_segmentation(mask_util.decode(segmentation)) == 1)
+            assert mask.shape == tuple(size), (mask.shape, size)
+            return mask
+    log_first_n(
+        logging.WARNING,
+        f"{record['file_name']}: an annotation without a usable segmentation is left out (said once).",
+        key="message",
+    )
+    return None

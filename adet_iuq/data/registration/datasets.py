@@ -1,0 +1,234 @@
+"""Which data sets there are: COCO and LVIS of detectron2, the embedded shapes, and any COCO-format JSON of a user."""
+
+import difflib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import detectron2.data.datasets.builtin  # noqa: F401  registers COCO, LVIS and others below DETECTRON2_DATASETS
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from adet_iuq.data.annotations.coco_json import is_lvis_format, json_error_text, load_coco_records, read_categories
+from adet_iuq.data.annotations.panoptic import add_sizes, register_coco_panoptic
+from adet_iuq.data.shapes.dataset import ANNOTATIONS, render_shapes, shapes_split
+from adet_iuq.data.shapes.panoptic import (
+    SHAPES_PANOPTIC,
+    make_shapes_panoptic,
+    shapes_panoptic_loader,
+    shapes_panoptic_metadata,
+)
+from adet_iuq.data.shapes.render import CLASSES
+from adet_iuq.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_SHAPES = {"shapes_train": "train", "shapes_val": "val"}
+# Names that this module registered, with their JSON file and image folder (absolute).
+_own: dict[str, tuple[str, str]] = {}
+# What the check found unfit: ids of images, by data set.
+_left_out: dict[str, frozenset[Any]] = {}
+register_coco_panoptic()
+_stock = frozenset(DatasetCatalog.list())
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Makes every name in DATASETS.TRAIN and DATASETS.TEST known to detectron2's catalogs. Call it as often as you like.
+
+    COCO (panoptic also under Mask2Former's names) and LVIS come with detectron2, below the folder that the environment
+    variable DETECTRON2_DATASETS named when detectron2 was imported. The shapes are rendered here if the config uses
+    them. Entries of DATASETS.REGISTER that the config does not use are registered without a look at their files.
+
+    Raises:
+        UserError: an entry of DATASETS.REGISTER is no triple, its name is taken, its files are missing or do not parse;
+            a name in DATASETS.TRAIN or DATASETS.TEST is unknown.
+    """
+    used = used_names(cfg)
+    register_shapes(cfg)
+    for entry in cfg.DATASETS.REGISTER:
+        if not isinstance(entry, list | tuple) or len(entry) != 3 or not all(isinstance(part, str) for part in entry):
+            raise UserError(
+                f"DATASETS.REGISTER: {entry!r} is not a triple [name, json file, image folder]. Write for example "
+                "[['cells_train', 'cells/train.json', 'cells/images']]."
+            )
+        name, json_file, image_root = entry
+        json_file, image_root = (os.path.abspath(os.path.expanduser(path)) for path in (json_file, image_root))
+        _register(name, json_file, image_root)
+        if name in used:
+            _describe(name, json_file, image_root)
+    for name in used:
+        if name not in DatasetCatalog:
+            raise UserError(_unknown_name(name))
+
+
+def used_names(cfg: CfgNode) -> list[str]:
+    """The data sets of DATASETS.TRAIN and DATASETS.TEST, each once."""
+    for key in ("TRAIN", "TEST"):
+        if isinstance(cfg.DATASETS[key], str):
+            raise UserError(f"DATASETS.{key} is the word '{cfg.DATASETS[key]}'; write a tuple: \"('name',)\".")
+    return list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
+
+
+def register_shapes(cfg: CfgNode) -> None:
+    """Registers `shapes_train`, `shapes_val` and their panoptic twins as DATASETS.SHAPES describes them.
+
+    Those that the config uses are rendered. Names registered before with other parameters are replaced.
+    """
+    used = used_names(cfg)
+    for name, split in _SHAPES.items():
+        _register_scenes(name, _shapes_loader(cfg, split), _shapes_metadata(cfg, split))
+        if name in used:
+            render_shapes(cfg, split)
+    for name, split in SHAPES_PANOPTIC.items():
+        _register_scenes(name, shapes_panoptic_loader(cfg, split), shapes_panoptic_metadata(cfg, split))
+        if name in used:
+            make_shapes_panoptic(cfg, split)
+
+
+def _register_scenes(name: str, load: Callable[[], list[dict[str, Any]]], metadata: dict[str, Any]) -> None:
+    paths = (metadata["json_file"], metadata["image_root"])
+    if _own.get(name) == paths:
+        return
+    if name in _own:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(**metadata)
+    _own[name] = paths
+
+
+def _shapes_metadata(cfg: CfgNode, split: str) -> dict[str, Any]:
+    folder = shapes_split(cfg, split)
+    return {
+        "json_file": str(folder / ANNOTATIONS),
+        "image_root": str(folder),
+        "evaluator_type": "coco",
+        "thing_classes": list(CLASSES),
+        "thing_dataset_id_to_contiguous_id": {number + 1: number for number in range(len(CLASSES))},
+    }
+
+
+def _shapes_loader(cfg: CfgNode, split: str) -> Callable[[], list[dict[str, Any]]]:
+    frozen = cfg.clone()  # the function may run long after this config: it keeps a copy of what it needs
+
+    def load() -> list[dict[str, Any]]:
+        folder = render_shapes(frozen, split)
+        return load_coco_records(str(folder / ANNOTATIONS), str(folder))
+
+    return load
+
+
+def _register(name: str, json_file: str, image_root: str) -> None:
+    if name in _SHAPES or name in SHAPES_PANOPTIC or name in _stock:
+        raise UserError(f"DATASETS.REGISTER: the name '{name}' belongs to a built-in data set; choose another one.")
+    if name in _own or name in DatasetCatalog:
+        if _own.get(name) != (json_file, image_root):
+            there = " and ".join(_own.get(name, ("a data set of another program",)))
+            raise UserError(
+                f"DATASETS.REGISTER: the name '{name}' already stands for {there}; give {json_file} another name."
+            )
+        return
+    DatasetCatalog.register(name, lambda: load_coco_records(json_file, image_root))
+    _own[name] = (json_file, image_root)
+
+
+def _describe(name: str, json_file: str, image_root: str) -> None:
+    """Fills the metadata of a user's data set: paths and classes."""
+    for kind, path, exists in (("JSON file", json_file, os.path.isfile), ("image folder", image_root, os.path.isdir)):
+        if not exists(path):
+            raise UserError(f"Data set '{name}': the {kind} {path} does not exist. Correct DATASETS.REGISTER.")
+    metadata = MetadataCatalog.get(name)
+    classes, contiguous = read_categories(json_file)
+    evaluator = "lvis" if is_lvis_format(json_file) else "coco"
+    if (metadata.get("thing_classes", classes), metadata.get("evaluator_type", evaluator)) != (classes, evaluator):
+        MetadataCatalog.remove(name)
+        metadata = MetadataCatalog.get(name)
+    metadata.set(
+        json_file=json_file,
+        image_root=image_root,
+        evaluator_type=evaluator,
+        thing_classes=classes,
+        thing_dataset_id_to_contiguous_id=contiguous,
+    )
+
+
+def _unknown_name(name: str) -> str:
+    known = [*_own, *_stock]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    return (
+        f"Data set '{name}' is not known. {hint}For a JSON file of your own, add [name, json file, image folder] to "
+        "DATASETS.REGISTER (datasets/README.md)."
+    )
+
+
+def source_of(name: str) -> tuple[str, str, bool] | None:
+    """JSON file (as the user wrote it), image folder and whether it is one of detectron2's own data sets.
+
+    None if the data set does not come as one COCO-format JSON file (Cityscapes, for example).
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    if name in _own:
+        return (*_own[name], False)
+    if name not in DatasetCatalog:
+        raise UserError(_unknown_name(name))
+    metadata = MetadataCatalog.get(name)
+    json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
+    return None if json_file is None or image_root is None else (str(json_file), str(image_root), True)
+
+
+def leave_out(name: str, image_ids: Iterable[Any]) -> None:
+    """Makes `load_dataset` pass over these images of a data set, instead of those named before."""
+    _left_out[name] = frozenset(image_ids)
+
+
+def left_out(name: str) -> frozenset[Any]:
+    """Ids of the images of a data set that `load_dataset` passes over."""
+    return _left_out.get(name, frozenset())
+
+
+def load_dataset(name: str) -> list[dict[str, Any]]:
+    """The records of a registered data set, in detectron2's format, without the images that are left out.
+
+    Raises:
+        UserError: it is unknown; its JSON file is missing, cut off or wrong; a package it needs is missing.
+    """
+    if name not in DatasetCatalog:
+        raise UserError(_unknown_name(name))
+    json_file = MetadataCatalog.get(name).get("json_file", "its JSON file")
+    try:
+        records: list[dict[str, Any]] = DatasetCatalog.get(name)
+    except json.JSONDecodeError as error:
+        raise UserError(json_error_text(json_file, error)) from error
+    except FileNotFoundError as error:
+        raise UserError(
+            f"Data set '{name}': {error.filename or json_file} does not exist. {missing_hint(name)}"
+        ) from error
+    except ModuleNotFoundError as error:
+        raise UserError(f"Data set '{name}' needs the Python package {error.name}: pip install {error.name}") from error
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"Data set '{name}': {json_file} cannot be read ({type(error).__name__}: {error}). "
+            f"Run python tools/check_dataset.py --json {json_file}"
+        ) from error
+    if not records:
+        raise UserError(f"Data set '{name}': {json_file} lists no images.")
+    if "pan_seg_file_name" in records[0] and "height" not in records[0]:
+        add_sizes(records, MetadataCatalog.get(name).panoptic_json)
+    used = [record for record in records if record["image_id"] not in left_out(name)]
+    if not used:
+        raise UserError(f"Data set '{name}': {json_file} gives every image a size that it does not have.")
+    return used
+
+
+def missing_hint(name: str) -> str:
+    """Where the files of a data set are looked for, and how to change that."""
+    if name in _own:
+        return "Correct its paths in DATASETS.REGISTER."
+    root = os.environ.get("DETECTRON2_DATASETS")
+    place = f"is {root}" if root else "is not set, so ./datasets is searched"
+    return f"DETECTRON2_DATASETS {place}; datasets/README.md shows the layout."

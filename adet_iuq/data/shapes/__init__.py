@@ -1,0 +1,1 @@
+"""The embedded scenes, rendered when they are first used."""

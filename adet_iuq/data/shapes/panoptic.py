@@ -1,0 +1,124 @@
+"""The scenes "shapes" as a panoptic data set: the shapes are things, the ground behind them is the only stuff.
+
+Made once from the rendered scenes, beside them; images and instance annotations are the same files.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pycocotools.mask as mask_util
+from detectron2.config import CfgNode
+from iopath.common.file_io import file_lock
+from PIL import Image
+
+from adet_iuq.data.annotations.panoptic import id_colours, load_panoptic_records, panoptic_metadata
+from adet_iuq.data.shapes.dataset import ANNOTATIONS, render_shapes, shapes_split
+from adet_iuq.data.shapes.render import CLASSES
+from adet_iuq.errors import UserError
+
+SHAPES_PANOPTIC = {"shapes_panoptic_train": "train", "shapes_panoptic_val": "val"}
+BACKGROUND = "background"
+PANOPTIC_JSON = "panoptic.json"
+_FORMAT_VERSION = 1  # raise it with every change to what is written
+
+
+def shapes_panoptic_categories() -> list[dict[str, Any]]:
+    """COCO's panoptic `categories`: the shapes, then the ground."""
+    names = [*CLASSES, BACKGROUND]
+    return [{"id": i + 1, "name": name, "isthing": int(name != BACKGROUND)} for i, name in enumerate(names)]
+
+
+def shapes_panoptic_folder(cfg: CfgNode, split: str) -> Path:
+    """The folder of the panoptic JSON and PNG files of a split; the images are those of `shapes_split`."""
+    scenes = shapes_split(cfg, split)
+    return scenes.with_name(f"{scenes.name}-panoptic{_FORMAT_VERSION}")
+
+
+def make_shapes_panoptic(cfg: CfgNode, split: str) -> Path:
+    """Renders a split and its panoptic files if they are not there; returns the folder of the latter.
+
+    Raises:
+        UserError: the cache folder cannot be written.
+    """
+    folder = shapes_panoptic_folder(cfg, split)
+    scenes = render_shapes(cfg, split)
+    if (folder / PANOPTIC_JSON).exists():  # written last, and the folder renamed into place
+        return folder
+    try:
+        with file_lock(str(folder)):
+            if not (folder / PANOPTIC_JSON).exists():
+                _write_panoptic(folder, scenes)
+    except OSError as error:
+        raise UserError(f"The panoptic maps cannot be written to {folder}: {error.strerror or error}.") from error
+    return folder
+
+
+def shapes_panoptic_loader(cfg: CfgNode, split: str) -> Callable[[], list[dict[str, Any]]]:
+    """The function that the catalog calls for the records; it may run long after this config, and keeps a copy."""
+    frozen = cfg.clone()
+
+    def load() -> list[dict[str, Any]]:
+        folder = make_shapes_panoptic(frozen, split)
+        return load_panoptic_records(str(folder / PANOPTIC_JSON), str(shapes_split(frozen, split)), str(folder))
+
+    return load
+
+
+def shapes_panoptic_metadata(cfg: CfgNode, split: str) -> dict[str, Any]:
+    """What detectron2's catalog says of a split: classes, files, and which evaluator it gets."""
+    folder, scenes = shapes_panoptic_folder(cfg, split), shapes_split(cfg, split)
+    return {
+        **panoptic_metadata(shapes_panoptic_categories()),
+        "json_file": str(scenes / ANNOTATIONS),
+        "image_root": str(scenes),
+        "panoptic_json": str(folder / PANOPTIC_JSON),
+        "panoptic_root": str(folder),
+        "evaluator_type": "coco_panoptic_seg",
+        "ignore_label": 255,
+        "label_divisor": 1000,
+    }
+
+
+def _write_panoptic(folder: Path, scenes: Path) -> None:
+    content = json.loads((scenes / ANNOTATIONS).read_bytes())
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name))
+    try:
+        entries = []
+        for image in content["images"]:
+            annotations = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+            ids, segments = _panoptic_map(annotations, image["height"], image["width"])
+            Image.fromarray(id_colours(ids)).save(partial / image["file_name"])
+            entries.append({"image_id": image["id"], "file_name": image["file_name"], "segments_info": segments})
+        whole = {"images": content["images"], "annotations": entries, "categories": shapes_panoptic_categories()}
+        (partial / PANOPTIC_JSON).write_text(json.dumps(whole, sort_keys=True), encoding="utf-8")
+        partial.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _panoptic_map(
+    annotations: list[dict[str, Any]], height: int, width: int
+) -> tuple[npt.NDArray[np.int64], list[dict[str, Any]]]:
+    """Ids (H, W) and segments of one scene, whose visible masks do not overlap; the ground comes last."""
+    ground = len(annotations) + 1
+    ids = np.full((height, width), ground, dtype=np.int64)
+    for number, annotation in enumerate(annotations):
+        segmentation = annotation["segmentation"]
+        if isinstance(segmentation, list):
+            segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
+        ids[mask_util.decode(segmentation) > 0] = number + 1
+    categories = [annotation["category_id"] for annotation in annotations] + [len(CLASSES) + 1]
+    segments = []
+    for number, category in enumerate(categories):
+        mask = ids == number + 1
+        box = mask_util.toBbox(mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))).tolist()
+        segments.append({"id": number + 1, "category_id": category, "area": int(mask.sum()), "bbox": box, "iscrowd": 0})
+    return ids, segments

@@ -1,0 +1,222 @@
+"""Starting the processes of a run: one, several GPUs, several CPU processes, several machines, torchrun's or SLURM's."""
+
+import argparse
+import contextlib
+import errno
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser
+from detectron2.engine import launch as detectron2_launch
+from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessExitedException
+
+from adet_iuq.config import get_cfg, load_config
+from adet_iuq.engine.launching.compat import create_local_process_group, leave_process_group
+from adet_iuq.engine.launching.interruption import handled, stop_now
+from adet_iuq.engine.launching.placement import Placement, placement
+from adet_iuq.engine.launching.processes import end_process, forwarded_signals, run_processes
+from adet_iuq.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, TrainingInterrupted, UserError
+
+Main = Callable[[argparse.Namespace], object]
+
+EXIT_LOST_CONTACT = 1
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """detectron2's parser; `--dist-url` defaults to a free port, so that two runs on one machine do not collide."""
+    parser = default_argument_parser()
+    parser.set_defaults(dist_url="auto")
+    return parser
+
+
+def launch(main: Main, args: argparse.Namespace) -> None:
+    """Runs `main(args)` in every process of the run.
+
+    * Under torchrun (RANK and WORLD_SIZE are set) this process joins torchrun's group; its flags decide, ours do not. After
+      a restart by torchrun the run is resumed.
+    * Under srun with a task for every process, and neither --num-gpus nor --num-machines, it joins SLURM's.
+    * With CUDA, detectron2's launcher starts `--num-gpus` processes on each of `--num-machines` machines.
+    * Without CUDA (or with MODEL.DEVICE cpu), `--num-gpus` CPU processes talk over gloo.
+
+    Exit codes: 2 after a `UserError` in any process, which is printed without a traceback; 75 after an interruption that
+    saved everything (`TrainingInterrupted`); 128 plus its number if a signal killed a process; 1 for all else. Processes
+    wait for each other for DIST.TIMEOUT_MINUTES at most.
+
+    Args:
+        main: a function of a module (it is pickled for other processes).
+        args: of `argument_parser`.
+    """
+    try:
+        place = placement(os.environ, own_launch=args.num_gpus > 1 or args.num_machines > 1)
+        if place is not None:
+            _join(main, args, place)
+        elif max(args.num_gpus, 1) * args.num_machines == 1:
+            _guarded(main, args)
+        elif uses_cuda(args):
+            _launch_on_gpus(main, args)
+        else:
+            _launch_on_cpu(main, args)
+    except UserError as error:
+        _report(error)
+        sys.exit(EXIT_USER_ERROR)
+    except ProcessExitedException as error:
+        # A worker of detectron2's launcher left with a code of its own, after saying why.
+        sys.exit(error.exit_code if error.exit_code > 0 else 128 - error.exit_code)
+
+
+def uses_cuda(args: argparse.Namespace) -> bool:
+    """Whether the run goes to GPUs: there are some and neither config nor command line says MODEL.DEVICE cpu."""
+    return torch.cuda.is_available() and _config(args).MODEL.DEVICE != "cpu"
+
+
+def _config(args: argparse.Namespace) -> CfgNode:
+    """What the launcher needs to know before any process is there to load the config; a broken one is `main`'s to refuse."""
+    log = logging.getLogger("adet_iuq.config.load")  # speaks when `main` loads it
+    before, log.disabled = log.disabled, True
+    try:
+        return load_config(args.config_file or None, args.opts).cfg
+    except UserError:
+        return get_cfg()
+    finally:
+        log.disabled = before
+
+
+def _timeout(args: argparse.Namespace) -> timedelta:
+    minutes = _config(args).DIST.TIMEOUT_MINUTES
+    if minutes <= 0:
+        raise UserError(f"DIST.TIMEOUT_MINUTES is {minutes}; processes must wait for each other for some time.")
+    return timedelta(minutes=minutes)
+
+
+def _launch_on_gpus(main: Main, args: argparse.Namespace) -> None:
+    available = torch.cuda.device_count()
+    if args.num_gpus > available:
+        raise UserError(f"--num-gpus {args.num_gpus}: this machine has {available} CUDA device(s).")
+    with forwarded_signals():
+        detectron2_launch(
+            _guarded,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=_dist_url(args),
+            args=(main, args),
+            timeout=_timeout(args),
+        )
+
+
+def _launch_on_cpu(main: Main, args: argparse.Namespace) -> None:
+    count = max(args.num_gpus, 1)
+    first, url = args.machine_rank * count, _dist_url(args)
+    places = [Placement(first + local, count * args.num_machines, local, count, url) for local in range(count)]
+    code = run_processes(_cpu_process, [(main, args, place) for place in places], first)
+    if code:
+        sys.exit(code)
+
+
+def _cpu_process(main: Main, args: argparse.Namespace, place: Placement) -> None:
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_size))
+    _join(main, args, place)
+    end_process(0)
+
+
+def _join(main: Main, args: argparse.Namespace, place: Placement) -> None:
+    """Joins the process group, and runs `main`."""
+    cuda = bool(place.starter) and uses_cuda(args)
+    if cuda:
+        # SLURM may show each task its own GPU only.
+        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+    if place.restarts > 0 and not args.resume:
+        args.resume = True
+        args.why_resumed = f"Restart number {place.restarts} by {place.starter}: --resume is implied."
+    if place.world_size == 1:
+        _guarded(main, args)
+        return
+    _guarded(_form_group, args, place, cuda)
+    try:
+        _guarded(main, args)
+    except SystemExit as end:
+        leave_process_group()
+        end_process(end.code if isinstance(end.code, int) else int(end.code is not None))
+    leave_process_group()
+
+
+def _form_group(args: argparse.Namespace, place: Placement, cuda: bool) -> None:
+    timeout = _timeout(args)
+    try:
+        dist.init_process_group(
+            "nccl" if cuda else "gloo", place.url, timeout=timeout, world_size=place.world_size, rank=place.rank
+        )
+        create_local_process_group(place.local_size)
+        comm.synchronize()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"Rank {place.rank} of {place.world_size} did not find the others at {place.url} within {timeout} "
+            f"(DIST.TIMEOUT_MINUTES): {str(error).splitlines()[0]} Start all of them, with the same address."
+        ) from error
+
+
+def _guarded(function: Callable[..., object], *arguments: object) -> None:
+    """Calls a function in a process of the run; what a user can mend becomes an exit code, which outlives the process."""
+    try:
+        with handled(stop_now):
+            function(*arguments)
+    except UserError as error:
+        if comm.get_rank() > 0:
+            # Most errors meet all ranks alike: rank 0 speaks first, and its end ends the others.
+            time.sleep(2)
+        _report(error)
+        sys.exit(EXIT_USER_ERROR)
+    except TrainingInterrupted as interruption:
+        if comm.is_main_process():
+            print(interruption, file=sys.stderr, flush=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        if error.errno not in _FULL_DISK:
+            raise
+        where = f" of {error.filename}" if error.filename else ""
+        _report(f"the disk{where} cannot be written: {error.strerror}. Free some space, then go on with --resume.")
+        sys.exit(EXIT_USER_ERROR)
+    except RuntimeError as error:
+        if not _lost_contact(error):
+            raise
+        _report(
+            f"lost contact with another process, which died or hangs; its own output says why ("
+            f"{str(error).splitlines()[0]}). Go on from the last checkpoint with --resume."
+        )
+        # At once: taking down a process group with an exchange unfinished may abort, which would hide the exit code.
+        os._exit(EXIT_LOST_CONTACT)
+
+
+def _lost_contact(error: RuntimeError) -> bool:
+    return comm.get_world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error).lower())
+
+
+def _report(error: object) -> None:
+    rank = f" (rank {comm.get_rank()})" if comm.get_rank() > 0 else ""
+    with contextlib.suppress(OSError):  # they may be files on a full disk
+        sys.stdout.flush()
+        print(f"Error{rank}: {error}", file=sys.stderr, flush=True)
+
+
+def _dist_url(args: argparse.Namespace) -> str:
+    if args.dist_url != "auto":
+        return str(args.dist_url)
+    if args.num_machines > 1:
+        raise UserError(
+            "--num-machines needs --dist-url: the address of machine 0 and a free port there, such as "
+            "tcp://10.0.0.1:29500, the same on every machine."
+        )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{free.getsockname()[1]}"

@@ -1,0 +1,129 @@
+"""The processes that we start on this machine: one that dies takes the others along, signals reach all of them."""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any, NoReturn
+
+from adet_iuq.engine.launching.interruption import handled
+from adet_iuq.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR
+
+# Seconds that interrupted processes get to follow the first one, after all of them have agreed that all is saved.
+_GRACE = 30.0
+
+
+def run_processes(target: Callable[..., object], arguments: list[tuple[Any, ...]], first_rank: int) -> int:
+    """Starts `target(*arguments[i])` in as many new processes and waits for all of them.
+
+    Args:
+        target: a function of a module.
+        arguments: of each process; they are pickled.
+        first_rank: of the first process, for messages.
+
+    Returns:
+        0 if all went well, else the exit code of the first that failed (128 plus the signal that killed it). The others
+        are killed then, at once: they would wait for it until the time-out. What it died of is printed.
+    """
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_child, args=(target, *words)) for words in arguments]
+    with forwarded_signals():
+        for process in processes:
+            process.start()
+        try:
+            return _wait(processes, first_rank)
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+
+
+@contextmanager
+def forwarded_signals() -> Iterator[None]:
+    """Within, the signals that stop a run go on to all processes started by `multiprocessing`, and leave this one alive."""
+
+    def forward(number: signal.Signals) -> None:
+        for child in multiprocessing.active_children():
+            if child.pid is not None:
+                os.kill(child.pid, number)
+
+    with handled(forward):
+        yield
+
+
+def _child(target: Callable[..., object], *arguments: Any) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    # However the starter ends, no process trains on unseen.
+    threading.Thread(target=follow, daemon=True).start()
+    target(*arguments)
+
+
+def _wait(processes: Sequence[BaseProcess], first_rank: int) -> int:
+    running: dict[Any, int] = {process.sentinel: rank for rank, process in enumerate(processes)}
+    deadline: float | None = None
+    interrupted = 0
+    while running:
+        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+        ended = [running.pop(sentinel) for sentinel in wait(list(running), timeout)]
+        for rank in ended:
+            processes[rank].join()  # the exit code may come a moment after the end
+        failed = [rank for rank in ended if _code(processes[rank]) not in (0, EXIT_INTERRUPTED)]
+        if failed:
+            # Those that lost contact to a killed one may be there at the same moment: the killed one comes first.
+            failed.sort(key=lambda rank: (processes[rank].exitcode or 0) >= 0)
+            _report(processes[failed[0]], first_rank + failed[0], others=len(running))
+            return _code(processes[failed[0]])
+        if any(_code(processes[rank]) == EXIT_INTERRUPTED for rank in ended):
+            interrupted = EXIT_INTERRUPTED
+            deadline = time.monotonic() + _GRACE
+        if not ended:
+            break
+    return interrupted
+
+
+def _code(process: BaseProcess) -> int:
+    code = process.exitcode or 0
+    return code if code >= 0 else 128 - code
+
+
+def _report(process: BaseProcess, rank: int, others: int) -> None:
+    code = process.exitcode or 0
+    if code == EXIT_USER_ERROR:
+        return  # it has said why
+    end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+    hint = " (SIGKILL is what a machine out of memory sends)" if code == -signal.SIGKILL else ""
+    print(
+        f"Error: the process of rank {rank} {end}{hint}; {others} other process(es) of this machine were stopped. "
+        "Go on from the last checkpoint with --resume.",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def end_process(code: int) -> NoReturn:
+    """Ends this process, a part of a group, without taking the interpreter down piece by piece.
+
+    An exception's frames may still hold a DistributedDataParallel and with it the group, whose threads would then abort the
+    process: SIGABRT's code instead of `code`.
+    """
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # they may be files on a full disk
+            stream.flush()
+    os._exit(code)

@@ -1,0 +1,199 @@
+"""Where a run's numbers go: console, metrics.json, TensorBoard; and how they survive a resume."""
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from detectron2.utils.events import EventStorage, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
+
+from adet_iuq.errors import UserError
+from adet_iuq.files import replace_file
+
+logger = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.json"
+_WINDOW = 20  # steps over which all writers smooth
+_CLOSING_SECONDS = 10.0
+
+
+class ProgressPrinter(EventWriter):
+    """One line: iteration, time left, every loss by name, learning rate, fill of the memory, firing rates."""
+
+    def __init__(self, max_iter: int) -> None:
+        self.max_iter = max_iter
+
+    def write(self) -> None:
+        """Logs the line for the current iteration; nothing after the last one."""
+        storage = get_event_storage()
+        if storage.iter >= self.max_iter:
+            return
+        smooth = {name: buffer.median(_WINDOW) for name, buffer in storage.histories().items()}
+        parts = [f"iter {storage.iter + 1}/{self.max_iter}"]
+        if "time" in smooth:
+            seconds = storage.history("time").median(1000) * (self.max_iter - storage.iter - 1)
+            storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
+            parts.append(f"left {datetime.timedelta(seconds=round(seconds))}")
+        parts += [f"{name} {value:.4g}" for name, value in smooth.items() if "loss" in name]
+        if "lr" in smooth:
+            parts.append(f"lr {storage.history('lr').latest():.3g}")
+        if "iuq/memory_fill" in smooth:
+            parts.append(f"memory {storage.history('iuq/memory_fill').latest():.1%} full")
+        parts += [f"{name.removeprefix('iuq/')} {value:.3g}" for name, value in smooth.items() if "fire_rate" in name]
+        if "time" in smooth:
+            parts.append(f"{smooth['time']:.3f} s/iter (data {smooth.get('data_time', 0.0):.3f})")
+        logger.info("  ".join(parts))
+
+
+class MetricsWriter(JSONWriter):
+    """detectron2's writer of `metrics.json`, which also goes on with a file of a run that is resumed.
+
+    Args:
+        path: lines are appended to it.
+        last_written: last iteration in the file; -1 without any. Scalars restored from before are not written again.
+    """
+
+    def __init__(self, path: str, last_written: int) -> None:
+        super().__init__(path, _WINDOW)
+        self._last_write = last_written
+
+
+class GuardedWriter(EventWriter):
+    """Reports what a writer cannot write, and lets the training go on until it can stop in good order.
+
+    What could not be written stays in the file's buffer, and is tried again with every line that follows.
+
+    Args:
+        writer: any.
+        name: of its file, for the report.
+        on_failure: called with the report.
+    """
+
+    def __init__(self, writer: EventWriter, name: str, on_failure: Callable[[str], object]) -> None:
+        self.writer, self.name, self.on_failure = writer, name, on_failure
+
+    def write(self) -> None:
+        """As the writer's."""
+        self._try(self.writer.write)
+
+    def close(self) -> None:
+        """As the writer's."""
+        # TensorBoard's waits forever for its own thread, should that have died of a full disk.
+        closing = threading.Thread(target=self._try, args=(self.writer.close,), daemon=True)
+        closing.start()
+        closing.join(_CLOSING_SECONDS)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            report = f"{self.name} cannot be written: {error.strerror or error}. Free some space on that disk."
+            logger.error(report)
+            self.on_failure(report)
+
+
+def build_writers(
+    output_dir: str, max_iter: int, start_iter: int, last_written: int, on_failure: Callable[[str], object]
+) -> list[EventWriter]:
+    """Console, `metrics.json` (one JSON object a line) and TensorBoard.
+
+    Args:
+        output_dir: folder of the two files.
+        max_iter: for the time left.
+        start_iter: TensorBoard hides what an earlier process wrote from this iteration on.
+        last_written: last iteration in `metrics.json`.
+        on_failure: called with a message if a file cannot be written.
+
+    Raises:
+        UserError: a file cannot be opened.
+    """
+    resumed = {"purge_step": start_iter} if start_iter > 0 else {}
+    path = os.path.join(output_dir, METRICS_FILE)
+    try:
+        metrics, board = MetricsWriter(path, last_written), TensorboardXWriter(output_dir, _WINDOW, **resumed)
+    except OSError as error:
+        raise UserError(f"{output_dir} cannot be written: {error.strerror or error}. Free some space.") from error
+    return [
+        ProgressPrinter(max_iter),
+        GuardedWriter(metrics, path, on_failure),
+        GuardedWriter(board, os.path.join(output_dir, "events.out.tfevents..."), on_failure),
+    ]
+
+
+def close_writers(writers: list[EventWriter]) -> None:
+    """Closes the files of a run that will be continued."""
+    for writer in writers:
+        writer.close()
+
+
+def write_and_close(writers: list[EventWriter]) -> None:
+    """Writes what a failed run has not written yet; whatever goes wrong here is not the news."""
+    for writer in writers:
+        with contextlib.suppress(Exception):
+            writer.write()
+        writer.close()
+
+
+def trim_metrics(output_dir: str, start_iter: int) -> int:
+    """Drops from `metrics.json` what a killed run wrote at `start_iter` or later, and a half-written last line.
+
+    Returns:
+        The last iteration that is left in the file; -1 without any.
+    """
+    path = Path(output_dir) / METRICS_FILE
+    if not path.is_file():
+        return -1
+    kept, last = [], -1
+    for line in path.read_text().splitlines():
+        try:
+            iteration = json.loads(line)["iteration"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+        if iteration < start_iter:
+            kept.append(line + "\n")
+            last = max(last, iteration)
+    replace_file(path, lambda file: file.write("".join(kept).encode()))
+    return last
+
+
+def set_metrics_aside(output_dir: str) -> None:
+    """Renames the `metrics.json` of an earlier run, so that a new one in the same folder does not continue it."""
+    path = Path(output_dir) / METRICS_FILE
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    number = 1
+    while (aside := path.with_name(f"metrics.{number}.json")).exists():
+        number += 1
+    path.rename(aside)
+    logger.warning(
+        "%s holds an earlier run. Its metrics are now in %s; its checkpoints are overwritten where names agree. "
+        "To continue it instead, add --resume.",
+        output_dir,
+        aside.name,
+    )
+
+
+def history(storage: EventStorage) -> dict[str, Any]:
+    """The recent values of all scalars of this iteration, as far as writers smooth over them."""
+    hints = storage.smoothing_hints()
+    return {
+        name: {
+            "values": [(float(value), int(when)) for value, when in storage.history(name).values()[-_WINDOW:]],
+            "smooth": bool(hints[name]),
+        }
+        for name, (_, latest) in storage.latest().items()
+        if latest == storage.iter
+    }
+
+
+def restore_history(storage: EventStorage, saved: dict[str, Any]) -> None:
+    """Fills a new storage, so that the smoothed numbers of a resumed run are those of an unbroken one."""
+    for name, scalar in saved.items():
+        for value, when in scalar["values"]:
+            storage.iter = when
+            storage.put_scalar(name, value, smoothing_hint=scalar["smooth"])

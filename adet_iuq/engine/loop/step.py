@@ -1,0 +1,184 @@
+"""One optimisation step: forward, backward, guard, update, in full or mixed precision, on any device."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, get_event_storage
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from adet_iuq.engine.loop.guards import stop_on_nonfinite
+from adet_iuq.errors import UserError
+
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+Batch = list[dict[str, Any]]
+
+
+def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """The dtype of mixed precision, None where SOLVER.AMP is off.
+
+    Raises:
+        UserError: unknown, or float16 on the CPU, where gradients cannot be scaled.
+    """
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    if cfg.SOLVER.AMP.DTYPE not in _DTYPES:
+        raise UserError(f'SOLVER.AMP.DTYPE is "{cfg.SOLVER.AMP.DTYPE}"; it can be {" or ".join(_DTYPES)}.')
+    if cfg.SOLVER.AMP.DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
+        raise UserError(
+            "SOLVER.AMP.DTYPE float16 needs a CUDA device. On the CPU set SOLVER.AMP.DTYPE bfloat16, or "
+            "SOLVER.AMP.ENABLED False."
+        )
+    return _DTYPES[cfg.SOLVER.AMP.DTYPE]
+
+
+def unwrap(model: nn.Module) -> Any:
+    """The model itself, out of DistributedDataParallel."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+class TrainStep:
+    """What detectron2's SimpleTrainer and AMPTrainer do, for every device and dtype, with one host transfer a step.
+
+    With several micro-batches a step is that of as many times more processes: the gradients and everything that is logged
+    are means over micro-batches, each of which is forwarded by itself.
+
+    Attributes:
+        iter: the iteration that the next step belongs to; set by the trainer.
+        data_loader: endless batches; set before the first step.
+        stop_wanted: whether this process wants to stop after the step; set by the trainer.
+        stop_agreed: after a step, on all ranks alike: whether any process wanted to.
+
+    Args:
+        model: returns a dict of scalar losses in training; put into training mode here.
+        optimizer: gradient clipping, if any, is part of its `step`, as detectron2 builds it.
+        device_type: "cuda" or "cpu".
+        amp_dtype: of autocast; None: full precision. float16 scales the loss.
+        micro_batches: in how many equal parts a batch goes through the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        device_type: str,
+        amp_dtype: torch.dtype | None,
+        micro_batches: int = 1,
+    ) -> None:
+        model.train()
+        self.model, self.optimizer = model, optimizer
+        self.device_type, self.amp_dtype = device_type, amp_dtype
+        self.micro_batches = micro_batches
+        self.grad_scaler = torch.amp.GradScaler(device_type, enabled=amp_dtype == torch.float16)
+        self.iter = 0
+        self.stop_wanted: Callable[[], bool] = bool
+        self.stop_agreed = False
+        self._data_loader: Iterable[Batch] | None = None
+        self._batches: Iterator[Batch] | None = None
+
+    @property
+    def data_loader(self) -> Iterable[Batch] | None:
+        """The loader in use."""
+        return self._data_loader
+
+    @data_loader.setter
+    def data_loader(self, loader: Iterable[Batch]) -> None:
+        self._data_loader, self._batches = loader, None
+
+    def run_step(self) -> None:
+        """Takes a batch, updates the weights, and writes the losses to the event storage.
+
+        Raises:
+            NonFiniteLossError: on all ranks, before the weights are touched.
+        """
+        assert self.model.training, "the model is not in training mode"
+        start = time.perf_counter()
+        batch = self._next_batch()
+        data_time = time.perf_counter() - start
+
+        segmenter = unwrap(self.model)
+        if hasattr(segmenter, "set_iteration"):
+            segmenter.set_iteration(self.iter)
+        self.optimizer.zero_grad()
+        losses = self._accumulate(batch)
+
+        # Reading the losses waits for the device: after the backward pass is queued, before the weights change.
+        means = self._check(losses, batch)
+        storage = get_event_storage()
+        storage.put_scalar("data_time", data_time)
+        storage.put_scalar("total_loss", sum(means.values()))
+        for name, value in means.items():
+            storage.put_scalar(name, value)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _next_batch(self) -> Batch:
+        if self._batches is None:
+            assert self._data_loader is not None, "data_loader is not set"
+            self._batches = iter(self._data_loader)
+        return next(self._batches)
+
+    def _accumulate(self, batch: Batch) -> list[dict[str, Tensor]]:
+        """Forward and backward of every micro-batch; the ranks exchange gradients in the last one only."""
+        if self.micro_batches == 1:
+            return [self._forward_backward(batch)]
+        losses, logged = [], []
+        for number, part in enumerate(self._parts(batch)):
+            last = number == self.micro_batches - 1
+            alone = isinstance(self.model, DistributedDataParallel) and not last
+            # A storage of its own for what the model logs, else the last micro-batch would speak for all.
+            with EventStorage(self.iter) as own, self.model.no_sync() if alone else nullcontext():  # type: ignore[operator]
+                losses.append(self._forward_backward(part))
+            logged.append(own)
+        _put_means(logged)
+        return losses
+
+    def _forward_backward(self, batch: Batch) -> dict[str, Tensor]:
+        with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+            losses: dict[str, Tensor] = self.model(batch)
+        total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        self.grad_scaler.scale(total / self.micro_batches).backward()
+        return {name: loss.detach().float() for name, loss in losses.items()}
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        size = len(batch) // self.micro_batches
+        return [batch[start : start + size] for start in range(0, size * self.micro_batches, size)]
+
+    def _check(self, losses: list[dict[str, Tensor]], batch: Batch) -> dict[str, float]:
+        """Every term's mean over micro-batches and ranks, once all of them are finite; settles `stop_agreed` as well."""
+        names = list(losses[0])
+        local = torch.stack(
+            [torch.stack([terms[name] for name in names]) for terms in losses]
+        )  # (micro-batches, terms)
+        wanted = torch.full((1,), float(self.stop_wanted()), device=local.device)
+        # The wish to stop rides along with the losses: ranks must agree on the step, and no step waits for it.
+        sums = torch.cat([local.mean(0), wanted])
+        if comm.get_world_size() > 1:
+            dist.all_reduce(sums)
+        *values, wishes = (sums / comm.get_world_size()).tolist()
+        self.stop_agreed = wishes > 0
+        means = dict(zip(names, values, strict=True))
+        if not all(map(math.isfinite, values)):
+            rows = local.tolist()
+            bad = next((i for i, row in enumerate(rows) if not all(map(math.isfinite, row))), 0)
+            stop_on_nonfinite(means, dict(zip(names, rows[bad], strict=True)), self._parts(batch)[bad], self.iter)
+        return means
+
+
+def _put_means(storages: list[EventStorage]) -> None:
+    """Writes to the current storage, of every scalar, the mean over those that hold it."""
+    values: dict[str, list[float]] = {}
+    for storage in storages:
+        for name, (value, _) in storage.latest().items():
+            values.setdefault(name, []).append(float(value))
+    hints = {name: hint for storage in storages for name, hint in storage.smoothing_hints().items()}
+    for name, found in values.items():
+        get_event_storage().put_scalar(name, sum(found) / len(found), smoothing_hint=hints[name])

@@ -1,0 +1,299 @@
+"""The trainer: detectron2's DefaultTrainer with this project's step, data, schedules, guards and exact resume."""
+
+import logging
+import os
+import weakref
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, EventWriter
+from torch import nn
+
+from adet_iuq.checkpoint import Checkpointer, build_checkpointer
+from adet_iuq.data import build_test_loader, build_train_loader
+from adet_iuq.engine.description import write_description
+from adet_iuq.engine.launching.interruption import StopRequest, handled
+from adet_iuq.engine.loop.guards import CollapseGuard
+from adet_iuq.engine.loop.hooks import BestCheckpointHook, CheckpointHook
+from adet_iuq.engine.loop.lr_scheduler import build_lr_scheduler
+from adet_iuq.engine.loop.metrics import (
+    build_writers,
+    close_writers,
+    restore_history,
+    set_metrics_aside,
+    trim_metrics,
+    write_and_close,
+)
+from adet_iuq.engine.loop.optimizer import build_optimizer
+from adet_iuq.engine.loop.random_state import preserved_random_state
+from adet_iuq.engine.loop.scaling import micro_batches, scaled_to
+from adet_iuq.engine.loop.state import gathered_state, restore_random_states, restore_trainer_state, trainer_state
+from adet_iuq.engine.loop.step import TrainStep, autocast_dtype, unwrap
+from adet_iuq.engine.meta_arch import find_meta_arch, images_per_batch
+from adet_iuq.errors import UserError
+from adet_iuq.evaluation import build_evaluator, report_results
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):
+    """Trains what a config describes.
+
+    As with DefaultTrainer: `Trainer(cfg)`, `resume_or_load(resume)`, `train()`. A run that is killed and resumed goes on
+    with the same samples, weights, optimiser, schedule, random states, pixel memory and metrics as an unbroken one.
+
+    Attributes:
+        data_seed: decides all samples and their augmentation; SEED, or drawn once for all ranks and kept in checkpoints.
+        last_results: of the latest evaluation.
+
+    Raises:
+        UserError: the config asks for something that does not exist or does not fit.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        # Not DefaultTrainer's own constructor: it fixes the kind of step, and builds the loader before a resume can say
+        # where it starts.
+        TrainerBase.__init__(self)
+        cfg = scaled_to(cfg, comm.get_world_size())
+        if cfg.TEST.PRECISE_BN.ENABLED:
+            raise UserError("TEST.PRECISE_BN.ENABLED is not supported: its extra passes would fill the pixel memory.")
+        self.cfg = cfg
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self.last_results: dict[str, Any] = {}
+        self._resume_state: dict[str, Any] = {}
+        self._gathered: dict[str, Any] = {}
+        self._saved_iter = -1
+        self._stop = StopRequest()
+
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        device = torch.device(cfg.MODEL.DEVICE)
+        devices = [torch.cuda.current_device()] if device.type == "cuda" else None
+        model = create_ddp_model(model, broadcast_buffers=False, device_ids=devices)
+        accumulated = micro_batches(cfg, comm.get_world_size())
+        self._trainer = TrainStep(model, optimizer, device.type, autocast_dtype(cfg), accumulated)
+        self._trainer.stop_wanted = lambda: bool(self._stop)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer: Checkpointer = build_checkpointer(cfg, model, trainer=weakref.proxy(self))
+        self.register_hooks(self.build_hooks())
+
+    # What the run is made of
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The segmenter that MODEL.META_ARCHITECTURE names, on MODEL.DEVICE.
+
+        Raises:
+            UserError: there is no such meta-architecture.
+        """
+        find_meta_arch(cfg)
+        model: nn.Module = build_model(cfg)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        logger.info("%s: %s parameters, %s of them trained.", type(model).__name__, f"{parameters:,}", f"{trained:,}")
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of SOLVER.OPTIMIZER with its parameter groups and clipping."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """The schedule of SOLVER.LR_SCHEDULER_NAME."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, *, seed: int = 0, start_iter: int = 0) -> Any:
+        """This rank's endless batches from iteration `start_iter` on."""
+        return build_train_loader(
+            cfg,
+            seed=seed,
+            start_iter=start_iter,
+            images_per_batch=images_per_batch(cfg),
+            micro_batches=micro_batches(cfg, comm.get_world_size()),
+        )
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """This rank's share of a test set."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """The evaluator of a test set; it writes to OUTPUT_DIR/inference/<name of the set>."""
+        return build_evaluator(cfg, dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name))
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict[str, Any]:
+        """Evaluates on all of DATASETS.TEST; see DefaultTrainer. Random states are left as they were."""
+        with preserved_random_state():
+            results: dict[str, Any] = super().test(cfg, unwrap(model), evaluators)
+        if comm.is_main_process():
+            report_results(results, tuple(cfg.DATASETS.TEST), cfg.OUTPUT_DIR)
+        return results
+
+    def build_hooks(self) -> list[HookBase]:
+        """Timer, schedule, guards, checkpoints, evaluation, writers; in this order."""
+        cfg = self.cfg
+
+        def evaluate() -> dict[str, Any]:
+            self.last_results = self.test(cfg, self.model)
+            return self.last_results
+
+        result = [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            CollapseGuard(
+                cfg.GUARD.COLLAPSE_ITERS,
+                getattr(unwrap(self.model), "mask_loss_ceiling", 1.0),
+                getattr(unwrap(self.model), "mask_loss_name", "loss_mask"),
+            ),
+            # Before the evaluation: when that fails, the weights are safe.
+            CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD),
+        ]
+        if cfg.DATASETS.TEST:
+            result.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
+            metric = cfg.SOLVER.BEST_CHECKPOINT.METRIC
+            if metric and comm.is_main_process():
+                result.append(BestCheckpointHook(self.checkpointer, metric, tuple(cfg.DATASETS.TEST)))
+        return result
+
+    @property
+    def write_period(self) -> int:
+        """Iterations between two lines of the log; short runs get more of them."""
+        return min(20, max(1, self.max_iter // 20))
+
+    # The run
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continues the run in OUTPUT_DIR, or loads the weights of MODEL.WEIGHTS into a new one.
+
+        Args:
+            resume: continue if OUTPUT_DIR has a checkpoint.
+
+        Raises:
+            UserError: the file is missing, damaged or of another model.
+        """
+        found = resume and self.checkpointer.has_checkpoint()
+        if resume and not found:
+            logger.warning("--resume: %s holds no checkpoint, so this run starts anew.", self.cfg.OUTPUT_DIR)
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if found:
+            self.start_iter = self.iter + 1
+            logger.info("Resuming at iteration %d of %d.", self.start_iter, self.max_iter)
+
+    def train(self) -> dict[str, Any]:
+        """Trains from `start_iter` to `max_iter`.
+
+        A signal (`interruption.SIGNALS`) to any process, or a log file that cannot be written, stops all after the step in
+        hand, with a checkpoint of it.
+
+        Returns the results of the last evaluation, on the main process; empty without a test set.
+
+        Raises:
+            UserError: a loss is not finite, an image cannot be read, a file cannot be written, a data worker died.
+            TrainingInterrupted: stopped by a signal; everything is saved.
+        """
+        loader = self.build_train_loader(self.cfg, seed=self.data_seed, start_iter=self.start_iter)
+        self._trainer.data_loader = loader
+        self.iter = self.start_iter
+        with EventStorage(self.start_iter) as self.storage:
+            writers = self._start_writers()
+            try:
+                with handled(self._stop.signalled):
+                    self._run_steps()
+            except BaseException as error:
+                # No after_train: it would evaluate, and a failed run has nothing to evaluate. A line that an unbroken run
+                # would not write has no place in the metrics of a run that goes on from here.
+                (close_writers if self._trainer.stop_agreed else write_and_close)(writers)
+                explained = loader.board.explain(error) if hasattr(loader, "board") else None
+                if explained is None:
+                    raise
+                raise explained from error
+            finally:
+                self._trainer.data_loader = loader  # drops its iterator, which ends the workers
+            self.iter = max(self.max_iter, self.start_iter)
+            self._stop.end_run_if_signalled("after the last iteration, before its evaluation")
+            self.after_train()
+        if self._stop.is_error:
+            raise UserError(self._stop.reason)
+        return self.last_results
+
+    def _run_steps(self) -> None:
+        self.before_train()
+        if "random_states" in self._resume_state:
+            restore_random_states(self._resume_state["random_states"])
+        for iteration in range(self.start_iter, self.max_iter):
+            self.iter = iteration
+            self.before_step()
+            self.run_step()
+            self.after_step()
+            if self._trainer.stop_agreed:
+                self._save_and_stop()
+
+    def _save_and_stop(self) -> None:
+        """Saves this iteration, and ends the training on every rank for the same reason."""
+        done = self.iter + 1
+        if self._saved_iter != self.iter:
+            self.save_checkpoint("model_final" if done >= self.max_iter else f"model_{self.iter:07d}")
+        self._stop.end_run(f"after iteration {done} of {self.max_iter}, which is saved")
+
+    def _start_writers(self) -> list[EventWriter]:
+        """Opens the log files (main process only) and gives a resumed run the recent past of the one it resumes."""
+        restore_history(self.storage, self._resume_state.get("history", {}))
+        if not comm.is_main_process():
+            return []
+        write_description(self.cfg)
+        resumed = self.start_iter > 0
+        last_written = trim_metrics(self.cfg.OUTPUT_DIR, self.start_iter) if resumed else -1
+        if not resumed:
+            set_metrics_aside(self.cfg.OUTPUT_DIR)
+        writers = build_writers(
+            self.cfg.OUTPUT_DIR, self.max_iter, self.start_iter, last_written, on_failure=self._stop.failed
+        )
+        due = self.start_iter % self.write_period == 0 or self.start_iter >= self.max_iter
+        if resumed and due and last_written < self.start_iter - 1:
+            # The run was killed after the checkpoint of that iteration and before its line was written.
+            self.storage.iter = self.start_iter - 1
+            for writer in writers:
+                writer.write()
+        self.register_hooks([hooks.PeriodicWriter(writers, period=self.write_period)])
+        return writers
+
+    def run_step(self) -> None:
+        """One iteration."""
+        self._trainer.iter = self.iter
+        self._trainer.run_step()
+
+    # Checkpoints
+
+    def save_checkpoint(self, name: str) -> None:
+        """Writes OUTPUT_DIR/<name>.pth; every rank calls it, the main process writes.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        self._gathered = gathered_state(self)
+        self.checkpointer.save(name, iteration=self.iter)
+        self._gathered = {}
+        self._saved_iter = self.iter
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs besides the weights; `save_checkpoint` gathers what belongs to other ranks."""
+        return trainer_state(self, self._gathered)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what `state_dict` gave; random states and history when the training starts.
+
+        Raises:
+            UserError: the state does not fit this run.
+        """
+        self.data_seed = restore_trainer_state(self, state_dict)
+        self._resume_state = {name: state_dict[name] for name in ("random_states", "history")}

@@ -1,0 +1,199 @@
+"""What SOLOv2 and SOTR have in common: cells of grids over the image are queries of a dense map at stride 4.
+
+Shapes: B images, L levels, S_l cells along each side of level l, N cells of all levels, P pairs of a positive cell and its
+instance, D channels of queries and map, C classes, (Hp, Wp) padded input.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.modeling.backbone import Backbone
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adet_iuq.modeling.grid.inference import GridDetection, GridResults, mask_probabilities, select_results
+from adet_iuq.modeling.grid.losses import GridLossSettings, GridQueries, class_loss, mask_logits, mask_loss
+from adet_iuq.modeling.grid.mask_branch import GridMaskBranch
+from adet_iuq.modeling.grid.suppression import point_nms
+from adet_iuq.modeling.grid.targets import GridLayout, GridTargets, GridTruth, assign_cells
+from adet_iuq.modeling.layers.masks import instance_masks, mask_boxes
+from adet_iuq.modeling.layers.paste import paste_grid_masks
+from adet_iuq.modeling.parts import part
+
+
+@dataclass
+class GridMaps:
+    """What a forward pass predicts."""
+
+    class_logits: list[Tensor]  # L x (B, C, S_l, S_l)
+    kernels: list[Tensor]  # L x (B, D, S_l, S_l), the queries
+    features: Tensor  # (B, D, Hp / 4, Wp / 4), the dense map
+
+
+class GridSegmenter(nn.Module):
+    """A segmenter but for its instance head: a subclass adds that and implements `predict`."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        mask_head: GridMaskBranch,
+        layout: GridLayout,
+        num_classes: int,
+        loss_settings: GridLossSettings,
+        detection: GridDetection,
+        in_features: Sequence[str],
+        mask_in_features: Sequence[str],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        """
+        Args:
+            backbone: feature pyramid.
+            mask_head: makes the dense map.
+            layout: the grids.
+            num_classes: C.
+            loss_settings: of both losses.
+            detection: thresholds of the inference.
+            in_features: names of the pyramid's maps that the grids read, finest first.
+            mask_in_features: names of the maps that the mask branch reads, finest first.
+            pixel_mean, pixel_std: of the input's channels.
+        """
+        super().__init__()
+        self.backbone, self.mask_head = backbone, mask_head
+        self.layout, self.num_classes = layout, num_classes
+        self.loss_settings, self.detection = loss_settings, detection
+        self.in_features, self.mask_in_features = list(in_features), list(mask_in_features)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    def predict(self, features: dict[str, Tensor]) -> GridMaps:
+        """Class logits, queries and dense map from the backbone's maps."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Losses in training, results in evaluation.
+
+        Args:
+            batched_inputs: per image `image` (3, H, W) in INPUT.FORMAT; in training `instances` with gt_boxes,
+                gt_classes and gt_masks; in evaluation optionally `height` and `width` of the wished output.
+
+        Returns:
+            In training `loss_ins` and `loss_cate`; else a list of `{"instances": Instances}` with scores, pred_classes,
+            pred_masks (bool, output size) and pred_boxes, which are the masks' tight boxes.
+        """
+        images = self.preprocess(batched_inputs)
+        if self.training:
+            instances = [inputs["instances"].to(self.device) for inputs in batched_inputs]
+            return self.training_pass(images, instances)[0]
+        maps = self._maps(images)
+        results = []
+        for index, (found, inputs) in enumerate(zip(self.detect(maps), batched_inputs, strict=True)):
+            input_size = images.image_sizes[index]
+            output_size = (int(inputs.get("height", input_size[0])), int(inputs.get("width", input_size[1])))
+            instances = self.postprocess(maps, index, found, input_size, output_size)
+            results.append({"instances": instances})
+        return results
+
+    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalised images, zero padded right and below to a common size that the backbone divides."""
+        images = [(inputs["image"].to(self.device) - self.pixel_mean) / self.pixel_std for inputs in batched_inputs]
+        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+
+    def instance_inputs(self, features: dict[str, Tensor]) -> list[Tensor]:
+        """The grids' inputs, finest first: the finest map halved, the coarsest enlarged to the one before it."""
+        maps = [features[name] for name in self.in_features]
+        maps[0] = F.interpolate(maps[0], scale_factor=0.5, mode="bilinear", align_corners=False)
+        maps[-1] = F.interpolate(maps[-1], size=maps[-2].shape[-2:], mode="bilinear", align_corners=False)
+        return maps
+
+    def training_pass(
+        self, images: ImageList, instances: list[Instances]
+    ) -> tuple[dict[str, Tensor], GridMaps, GridQueries, list[Tensor]]:
+        """Losses, predictions, the queries with a target, and the masks B x (K, H, W) bool."""
+        maps = self._maps(images)
+        with part("targets"):
+            masks = [instance_masks(image) for image in instances]
+            targets = self.assign(instances, masks, (images.tensor.shape[2], images.tensor.shape[3]))
+        with part("heads"):
+            queries = self.queries_of(maps, targets)
+        return self.losses(maps, targets, queries, masks), maps, queries, masks
+
+    def _maps(self, images: ImageList) -> GridMaps:
+        with part("backbone"):
+            features = self.backbone(images.tensor)
+        with part("heads"):
+            return self.predict(features)
+
+    def assign(self, instances: list[Instances], masks: list[Tensor], frame: tuple[int, int]) -> GridTargets:
+        """The targets of a batch padded to `frame`, (Hp, Wp)."""
+        truths = [
+            GridTruth(image.gt_boxes.tensor, image.gt_classes, mask)
+            for image, mask in zip(instances, masks, strict=True)
+        ]
+        return assign_cells(self.layout, truths, frame, self.num_classes)
+
+    def queries_of(self, maps: GridMaps, targets: GridTargets) -> GridQueries:
+        """The kernels of the positive cells, one a pair."""
+        kernels = torch.cat([level.flatten(2) for level in maps.kernels], dim=2)
+        return GridQueries(kernels[targets.image, :, targets.cell], targets.image, targets.instance)
+
+    @part("losses")
+    def losses(
+        self, maps: GridMaps, targets: GridTargets, queries: GridQueries, masks: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """`loss_ins`, dice of the masks, and `loss_cate`, focal loss of the classes; weighted."""
+        settings = self.loss_settings
+        with part("heads"):
+            logits = mask_logits(queries.kernels, queries.image_index, maps.features)
+        reduce = settings.reduce_normalizer
+        loss_ins = mask_loss(logits, queries.image_index, queries.instance, masks, reduce=reduce)
+        loss_cate = class_loss(
+            maps.class_logits, targets.labels, settings.focal_alpha, settings.focal_gamma, reduce=reduce
+        )
+        return {"loss_ins": settings.mask_weight * loss_ins, "loss_cate": settings.class_weight * loss_cate}
+
+    @part("nms")
+    @torch.no_grad()
+    def detect(self, maps: GridMaps) -> list[GridResults]:
+        """Scores, classes and cells of every image's results, best first."""
+        with torch.autocast(self.device.type, enabled=False):
+            scores = torch.cat([point_nms(level.float().sigmoid()).flatten(2) for level in maps.class_logits], dim=2)
+            kernels = torch.cat([level.float().flatten(2) for level in maps.kernels], dim=2)
+            strides = self.layout.cell_strides(self.device)
+            return [
+                select_results(score.T, kernel.T, features, strides, self.detection)
+                for score, kernel, features in zip(scores, kernels, maps.features.float(), strict=True)
+            ]
+
+    @part("postprocess")
+    @torch.no_grad()
+    def postprocess(
+        self,
+        maps: GridMaps,
+        image: int,
+        found: GridResults,
+        input_size: tuple[int, int],
+        output_size: tuple[int, int],
+    ) -> Instances:
+        """Masks and boxes of one image's results at the output size (height, width)."""
+        kernels = torch.cat([level[image].float().flatten(1) for level in maps.kernels], dim=1)[:, found.cells].T
+        features = maps.features[image].float()
+        with part("heads"), torch.autocast(self.device.type, enabled=False):
+            probabilities = mask_probabilities(kernels, features.flatten(1)).view(-1, *features.shape[1:])
+        result = Instances(output_size)
+        result.scores, result.pred_classes = found.scores, found.classes
+        result.pred_masks = paste_grid_masks(probabilities, input_size, output_size, self.detection.mask_threshold)
+        result.pred_boxes = Boxes(mask_boxes(result.pred_masks))
+        return result

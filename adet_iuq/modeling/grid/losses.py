@@ -1,0 +1,98 @@
+"""The losses of grid segmenters (parity spec of SOLOv2, section 5) and <q, I> of the paper's Eq. 4 for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adet_iuq.modeling.grid.quarter_masks import quarter_masks
+from adet_iuq.modeling.layers.dot_product import dot_product_maps
+from adet_iuq.modeling.layers.losses import dice_losses, focal_loss_sum, loss_count
+
+DICE_EPSILON = 2e-3  # 0.001 beside either sum of squares
+
+
+@dataclass(frozen=True)
+class GridLossSettings:
+    """Alpha and gamma of the classes' focal loss, the weights of the two losses, and whether ranks count together."""
+
+    focal_alpha: float
+    focal_gamma: float
+    class_weight: float
+    mask_weight: float
+    reduce_normalizer: bool = False
+
+
+@dataclass
+class GridQueries:
+    """P queries that have a target, several an instance."""
+
+    kernels: Tensor  # (P, D)
+    image_index: Tensor  # (P,) long
+    instance: Tensor  # (P,) long, row of the image's masks
+
+
+def mask_logits(kernels: Tensor, image_index: Tensor, features: Tensor) -> Tensor:
+    """Every query on all cells of its own image's map, in at least float32 whatever the autocast.
+
+    Args:
+        kernels: (P, D).
+        image_index: (P,) long.
+        features: (B, D, h, w).
+
+    Returns:
+        (P, h, w) logits, in the order of the queries.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        return dot_product_maps(kernels.to(dtype), image_index, features.to(dtype))
+
+
+def mask_loss(
+    logits: Tensor,
+    image_index: Tensor,
+    instance: Tensor,
+    masks: Sequence[Tensor],
+    valid: Tensor | None = None,
+    *,
+    reduce: bool = False,
+) -> Tensor:
+    """Mean dice loss over the queries; a connected zero without any.
+
+    Args:
+        logits: (P, Hf, Wf).
+        image_index, instance: (P,) long, the query's image, and row in its masks.
+        masks: B x (K, h, w) bool at the network input's resolution, not padded.
+        valid: (B, Hf, Wf) bool, cells that count; None: all.
+        reduce: the mean is over the queries of all ranks.
+    """
+    size = (logits.shape[1], logits.shape[2])
+    small = [quarter_masks(mask, size) for mask in masks]
+    losses = dice_losses(logits, image_index, instance, small, valid, epsilon=DICE_EPSILON)
+    count, factor = loss_count(len(losses), reduce=reduce, device=losses.device)
+    return losses.sum() * factor / count.clamp(min=1)
+
+
+def class_loss(
+    class_logits: Sequence[Tensor], labels: Tensor, alpha: float, gamma: float, *, reduce: bool = False
+) -> Tensor:
+    """Focal loss summed over cells and classes, divided by one more than the number of positive cells.
+
+    Args:
+        class_logits: L x (B, C, S_l, S_l).
+        labels: (B, N) long, the cells' classes level by level, C for none.
+        alpha, gamma: of the focal loss.
+        reduce: count the positive cells of all ranks.
+    """
+    total = torch.zeros((), device=labels.device)
+    num_positive = 0
+    counts = [logits[0, 0].numel() for logits in class_logits]
+    for logits, label in zip(class_logits, labels.split(counts, dim=1), strict=True):
+        num_classes = logits.shape[1]
+        image, cell = torch.nonzero(label < num_classes, as_tuple=True)
+        index = (image * num_classes + label[image, cell]) * label.shape[1] + cell
+        total = total + focal_loss_sum(logits, index, alpha, gamma)
+        num_positive += len(cell)
+    count, factor = loss_count(num_positive, reduce=reduce, device=labels.device)
+    return total * factor / (count + 1)
