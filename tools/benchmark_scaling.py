@@ -36,7 +36,7 @@ from adet_iuq.config import load_config
 from adet_iuq.engine import Trainer
 from adet_iuq.engine.launching.launch import argument_parser, launch
 from adet_iuq.engine.loop.step import unwrap
-from adet_iuq.engine.meta_arch import images_per_batch
+from adet_iuq.engine.meta_arch import find_segmenter
 from adet_iuq.engine.setup import choose_device
 from adet_iuq.errors import UserError
 from adet_iuq.iuq import PixelMemory, Pixels
@@ -108,7 +108,7 @@ def measure(args: argparse.Namespace) -> None:
     cfg = loaded.cfg
     choose_device(cfg, user_set="MODEL.DEVICE" in loaded.explicit)
     cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR = args.batch * comm.get_world_size(), 0.0
-    images = images_per_batch(cfg) // comm.get_world_size()
+    images = find_segmenter(cfg).images_per_batch(cfg) // comm.get_world_size()
     first = comm.get_rank() * images
     inputs = [synthetic_input(args.size, args.instances, least_classes(cfg), first + i) for i in range(images)]
     for capacity in args.capacities:

@@ -38,7 +38,7 @@ from adet_iuq.config import load_config
 from adet_iuq.data.registration.class_counts import num_classes_keys
 from adet_iuq.engine import Trainer
 from adet_iuq.engine.loop.step import autocast_dtype
-from adet_iuq.engine.meta_arch import images_per_batch
+from adet_iuq.engine.meta_arch import find_segmenter
 from adet_iuq.engine.setup import choose_device
 from adet_iuq.errors import UserError
 from adet_iuq.iuq import Pixels
@@ -100,7 +100,9 @@ def candidates(cfg: CfgNode, settings: list[str], batch: int, weights: str | Non
                 build_checkpointer(own, model).load(weights, checkpointables=[])
         else:
             share_weights(first, model)
-        yield Candidate(setting, own, model, Trainer.build_optimizer(own, model), images_per_batch(own))
+        yield Candidate(
+            setting, own, model, Trainer.build_optimizer(own, model), find_segmenter(own).images_per_batch(own)
+        )
 
 
 def share_weights(source: nn.Module, target: nn.Module) -> None:

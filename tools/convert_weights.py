@@ -21,8 +21,9 @@ from detectron2.modeling import build_model
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.checkpoint.convert import FORMATS, from_ours, read_weights, to_ours, write_weights
 from adet_iuq.config import load_config
-from adet_iuq.engine.meta_arch import find_meta_arch
+from adet_iuq.engine.meta_arch import find_segmenter
 from adet_iuq.errors import UserError
+from adet_iuq.modeling import Segmenter
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -50,8 +51,8 @@ def convert(arguments: argparse.Namespace) -> str:
         UserError: a tensor did not find its place, or a file is unusable.
     """
     cfg = load_config(arguments.config_file, ["MODEL.DEVICE", "cpu", *arguments.opts]).cfg
-    find_meta_arch(cfg)
-    model = build_model(cfg)
+    find_segmenter(cfg)
+    model: Segmenter = build_model(cfg)
     tensors = read_weights(arguments.input)
     if arguments.source:
         conversion = to_ours(tensors, model, arguments.source)

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from adet_iuq.checkpoint.compatibility import compare, evaluation_problem, listing, training_problem
+from adet_iuq.checkpoint.compatibility import compare, evaluation_problem, listing, optional_keys, training_problem
 from adet_iuq.checkpoint.files import read_checkpoint
 from adet_iuq.checkpoint.modernize import modern_names
 from adet_iuq.checkpoint.resume import checkpoint_to_resume
@@ -26,9 +26,6 @@ logger = logging.getLogger(__name__)
 
 class Checkpointer(DetectionCheckpointer):
     """Saves and loads weights, and the state of what is given as `checkpointables`.
-
-    A model may name tensors that carry no information in `optional_checkpoint_keys`, a tuple of names, prefixes or
-    suffixes.
 
     Args:
         model: also inside DistributedDataParallel.
@@ -155,8 +152,7 @@ class Checkpointer(DetectionCheckpointer):
     def _load_weights(self, tensors: dict[str, Tensor], path: str, strict: bool) -> None:
         file = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         model = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        optional = getattr(self.model, "optional_checkpoint_keys", ())
-        comparison = compare(file, model, optional, self.class_counts)
+        comparison = compare(file, model, optional_keys(self.model), self.class_counts)
         problem = evaluation_problem(comparison) if strict else training_problem(comparison)
         if problem is not None:
             wanted = "needs weights of exactly its architecture and classes" if strict else "cannot start from them"

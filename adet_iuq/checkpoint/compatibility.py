@@ -4,6 +4,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from torch import nn
+
+from adet_iuq.modeling.segmenter import Segmenter
+
 Shape = tuple[int, ...]
 
 # Tensors that carry no information, or are made anew from the config: their presence never matters.
@@ -74,6 +78,11 @@ def compare(
             (result.resized if classes else result.mismatched).append(name)
     result.unexpected = [name for name in file if name not in model and not _matches(name, inessential)]
     return result
+
+
+def optional_keys(model: nn.Module) -> tuple[str, ...]:
+    """What a segmenter declares as `optional_checkpoint_keys`; of a part of one, such as a backbone, nothing."""
+    return model.optional_checkpoint_keys if isinstance(model, Segmenter) else ()
 
 
 def training_problem(comparison: Comparison) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adet_iuq.checkpoint.checkpointer import named_tensors
-from adet_iuq.checkpoint.compatibility import Comparison, compare, listing, trunk_prefix
+from adet_iuq.checkpoint.compatibility import Comparison, compare, listing, optional_keys, trunk_prefix
 from adet_iuq.checkpoint.files import read_checkpoint
 from adet_iuq.checkpoint.formats import hf_mask2former_table, swin_table, timm_table
 from adet_iuq.checkpoint.modernize import modern_names
@@ -89,8 +89,7 @@ def to_ours(tensors: Mapping[str, Tensor], model: nn.Module, source: str) -> Con
     table = _table(source, shapes)
     renamed = Renamed(modern_names(tensors, shapes)) if table is None else table.to_ours(tensors)
     placed = {name: tuple(tensor.shape) for name, tensor in renamed.tensors.items()}
-    optional = getattr(model, "optional_checkpoint_keys", ())
-    comparison = compare(placed, shapes, optional)
+    comparison = compare(placed, shapes, optional_keys(model))
     trunk = trunk_prefix(shapes)
     if comparison.matched and all(name.startswith(trunk) for name in comparison.matched):
         needed = [name for name in comparison.missing if name.startswith(trunk) and not name.startswith(trunk + "norm")]
@@ -113,7 +112,7 @@ def from_ours(tensors: Mapping[str, Tensor], model: nn.Module, target: str) -> C
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     ours = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    comparison = compare(ours, shapes, getattr(model, "optional_checkpoint_keys", ()))
+    comparison = compare(ours, shapes, optional_keys(model))
     problems = _problems(comparison, comparison.missing, [])
     table = _table(target, shapes)
     if table is None:

@@ -1,30 +1,49 @@
-"""What the trainer asks a meta-architecture before it builds it."""
+"""The meta-architecture of a run: found by its name, and held to be a `Segmenter` before anything else happens."""
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from adet_iuq.errors import UserError
+from adet_iuq.modeling.segmenter import Segmenter
 
 
-def find_meta_arch(cfg: CfgNode) -> type:
+def find_segmenter(cfg: CfgNode) -> type[Segmenter]:
     """The class that MODEL.META_ARCHITECTURE names.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is no `Segmenter`.
     """
     name = cfg.MODEL.META_ARCHITECTURE
-    if name not in META_ARCH_REGISTRY:
-        known = ", ".join(sorted(key for key, _ in META_ARCH_REGISTRY))
+    found = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
+    if isinstance(found, type) and issubclass(found, Segmenter):
+        return found
+    known = ", ".join(
+        sorted(key for key, one in META_ARCH_REGISTRY if isinstance(one, type) and issubclass(one, Segmenter))
+    )
+    if found is None:
         raise UserError(f'MODEL.META_ARCHITECTURE "{name}" does not exist. There are {known}.')
-    meta_arch: type = META_ARCH_REGISTRY.get(name)
-    return meta_arch
+    raise UserError(
+        f'MODEL.META_ARCHITECTURE "{name}" is no Segmenter, so that this trainer does not know its losses and state. '
+        f"Inherit adet_iuq.modeling.Segmenter (projects/Minimal/README.md shows how), or choose one of {known}."
+    )
 
 
-def images_per_batch(cfg: CfgNode) -> int:
-    """Images that one iteration reads over all ranks: IMS_PER_BATCH, unless the meta-architecture counts otherwise.
+def checked_segmenter(model: nn.Module) -> Segmenter:
+    """`model` itself.
 
     Raises:
-        UserError: of the meta-architecture, if the number does not suit it.
+        UserError: it is no `Segmenter`.
     """
-    count = getattr(find_meta_arch(cfg), "images_per_batch", None)
-    return int(count(cfg)) if count is not None else int(cfg.SOLVER.IMS_PER_BATCH)
+    if not isinstance(model, Segmenter):
+        raise UserError(
+            f"{type(model).__name__} is no Segmenter: inherit adet_iuq.modeling.Segmenter, which declares all that the "
+            "trainer asks of a model (projects/Minimal/README.md shows how)."
+        )
+    return model
+
+
+def unwrap(model: nn.Module) -> Segmenter:
+    """The segmenter itself, out of DistributedDataParallel."""
+    return checked_segmenter(model.module if isinstance(model, DistributedDataParallel) else model)

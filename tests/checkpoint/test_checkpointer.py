@@ -11,20 +11,27 @@ from torch import Tensor, nn
 
 from adet_iuq.checkpoint import Checkpointer
 from adet_iuq.errors import UserError
+from adet_iuq.modeling import Segmenter, TrainingPass
 
 
-class Segmenter(nn.Module):
+class Model(Segmenter):
     """Parts named as in the project's models."""
 
     optional_checkpoint_keys = ("head.counter",)
 
     def __init__(self, classes: int = 3, hidden: int = 4) -> None:
-        super().__init__()
+        super().__init__(pixel_mean=[0.0], pixel_std=[1.0])
         self.backbone = nn.Module()
         self.backbone.bottom_up = nn.ModuleDict({"res2": nn.Linear(2, hidden), "res3": nn.Linear(hidden, hidden)})
         self.head = nn.Linear(hidden, hidden)
         self.head.register_buffer("counter", torch.zeros(1))
         self.cls_logits = nn.Linear(hidden, classes)
+
+    def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
+        raise NotImplementedError
+
+    def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        raise NotImplementedError
 
 
 class State:
@@ -50,28 +57,28 @@ def save(model: nn.Module, path: Path, **more: Any) -> str:
 
 
 def test_saving_and_resuming(tmp_path: Path) -> None:
-    first, state = Segmenter(), State()
+    first, state = Model(), State()
     state.value = 7
     Checkpointer(first, str(tmp_path), trainer=state).save("model_5", iteration=5)
     assert (tmp_path / "last_checkpoint").read_text() == "model_5.pth"
 
-    second, other = Segmenter(), State()
+    second, other = Model(), State()
     rest = Checkpointer(second, str(tmp_path), trainer=other).resume_or_load("", resume=True)
     assert rest == {"iteration": 5} and other.value == 7
     assert all(torch.equal(value, first.state_dict()[name]) for name, value in second.state_dict().items())
 
 
 def test_loading_without_resume_takes_the_weights_only(tmp_path: Path) -> None:
-    first, state, other = Segmenter(), State(), State()
+    first, state, other = Model(), State(), State()
     state.value = 7
     Checkpointer(first, str(tmp_path), trainer=state).save("model_5")
-    Checkpointer(Segmenter(), str(tmp_path), trainer=other).resume_or_load(str(tmp_path / "model_5.pth"), resume=False)
+    Checkpointer(Model(), str(tmp_path), trainer=other).resume_or_load(str(tmp_path / "model_5.pth"), resume=False)
     assert other.value == 0
 
 
 def test_other_class_counts_are_listed_and_keep_their_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = save(Segmenter(classes=80), tmp_path / "coco.pth")
-    model = Segmenter(classes=3)
+    path = save(Model(classes=80), tmp_path / "coco.pth")
+    model = Model(classes=3)
     before = weights(model)
     with caplog.at_level(logging.WARNING, logger="adet_iuq.checkpoint.checkpointer"):
         Checkpointer(model, class_counts=[3]).load(path)
@@ -84,9 +91,9 @@ def test_other_class_counts_are_listed_and_keep_their_start(tmp_path: Path, capl
 
 
 def test_another_architecture_changes_nothing(tmp_path: Path) -> None:
-    model = Segmenter()
+    model = Model()
     before = weights(model)
-    path = save(Segmenter(hidden=8), tmp_path / "wide.pth")
+    path = save(Model(hidden=8), tmp_path / "wide.pth")
     for strict in (False, True):
         with pytest.raises(UserError, match=r"wide\.pth does not fit"):
             Checkpointer(model, class_counts=[3]).load(path, strict=strict)
@@ -94,18 +101,18 @@ def test_another_architecture_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_optional_tensors(tmp_path: Path) -> None:
-    content = weights(Segmenter())
+    content = weights(Model())
     del content["head.counter"]
     torch.save({"model": content}, tmp_path / "w.pth")
-    Checkpointer(Segmenter()).load(str(tmp_path / "w.pth"), strict=True)
+    Checkpointer(Model()).load(str(tmp_path / "w.pth"), strict=True)
     del content["head.bias"]
     torch.save({"model": content}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"missing in it: head\.bias"):
-        Checkpointer(Segmenter()).load(str(tmp_path / "w.pth"), strict=True)
+        Checkpointer(Model()).load(str(tmp_path / "w.pth"), strict=True)
 
 
 def test_names_under_data_parallel_and_bare_state_dicts(tmp_path: Path) -> None:
-    source, model = Segmenter(), Segmenter()
+    source, model = Model(), Model()
     torch.save({f"module.{name}": value for name, value in source.state_dict().items()}, tmp_path / "w.pth")
     Checkpointer(model).load(str(tmp_path / "w.pth"), strict=True)
     assert torch.equal(model.head.weight, source.head.weight)
@@ -122,13 +129,13 @@ def test_backbone_pickle_of_the_model_zoo(tmp_path: Path) -> None:
     }
     content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
-    model = Segmenter()
+    model = Model()
     Checkpointer(model).load(str(tmp_path / "R-50.pkl"))
     assert torch.equal(model.state_dict()["backbone.bottom_up.res3.bias"], torch.full((4,), 5.0))
 
 
 def test_a_download_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpointer = Checkpointer(Segmenter())
+    checkpointer = Checkpointer(Model())
 
     def offline(path: str) -> str:
         raise OSError("Name or service not known")
@@ -140,7 +147,7 @@ def test_a_download_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPa
 
 
 def test_weights_alone_leave_last_checkpoint(tmp_path: Path) -> None:
-    checkpointer = Checkpointer(Segmenter(), str(tmp_path), trainer=State())
+    checkpointer = Checkpointer(Model(), str(tmp_path), trainer=State())
     checkpointer.save_weights("model_best")
     assert set(torch.load(tmp_path / "model_best.pth")) == {"model"}
     assert not (tmp_path / "last_checkpoint").exists()

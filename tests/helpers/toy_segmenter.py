@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +19,38 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from adet_iuq.engine import Trainer, setup
+from adet_iuq.modeling import Segmenter, TrainingPass
 
 
 @META_ARCH_REGISTRY.register()
-class ToySegmenter(nn.Module):
+class ToySegmenter(Segmenter):
     """TOY_KILL_AT and TOY_NAN_AT (environment) name iterations at which it kills its process or returns a NaN."""
 
     optional_checkpoint_keys = ("hint",)
 
     def __init__(self, cfg: CfgNode) -> None:
-        super().__init__()
+        super().__init__(pixel_mean=cfg.MODEL.PIXEL_MEAN, pixel_std=cfg.MODEL.PIXEL_STD)
         self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4))
         self.classifier = nn.Linear(4, cfg.MODEL.FCOS.NUM_CLASSES)
         self.masks = nn.Linear(4, 4)
         self.memory = torch.zeros(4)
-        self.iteration = -1
         self.register_buffer("hint", torch.zeros(1))
 
     def set_iteration(self, iteration: int) -> None:
-        self.iteration = iteration
+        super().set_iteration(iteration)
         if os.environ.get("TOY_KILL_AT") == str(iteration):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def iuq_state(self) -> dict[str, Tensor]:
         return {"memory": self.memory}
 
-    def load_iuq_state(self, state: dict[str, Tensor]) -> None:
+    def load_iuq_state(self, state: Mapping[str, Tensor]) -> None:
         self.memory = state["memory"].clone()
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        if not self.training:
-            return [{"instances": one_instance(inputs)} for inputs in batched_inputs]
+    def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"instances": one_instance(inputs)} for inputs in batched_inputs]
+
+    def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
         features = torch.stack([self._features(inputs["image"]) for inputs in batched_inputs])
         noise = torch.rand(4) + float(np.random.rand()) + random.random()
         logits = self.classifier(features * noise.to(features))
@@ -57,7 +59,9 @@ class ToySegmenter(nn.Module):
         if os.environ.get("TOY_NAN_AT") == str(self.iteration):
             loss_mask = loss_mask * float("nan")
         get_event_storage().put_scalar("iuq/memory_fill", min(1.0, self.iteration / 10))
-        return {"loss_cls": logits.square().mean() * (1 + 0.1 * self.iteration), "loss_mask": loss_mask}
+        losses = {"loss_cls": logits.square().mean() * (1 + 0.1 * self.iteration), "loss_mask": loss_mask}
+        none = torch.zeros(0, dtype=torch.long)
+        return TrainingPass(losses, features[:, :, None, None], features[:0], none, none, [], [])
 
     def _features(self, image: Tensor) -> Tensor:
         return self.backbone(image[None].float() / 255).mean((2, 3))[0]

@@ -5,6 +5,7 @@ import logging
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 
+from adet_iuq.engine.meta_arch import find_segmenter
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -38,11 +39,9 @@ def micro_batches(cfg: CfgNode, world_size: int) -> int:
         total,
         share,
     )
-    iuq = cfg.MODEL.IUQ
-    if cfg.MODEL.META_ARCHITECTURE.endswith("IUQ") and iuq.INTER.ENABLED and iuq.MEMORY.CAPACITY == 0:
-        logger.warning(
-            "MODEL.IUQ.MEMORY.CAPACITY 0 holds the pixels of one micro-batch of all processes, not of the whole step."
-        )
+    caveat = find_segmenter(cfg).accumulation_caveat(cfg)
+    if caveat:
+        logger.warning(caveat)
     return count
 
 

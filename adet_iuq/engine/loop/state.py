@@ -8,7 +8,7 @@ from detectron2.utils import comm
 
 from adet_iuq.engine.loop.metrics import history
 from adet_iuq.engine.loop.random_state import random_state, set_random_state
-from adet_iuq.engine.loop.step import unwrap
+from adet_iuq.engine.meta_arch import unwrap
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -16,11 +16,7 @@ logger = logging.getLogger(__name__)
 
 def gathered_state(trainer: Any) -> dict[str, Any]:
     """The part that is spread over the ranks: random states and the segmenter's memory. Every rank calls it."""
-    model = unwrap(trainer.model)
-    return {
-        "random_states": comm.gather(random_state()),
-        "iuq": model.iuq_state() if hasattr(model, "iuq_state") else {},
-    }
+    return {"random_states": comm.gather(random_state()), "iuq": unwrap(trainer.model).iuq_state()}
 
 
 def trainer_state(trainer: Any, gathered: dict[str, Any]) -> dict[str, Any]:
@@ -30,14 +26,13 @@ def trainer_state(trainer: Any, gathered: dict[str, Any]) -> dict[str, Any]:
         trainer: a `Trainer`.
         gathered: of `gathered_state`; this function itself runs on the main process only.
     """
-    model = unwrap(trainer.model)
     return {
         **TrainerBase.state_dict(trainer),
         "optimizer": trainer.optimizer.state_dict(),
         "grad_scaler": trainer._trainer.grad_scaler.state_dict(),
         "data_seed": trainer.data_seed,
         "history": history(trainer.storage),
-        "segmenter": model.training_state() if hasattr(model, "training_state") else {},
+        "segmenter": unwrap(trainer.model).training_state(),
         **gathered,
     }
 
@@ -54,10 +49,8 @@ def restore_trainer_state(trainer: Any, state: dict[str, Any]) -> int:
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer._trainer.grad_scaler.load_state_dict(state["grad_scaler"])
         model = unwrap(trainer.model)
-        if hasattr(model, "load_training_state"):
-            model.load_training_state(state["segmenter"])
-        if hasattr(model, "load_iuq_state"):
-            model.load_iuq_state(state["iuq"])
+        model.load_training_state(state["segmenter"])
+        model.load_iuq_state(state["iuq"])
         seed = int(state["data_seed"])
     except KeyError as error:
         raise UserError(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from adet_iuq.engine.loop.guards import stop_on_nonfinite
+from adet_iuq.engine.meta_arch import unwrap
 from adet_iuq.errors import UserError
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -38,11 +39,6 @@ def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
             "SOLVER.AMP.ENABLED False."
         )
     return _DTYPES[cfg.SOLVER.AMP.DTYPE]
-
-
-def unwrap(model: nn.Module) -> Any:
-    """The model itself, out of DistributedDataParallel."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 class TrainStep:
@@ -104,9 +100,7 @@ class TrainStep:
         batch = self._next_batch()
         data_time = time.perf_counter() - start
 
-        segmenter = unwrap(self.model)
-        if hasattr(segmenter, "set_iteration"):
-            segmenter.set_iteration(self.iter)
+        unwrap(self.model).set_iteration(self.iter)
         self.optimizer.zero_grad()
         losses = self._accumulate(batch)
 

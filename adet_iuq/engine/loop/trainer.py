@@ -33,10 +33,11 @@ from adet_iuq.engine.loop.optimizer import build_optimizer
 from adet_iuq.engine.loop.random_state import preserved_random_state
 from adet_iuq.engine.loop.scaling import micro_batches, scaled_to
 from adet_iuq.engine.loop.state import gathered_state, restore_random_states, restore_trainer_state, trainer_state
-from adet_iuq.engine.loop.step import TrainStep, autocast_dtype, unwrap
-from adet_iuq.engine.meta_arch import find_meta_arch, images_per_batch
+from adet_iuq.engine.loop.step import TrainStep, autocast_dtype
+from adet_iuq.engine.meta_arch import checked_segmenter, find_segmenter, unwrap
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation import build_evaluator, report_results
+from adet_iuq.modeling import Segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Trainer(DefaultTrainer):
         self._saved_iter = -1
         self._stop = StopRequest()
 
-        model = self.build_model(cfg)
+        model: nn.Module = checked_segmenter(self.build_model(cfg))
         optimizer = self.build_optimizer(cfg, model)
         device = torch.device(cfg.MODEL.DEVICE)
         devices = [torch.cuda.current_device()] if device.type == "cuda" else None
@@ -86,14 +87,14 @@ class Trainer(DefaultTrainer):
     # What the run is made of
 
     @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
+    def build_model(cls, cfg: CfgNode) -> Segmenter:
         """The segmenter that MODEL.META_ARCHITECTURE names, on MODEL.DEVICE.
 
         Raises:
-            UserError: there is no such meta-architecture.
+            UserError: there is no such meta-architecture, or it is no `Segmenter`.
         """
-        find_meta_arch(cfg)
-        model: nn.Module = build_model(cfg)
+        find_segmenter(cfg)
+        model = checked_segmenter(build_model(cfg))
         parameters = sum(parameter.numel() for parameter in model.parameters())
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         logger.info("%s: %s parameters, %s of them trained.", type(model).__name__, f"{parameters:,}", f"{trained:,}")
@@ -116,7 +117,7 @@ class Trainer(DefaultTrainer):
             cfg,
             seed=seed,
             start_iter=start_iter,
-            images_per_batch=images_per_batch(cfg),
+            images_per_batch=find_segmenter(cfg).images_per_batch(cfg),
             micro_batches=micro_batches(cfg, comm.get_world_size()),
         )
 
@@ -141,7 +142,7 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         """Timer, schedule, guards, checkpoints, evaluation, writers; in this order."""
-        cfg = self.cfg
+        cfg, segmenter = self.cfg, unwrap(self.model)
 
         def evaluate() -> dict[str, Any]:
             self.last_results = self.test(cfg, self.model)
@@ -150,11 +151,7 @@ class Trainer(DefaultTrainer):
         result = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            CollapseGuard(
-                cfg.GUARD.COLLAPSE_ITERS,
-                getattr(unwrap(self.model), "mask_loss_ceiling", 1.0),
-                getattr(unwrap(self.model), "mask_loss_name", "loss_mask"),
-            ),
+            CollapseGuard(cfg.GUARD.COLLAPSE_ITERS, segmenter.mask_loss_ceiling, segmenter.mask_loss_name),
             # Before the evaluation: when that fails, the weights are safe.
             CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD),
         ]
