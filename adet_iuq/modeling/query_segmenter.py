@@ -3,7 +3,8 @@
 Shapes: see `adet_iuq.iuq.structures`.
 """
 
-from typing import Any, Protocol
+from dataclasses import fields
+from typing import Any, Protocol, TypeVar
 
 import torch
 from detectron2.config import CfgNode
@@ -15,8 +16,8 @@ from torch import Tensor
 from adet_iuq.errors import UserError
 from adet_iuq.iuq import (
     CropFlip,
-    EquiSettings,
-    InterSettings,
+    EquivarianceLoss,
+    InterSceneLoss,
     IUQCriterion,
     PixelMemory,
     Pixels,
@@ -29,6 +30,13 @@ from adet_iuq.modeling.layers import instance_masks, mask_boxes
 from adet_iuq.modeling.parts import part
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+Settings = TypeVar("Settings")
+
+
+def settings_from(cls: type[Settings], node: CfgNode) -> Settings:
+    """A dataclass of settings, each field filled with the key of its name: `chunk_bytes` is `node.CHUNK_BYTES`."""
+    return cls(**{field.name: node[field.name.upper()] for field in fields(cls)})  # type: ignore[arg-type]
 
 
 class QuerySegmenter(Protocol):
@@ -64,6 +72,7 @@ class IUQMetaArch:
 
     pixel_stride: int  # of the dense map, for crops that cells of both views share
     pixel_offset: float  # Scene.offset
+    bytes_per_pair: int = 0  # see `adet_iuq.iuq.Retriever`
 
     iuq_criterion: IUQCriterion
     crop_flip: dict[str, Any]
@@ -89,30 +98,18 @@ class IUQMetaArch:
         try:
             self.iuq_criterion = self._criterion(cfg)
         except ValueError as error:
-            raise UserError(str(error)) from error
+            raise UserError(f"MODEL.IUQ: {error}") from error
 
     def _criterion(self, cfg: CfgNode) -> IUQCriterion:
         inter, memory, equi = cfg.MODEL.IUQ.INTER, cfg.MODEL.IUQ.MEMORY, cfg.MODEL.IUQ.EQUI
-        settings = InterSettings(
-            loss=inter.LOSS,
-            gamma=inter.GAMMA,
-            neg_weight=inter.NEG_WEIGHT,
-            normalizer=inter.NORMALIZER,
-            weight=inter.WEIGHT,
-            start_iter=inter.START_ITER,
-            ramp_iters=inter.RAMP_ITERS,
-            max_queries=inter.MAX_QUERIES,
-            sample=inter.SAMPLE,
-            chunk_bytes=inter.CHUNK_BYTES,
-        )
         sampler = build_sampler(
             memory.SAMPLER, pixels_per_instance=memory.PIXELS_PER_INSTANCE, pixels_per_image=memory.PIXELS_PER_IMAGE
         )
         return IUQCriterion(
             memory=self.build_memory(cfg) if inter.ENABLED else None,
             sampler=sampler,
-            inter=settings if inter.ENABLED else None,
-            equi=EquiSettings(target=equi.TARGET, weight=equi.WEIGHT) if equi.ENABLED else None,
+            inter=settings_from(InterSceneLoss, inter),
+            equi=settings_from(EquivarianceLoss, equi) if equi.ENABLED else None,
             reduce_normalizer=cfg.MODEL.REDUCE_NORMALIZER,
         )
 
