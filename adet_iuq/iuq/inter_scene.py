@@ -112,7 +112,7 @@ class InterSceneLoss:
         only. Differentiable once: a second derivative raises RuntimeError.
 
         Args:
-            queries, query_ids: Q queries and (Q,) long, image id of each one; pixels of the same id are its own image and left out.
+            queries, query_ids: Q queries and, (Q,) long, their image ids; pixels of a query's own image are left out.
             pixels: P pixels of any floating dtype; id -1 marks empty slots, which never count.
             retrieve: gives (Q, P) logits; it is called with parts of `pixels`.
             query_weights: (Q,) float, of each query's sum over the pixels (`weigh_queries`).

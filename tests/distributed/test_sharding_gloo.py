@@ -146,7 +146,7 @@ def draw(rank: int, count: int, times: int) -> dict[str, Tensor]:
     for _ in range(times):
         memory.cursor[2] += 1  # the number of writes keys the draw
         draws.append(match(count))
-    pixels, shares = memory.sample(count)
+    _, shares = memory.sample(count)
     assert shares is not None
     values, gradients, drawn = (torch.stack(part) for part in zip(*draws, strict=True))
     return {

@@ -1,12 +1,10 @@
 """The two terms end to end with a toy segmenter: who gets a gradient, ramps, empty batches, seeds."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from adet_iuq.iuq import (
     EquivarianceLoss,

@@ -89,14 +89,14 @@ def test_feature_loss_is_the_mean_square_over_valid_cells(segmenter: Retriever) 
     assert losses["loss_equi"].item() == pytest.approx(2.0 * 0.25, rel=1e-5)
 
 
-@pytest.mark.parametrize("valid_query", [0, 1])
-def test_fire_rate_counts_queries_that_fire_on_a_valid_cell(segmenter: Retriever, valid_query: int) -> None:
-    """Of three queries of the view, one on its own instance's cells only; the other two never fire."""
+@pytest.mark.parametrize("firing", [0, 1])
+def test_fire_rate_counts_queries_that_fire_on_a_valid_cell(segmenter: Retriever, firing: int) -> None:
+    """One of the view's three queries fires, or none."""
     scene = _perfect_scene([CropFlip.identity(SIZE)])
     scene.features[:, 1:] = -20.0
-    scene.features[:, 0] = 20.0 if valid_query else -20.0
+    scene.features[:, 0] = 20.0 if firing else -20.0
     _, stats = EquivarianceLoss()(segmenter, scene, [CropFlip.identity(SIZE)])
-    assert stats["equi_fire_rate"].item() == pytest.approx(valid_query / 3)
+    assert stats["equi_fire_rate"].item() == pytest.approx(firing / 3)
 
 
 def test_unknown_target() -> None:

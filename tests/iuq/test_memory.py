@@ -1,6 +1,7 @@
 """The ring buffer against a plain list, capacity 0, overflow, dtypes, and saving."""
 
 import warnings
+from collections import Counter
 
 import pytest
 import torch
