@@ -31,7 +31,7 @@ OPTS = [
 
 
 def run(folder: Path, meta_arch: str, *, resume: bool = False) -> dict[str, dict[str, float]]:
-    config = REPOSITORY / "configs/Base-Mask2Former-panoptic.yaml"
+    config = REPOSITORY / "configs/Mask2Former/R50_panoptic_50ep.yaml"
     opts = [*OPTS, "MODEL.META_ARCHITECTURE", meta_arch, "OUTPUT_DIR", str(folder)]
     arguments = ["--config-file", str(config), *(["--resume"] if resume else []), *opts]
     return train(argument_parser().parse_args(arguments))
