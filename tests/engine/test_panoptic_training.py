@@ -12,7 +12,7 @@ from helpers.golden import REPOSITORY
 from helpers.toy_segmenter import train
 
 OPTS = [
-    "MODEL.DEVICE", "cpu", "SEED", "3",
+    "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "SEED", "3",
     "DATASETS.TRAIN", "('shapes_panoptic_train',)", "DATASETS.TEST", "('shapes_panoptic_val',)",
     "DATASETS.SHAPES.SIZE", "64", "DATASETS.SHAPES.NUM_TRAIN", "8", "DATASETS.SHAPES.NUM_VAL", "2",
     "INPUT.IMAGE_SIZE", "64", "INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0",
