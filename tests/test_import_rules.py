@@ -13,6 +13,7 @@ from helpers.golden import REPOSITORY
 
 SEGMENTERS = ("condinst", "solov2", "sotr", "mask2former")
 GRID_SEGMENTERS = ("solov2", "sotr")  # they meet in modeling/grid
+METHOD = ("iuq_meta_arch", "iuq_settings", "views")
 SHARED = ("grid", "layers", "backbone")
 # A model is asked by what it declares, never probed, and no class is known by its name.
 PROBES = (
@@ -78,7 +79,7 @@ def allowed_in_modeling(place: Path, name: str) -> bool:
     if any(within(name, f"adet_iuq.modeling.{one}") for one in others):
         return False
     base = room in (*SEGMENTERS, *SHARED) and not place.stem.endswith("_iuq") and place.stem != "__init__"
-    method = within(name, "adet_iuq.iuq") or within(name, "adet_iuq.modeling.iuq_meta_arch")
+    method = within(name, "adet_iuq.iuq") or any(within(name, f"adet_iuq.modeling.{one}") for one in METHOD)
     return not (method and (base or room == "segmenter.py"))
 
 

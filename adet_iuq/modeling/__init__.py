@@ -1,8 +1,10 @@
 """The segmenters. Importing this package registers all of them with detectron2."""
 
 from adet_iuq.modeling import backbone, condinst, mask2former, solov2, sotr
-from adet_iuq.modeling.iuq_meta_arch import IUQMetaArch, Views, build_criterion, settings_from
+from adet_iuq.modeling.iuq_meta_arch import IUQMetaArch
+from adet_iuq.modeling.iuq_settings import build_criterion, settings_from
 from adet_iuq.modeling.segmenter import Segmenter, TrainingPass, content_size, output_size
+from adet_iuq.modeling.views import Views
 
 __all__ = [
     "IUQMetaArch",

@@ -5,52 +5,20 @@ Shapes: see `adet_iuq.iuq.structures`.
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from adet_iuq.errors import UserError
-from adet_iuq.iuq import (
-    CropFlip,
-    EquivarianceLoss,
-    InterSceneLoss,
-    IUQCriterion,
-    PixelMemory,
-    Pixels,
-    Queries,
-    Scene,
-    build_sampler,
-    image_generator,
-)
-from adet_iuq.modeling.layers import instance_masks, mask_boxes
+from adet_iuq.iuq import IUQCriterion, Pixels, Queries, Scene
+from adet_iuq.modeling.iuq_settings import build_criterion, settings_from
 from adet_iuq.modeling.parts import part
-from adet_iuq.modeling.segmenter import Segmenter, content_size
-
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-Settings = TypeVar("Settings")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Views:
-    """How the second view g(I) of an image is drawn; names and meanings as MODEL.IUQ.EQUI."""
-
-    views: str = "paired"
-    flip_prob: float = 0.5
-    crop_min: float = 0.6
-    crop_max: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.views not in ("paired", "extra"):
-            raise UserError(f'MODEL.IUQ.EQUI.VIEWS is "{self.views}"; it can be "paired" or "extra".')
-        if not 0 < self.crop_min <= self.crop_max <= 1:
-            raise UserError("MODEL.IUQ.EQUI needs 0 < CROP_MIN <= CROP_MAX <= 1.")
+from adet_iuq.modeling.segmenter import Segmenter
+from adet_iuq.modeling.views import Views, on_device, transform_inputs
 
 
 class IUQMetaArch(Segmenter):
@@ -161,8 +129,8 @@ class IUQMetaArch(Segmenter):
         transforms, views = None, batched_inputs
         if self.iuq_criterion.equi is not None:
             with part("iuq"):
-                batched_inputs = [_on_device(inputs, self.device) for inputs in batched_inputs]
-                transforms = [self.sample_transform(inputs) for inputs in batched_inputs]
+                batched_inputs = [on_device(inputs, self.device) for inputs in batched_inputs]
+                transforms = [self.views.draw(i, self.pixel_stride, self.pixel_offset) for i in batched_inputs]
                 transformed = [transform_inputs(i, g) for i, g in zip(batched_inputs, transforms, strict=True)]
             views = batched_inputs + transformed
         scene, losses = self.forward_scene(views)
@@ -191,78 +159,6 @@ class IUQMetaArch(Segmenter):
             **_scene_ids(batched_inputs, self.device),
         )
         return scene, done.losses
-
-    def sample_transform(self, inputs: Mapping[str, Any]) -> CropFlip:
-        """g of one image, keyed to its sample: neither rank nor batch has a say in it."""
-        seeds = [inputs["sample_seed"]] if "sample_seed" in inputs else None
-        return CropFlip.sample(
-            image_generator(seeds, 0, "crop_flip"),
-            content_size(inputs),
-            stride=self.pixel_stride,
-            offset=self.pixel_offset,
-            flip_prob=self.views.flip_prob,
-            crop_range=(self.views.crop_min, self.views.crop_max),
-        )
-
-
-def build_criterion(cfg: CfgNode, memory_arguments: Mapping[str, Any]) -> IUQCriterion:
-    """The criterion that MODEL.IUQ describes, with a memory if it has an inter-scene term.
-
-    Args:
-        cfg: the whole config.
-        memory_arguments: of `IUQMetaArch.memory_arguments`.
-
-    Raises:
-        UserError: a value that the method does not know.
-    """
-    iuq, memory = cfg.MODEL.IUQ, cfg.MODEL.IUQ.MEMORY
-    if memory.DTYPE not in _DTYPES:
-        raise UserError(f'MODEL.IUQ.MEMORY.DTYPE is "{memory.DTYPE}"; it can be {" or ".join(_DTYPES)}.')
-    kept = {"capacity": memory.CAPACITY, "shard": memory.SHARD, "check_period": memory.CHECK_PERIOD}
-    try:
-        return IUQCriterion(
-            memory=PixelMemory(**memory_arguments, **kept, dtype=_DTYPES[memory.DTYPE]) if iuq.INTER.ENABLED else None,
-            sampler=build_sampler(
-                memory.SAMPLER,
-                pixels_per_instance=memory.PIXELS_PER_INSTANCE,
-                pixels_per_image=memory.PIXELS_PER_IMAGE,
-            ),
-            inter=settings_from(InterSceneLoss, iuq.INTER),
-            equi=settings_from(EquivarianceLoss, iuq.EQUI) if iuq.EQUI.ENABLED else None,
-            reduce_normalizer=cfg.MODEL.REDUCE_NORMALIZER,
-        )
-    except ValueError as error:
-        raise UserError(f"MODEL.IUQ: {error}") from error
-
-
-def settings_from(kind: type[Settings], section: CfgNode) -> Settings:
-    """A dataclass of settings from the keys of a section that bear its fields' names, in capitals."""
-    return kind(**{field.name: section[field.name.upper()] for field in fields(kind)})  # type: ignore[arg-type]
-
-
-def transform_inputs(inputs: Mapping[str, Any], transform: CropFlip) -> dict[str, Any]:
-    """g(I) with g's annotations: masks are cut, boxes recomputed from them, instances cut away dropped.
-
-    Args:
-        inputs: `image` (3, H, W) and `instances` with gt_classes and gt_masks; everything else is kept, but the view
-            of a padded image is not padded.
-        transform: g, for the content of the image.
-    """
-    instances: Instances = inputs["instances"]
-    masks = transform.masks(instance_masks(instances))
-    kept = masks.flatten(1).any(1)
-    image = transform.image(inputs["image"])
-    result = Instances((image.shape[1], image.shape[2]))
-    result.gt_classes = instances.gt_classes[kept]
-    result.gt_masks = BitMasks(masks[kept].contiguous())
-    result.gt_boxes = Boxes(mask_boxes(result.gt_masks.tensor))
-    kept_inputs = {key: value for key, value in inputs.items() if key != "content_size"}
-    return {**kept_inputs, "image": image, "instances": result}
-
-
-def _on_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Image and annotations where the model is, so that g acts there and nothing is copied twice."""
-    return {**inputs, "image": inputs["image"].to(device), "instances": inputs["instances"].to(device)}
 
 
 def _scene_ids(batched_inputs: list[dict[str, Any]], device: torch.device) -> dict[str, Any]:

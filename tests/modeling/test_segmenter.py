@@ -64,7 +64,10 @@ def test_images_are_normalised_and_padded_to_the_divisibility() -> None:
 
 def test_the_content_of_a_padded_image_is_what_the_mapper_says() -> None:
     image = torch.zeros(3, 64, 64)
-    assert content_size({"image": image}) == (64, 64) and content_size({"image": image, "content_size": (9, 5)}) == (9, 5)
+    assert content_size({"image": image}) == (64, 64) and content_size({"image": image, "content_size": (9, 5)}) == (
+        9,
+        5,
+    )
 
 
 def test_defaults_are_a_whole_contract() -> None:
@@ -124,6 +127,6 @@ def test_built_in_segmenters_declare_what_a_pass_gives(name: str) -> None:
     rows = torch.tensor([len(mask) for mask in done.masks])
     assert (done.target_index < rows[done.image_index]).all()
     assert all(len(value) == count for value in done.context.values())
-    assert all(
-        [len(one) for one in value] == rows.tolist() for value in done.instance_context.values()
-    ), done.instance_context.keys()
+    assert all([len(one) for one in value] == rows.tolist() for value in done.instance_context.values()), (
+        done.instance_context.keys()
+    )

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from adet_iuq.errors import UserError
 from adet_iuq.iuq import Pixels, Queries, Scene
-from adet_iuq.modeling.iuq_meta_arch import IUQMetaArch, settings_from
+from adet_iuq.modeling.iuq_meta_arch import IUQMetaArch
+from adet_iuq.modeling.iuq_settings import settings_from
 from adet_iuq.modeling.layers import dot_product_maps, loss_count
 from adet_iuq.modeling.mask2former import mask_losses
 from adet_iuq.modeling.mask2former.mask2former import MaskFormer

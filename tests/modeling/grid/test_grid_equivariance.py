@@ -10,7 +10,7 @@ from torch import Tensor
 from adet_iuq.iuq import CropFlip
 from adet_iuq.modeling.grid import GridMaps, GridTargets, quarter_masks
 from adet_iuq.modeling.grid.grid_segmenter_iuq import GridSegmenterIUQ
-from adet_iuq.modeling.iuq_meta_arch import transform_inputs
+from adet_iuq.modeling.views import transform_inputs
 from helpers.grid_checks import AT_ONCE, CASES
 from helpers.scenes import small_cfg
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from adet_iuq.errors import UserError
 from adet_iuq.iuq import CropFlip, Queries, Scene
-from adet_iuq.modeling.iuq_meta_arch import transform_inputs
 from adet_iuq.modeling.mask2former import MaskFormer, MaskFormerIUQ, mask_losses
 from adet_iuq.modeling.mask2former.matcher import Matches
 from adet_iuq.modeling.mask2former.transformer_decoder import Prediction
 from adet_iuq.modeling.segmenter import content_size
+from adet_iuq.modeling.views import transform_inputs
 from helpers.scenes import discs, mask2former_model
 
 BASE = "Mask2Former/R50_50ep_paper.yaml"

@@ -1,0 +1,71 @@
+"""The second view g(I) of an image: how g is drawn, and what it makes of image and annotations (Eq. 6 to 8)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.structures import BitMasks, Boxes, Instances
+
+from adet_iuq.errors import UserError
+from adet_iuq.iuq import CropFlip, image_generator
+from adet_iuq.modeling.layers import instance_masks, mask_boxes
+from adet_iuq.modeling.segmenter import content_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """How the second view g(I) of an image is drawn; names and meanings as MODEL.IUQ.EQUI."""
+
+    views: str = "paired"
+    flip_prob: float = 0.5
+    crop_min: float = 0.6
+    crop_max: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.views not in ("paired", "extra"):
+            raise UserError(f'MODEL.IUQ.EQUI.VIEWS is "{self.views}"; it can be "paired" or "extra".')
+        if not 0 < self.crop_min <= self.crop_max <= 1:
+            raise UserError("MODEL.IUQ.EQUI needs 0 < CROP_MIN <= CROP_MAX <= 1.")
+
+    def draw(self, inputs: Mapping[str, Any], stride: int, offset: float) -> CropFlip:
+        """g of one image, keyed to its sample: neither rank nor batch has a say in it.
+
+        Args:
+            inputs: of the image, with `sample_seed`; without it torch's global generator draws.
+            stride, offset: of the dense map, so that cells of both views meet.
+        """
+        seeds = [inputs["sample_seed"]] if "sample_seed" in inputs else None
+        return CropFlip.sample(
+            image_generator(seeds, 0, "crop_flip"),
+            content_size(inputs),
+            stride=stride,
+            offset=offset,
+            flip_prob=self.flip_prob,
+            crop_range=(self.crop_min, self.crop_max),
+        )
+
+
+def transform_inputs(inputs: Mapping[str, Any], transform: CropFlip) -> dict[str, Any]:
+    """g(I) with g's annotations: masks are cut, boxes recomputed from them, instances cut away dropped.
+
+    Args:
+        inputs: `image` (3, H, W) and `instances` with gt_classes and gt_masks; everything else is kept, but the view
+            of a padded image is not padded.
+        transform: g, for the content of the image.
+    """
+    instances: Instances = inputs["instances"]
+    masks = transform.masks(instance_masks(instances))
+    kept = masks.flatten(1).any(1)
+    image = transform.image(inputs["image"])
+    result = Instances((image.shape[1], image.shape[2]))
+    result.gt_classes = instances.gt_classes[kept]
+    result.gt_masks = BitMasks(masks[kept].contiguous())
+    result.gt_boxes = Boxes(mask_boxes(result.gt_masks.tensor))
+    kept_inputs = {key: value for key, value in inputs.items() if key != "content_size"}
+    return {**kept_inputs, "image": image, "instances": result}
+
+
+def on_device(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Image and annotations where the model is, so that g acts there and nothing is copied twice."""
+    return {**inputs, "image": inputs["image"].to(device), "instances": inputs["instances"].to(device)}
