@@ -14,7 +14,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from adet_iuq.errors import UserError
-from adet_iuq.iuq import IUQCriterion, Pixels, Queries, Scene
+from adet_iuq.iuq import CropFlip, IUQCriterion, Pixels, Queries, Scene
 from adet_iuq.modeling.iuq_settings import build_criterion, settings_from
 from adet_iuq.modeling.parts import part
 from adet_iuq.modeling.segmenter import Segmenter
@@ -130,7 +130,7 @@ class IUQMetaArch(Segmenter):
         if self.iuq_criterion.equi is not None:
             with part("iuq"):
                 batched_inputs = [on_device(inputs, self.device) for inputs in batched_inputs]
-                transforms = [self.views.draw(i, self.pixel_stride, self.pixel_offset) for i in batched_inputs]
+                transforms = [self._sample_transform(inputs) for inputs in batched_inputs]
                 transformed = [transform_inputs(i, g) for i, g in zip(batched_inputs, transforms, strict=True)]
             views = batched_inputs + transformed
         scene, losses = self.forward_scene(views)
@@ -159,6 +159,9 @@ class IUQMetaArch(Segmenter):
             **_scene_ids(batched_inputs, self.device),
         )
         return scene, done.losses
+
+    def _sample_transform(self, inputs: Mapping[str, Any]) -> CropFlip:
+        return self.views.draw(inputs, self.pixel_stride, self.pixel_offset)
 
 
 def _scene_ids(batched_inputs: list[dict[str, Any]], device: torch.device) -> dict[str, Any]:
