@@ -1,6 +1,7 @@
 """Who may import whom (ARCHITECTURE, section 2), read from the source."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,14 @@ import pytest
 from helpers.golden import REPOSITORY
 
 SEGMENTERS = ("condinst", "solov2", "sotr", "mask2former")
+GRID_SEGMENTERS = ("solov2", "sotr")  # they meet in modeling/grid
+SHARED = ("grid", "layers", "backbone")
+# A model is asked by what it declares, never probed, and no class is known by its name.
+PROBES = (
+    re.compile(r"(has|get)attr\(((self\.)?_?model|segmenter|unwrap\(|find_meta_arch)"),
+    re.compile(r"endswith\([\"']IUQ"),
+)
+CLASS_NAMES = re.compile(r"\b(CondInst|SOLOv2|SOTR|MaskFormer)(IUQ)?\b")
 
 
 def imports(path: Path, root: Path) -> Iterator[str]:
@@ -43,6 +52,7 @@ def breaches(root: Path) -> list[str]:
 
 
 def allowed(place: Path, name: str) -> bool:
+    """Whether the file at `place` may import `name`."""
     if within(name, "adet"):
         return False
     if place.parts[0] == "projects":
@@ -52,18 +62,24 @@ def allowed(place: Path, name: str) -> bool:
     package = place.parts[1]
     if package == "iuq":
         return within(name, "adet_iuq.iuq") or within(name, "torch") or name.split(".")[0] in sys.stdlib_module_names
-    segmenter = place.parts[2] if package == "modeling" and place.parts[2] in SEGMENTERS else None
-    if segmenter is not None:
-        others = [s for s in SEGMENTERS if s != segmenter]
-        if any(within(name, f"adet_iuq.modeling.{other}") for other in others):
-            return False
-        knows_the_method = place.stem.endswith("_iuq") or place.stem == "__init__"
-        method = within(name, "adet_iuq.iuq") or within(name, "adet_iuq.modeling.query_segmenter")
-        return knows_the_method or not method
-    shared = package == "modeling" and place.parts[2] in ("layers", "backbone")
-    if shared or package in ("engine", "data", "evaluation"):
-        return not any(within(name, f"adet_iuq.modeling.{one}") for one in SEGMENTERS)
+    if package == "modeling":
+        return allowed_in_modeling(place, name)
+    if package in ("engine", "data", "evaluation"):
+        return not any(within(name, f"adet_iuq.modeling.{one}") for one in (*SEGMENTERS, "grid"))
     return True
+
+
+def allowed_in_modeling(place: Path, name: str) -> bool:
+    """A base segmenter is complete without the method, segmenters meet in shared rooms only, and those know none of them."""
+    room = place.parts[2]
+    others = [one for one in (*SEGMENTERS, "grid") if one != room] if room != "__init__.py" else []
+    if room in GRID_SEGMENTERS:
+        others.remove("grid")
+    if any(within(name, f"adet_iuq.modeling.{one}") for one in others):
+        return False
+    base = room in (*SEGMENTERS, *SHARED) and not place.stem.endswith("_iuq") and place.stem != "__init__"
+    method = within(name, "adet_iuq.iuq") or within(name, "adet_iuq.modeling.iuq_meta_arch")
+    return not (method and (base or room == "segmenter.py"))
 
 
 def test_no_breach() -> None:
@@ -88,6 +104,71 @@ def test_breach_is_found(tmp_path: Path, place: str, line: str) -> None:
     (tmp_path / place).parent.mkdir(parents=True)
     (tmp_path / place).write_text(f"import os\n{line}\n")
     assert len(breaches(tmp_path)) == 1
+
+
+def strings(path: Path) -> Iterator[str]:
+    """Text constants of a file that are no docstrings."""
+    tree = ast.parse(path.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    first = [node.body[0] for node in ast.walk(tree) if isinstance(node, documented) and node.body]
+    docstrings = {id(node.value) for node in first if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def probes(root: Path) -> list[str]:
+    """Lines that ask a model what it has, as "file: line"."""
+    files = sorted([*root.glob("adet_iuq/**/*.py"), *root.glob("tools/**/*.py"), *root.glob("projects/**/*.py")])
+    return [
+        f"{path.relative_to(root)}: {line.strip()}"
+        for path in files
+        if path.relative_to(root) != Path("adet_iuq/modeling/segmenter.py")
+        for line in path.read_text().splitlines()
+        if any(pattern.search(line) for pattern in PROBES)
+    ]
+
+
+def test_no_model_is_probed() -> None:
+    assert probes(REPOSITORY) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'if hasattr(model, "iuq_state"):',
+        'keys = getattr(self.model, "optional_checkpoint_keys", ())',
+        'ceiling = getattr(unwrap(self.model), "mask_loss_ceiling", 1.0)',
+        'count = getattr(find_meta_arch(cfg), "images_per_batch", None)',
+        'if cfg.MODEL.META_ARCHITECTURE.endswith("IUQ"):',
+    ],
+)
+def test_a_probe_is_found(tmp_path: Path, line: str) -> None:
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "one.py").write_text(line + "\n    pass\n")
+    assert len(probes(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("package", ["engine", "data", "evaluation", "checkpoint"])
+def test_no_segmenter_is_known_by_its_name(package: str) -> None:
+    named = {
+        str(path.relative_to(REPOSITORY)): text
+        for path in REPOSITORY.glob(f"adet_iuq/{package}/**/*.py")
+        for text in strings(path)
+        if CLASS_NAMES.fullmatch(text)
+    }
+    assert named == {}
+
+
+def test_the_core_names_no_config_key() -> None:
+    """Its messages speak of its own arguments; whoever reads a config adds where they come from."""
+    named = [
+        f"{path.name}: {text}"
+        for path in REPOSITORY.glob("adet_iuq/iuq/*.py")
+        for text in strings(path)
+        if re.search(r"\b(MODEL|IUQ|INTER|MEMORY|EQUI)\.", text)
+    ]
+    assert named == []
 
 
 def test_importing_the_package_or_the_method_leaves_detectron2_alone() -> None:

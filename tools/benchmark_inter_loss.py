@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from benchmarking import alternate, peak_bytes
 from torch import Tensor
 
-from adet_iuq.iuq import NORMALIZERS, Pixels, Queries, build_inter_loss, chunked_inter_loss
+from adet_iuq.iuq import InterSceneLoss, Pixels, Queries
+from adet_iuq.iuq.memory import count_images
 from adet_iuq.modeling.condinst.mask_head import DynamicMaskHead, DynamicQueries
 
 HIDDEN = 8
@@ -103,13 +104,13 @@ def random_inputs(case: Case, queries: int, capacity: int, seed: int = 0) -> tup
 
 def chunked_step(case: Case, queries: Queries, ids: Tensor, pixels: Pixels, chunk_bytes: int) -> Tensor:
     """The library's loss, and its gradient with respect to the embeddings, (Q, d)."""
-    result = chunked_inter_loss(
+    loss = InterSceneLoss(chunk_bytes=chunk_bytes)
+    result = loss(
         queries,
         ids,
         pixels,
         case.retrieve,
-        build_inter_loss("focal"),
-        chunk_bytes=chunk_bytes,
+        query_weights=loss.weigh_queries(*count_images(pixels.image_ids).foreign(ids)),
         bytes_per_pair=case.bytes_per_pair,
     )
     return torch.autograd.grad(result.value, queries.embeddings)[0]
@@ -118,8 +119,10 @@ def chunked_step(case: Case, queries: Queries, ids: Tensor, pixels: Pixels, chun
 def plain_step(case: Case, queries: Queries, ids: Tensor, pixels: Pixels) -> Tensor:
     """The same by ordinary autograd over all pairs at once."""
     foreign = (ids[:, None] != pixels.image_ids[None]) & (pixels.image_ids >= 0)[None]
-    per_pair = build_inter_loss("focal")(case.plain_retrieve(queries, pixels)).masked_fill(~foreign, 0.0)
-    value = per_pair.sum(dim=1) @ NORMALIZERS["pixel"](ids, pixels.image_ids)
+    logits = case.plain_retrieve(queries, pixels)
+    cross_entropy = F.softplus(logits)
+    per_pair = 0.9 * (torch.exp(2.5 * (logits - cross_entropy)) * cross_entropy)
+    value = per_pair.masked_fill(~foreign, 0.0).sum() / foreign.sum()
     return torch.autograd.grad(value, queries.embeddings)[0]
 
 

@@ -36,18 +36,17 @@ from adet_iuq.config import load_config
 from adet_iuq.config.num_classes import all_num_classes
 from adet_iuq.engine import Trainer
 from adet_iuq.engine.launching.launch import argument_parser, launch
-from adet_iuq.engine.loop.step import unwrap
 from adet_iuq.engine.meta_arch import find_segmenter
 from adet_iuq.engine.setup import choose_device
 from adet_iuq.errors import UserError
 from adet_iuq.iuq import PixelMemory, Pixels
-from adet_iuq.modeling.query_segmenter import IUQMetaArch
+from adet_iuq.modeling.iuq_meta_arch import IUQMetaArch
 
 COLUMNS = ("processes", "capacity", "step s", "sync ms", "memory MB")
 
 
-def build(cfg: Any, capacity: int) -> nn.Module:
-    """The segmenter of a config with a full memory of that capacity, wrapped for several processes.
+def build(cfg: Any, capacity: int) -> tuple[nn.Module, PixelMemory]:
+    """The segmenter of a config, wrapped for several processes, and its full memory of that capacity.
 
     Raises:
         UserError: it has no memory.
@@ -64,7 +63,7 @@ def build(cfg: Any, capacity: int) -> nn.Module:
     fill(model.iuq_criterion.memory, capacity, cfg.MODEL.DEVICE)
     device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
     wrapped: nn.Module = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-    return wrapped.train()
+    return wrapped.train(), model.iuq_criterion.memory
 
 
 def fill(memory: PixelMemory, capacity: int, device: str) -> None:
@@ -114,9 +113,8 @@ def measure(args: argparse.Namespace) -> None:
     labels = min(all_num_classes(cfg))  # suit every segmenter
     inputs = [synthetic_input(args.size, args.instances, labels, first + i) for i in range(images)]
     for capacity in args.capacities:
-        model = build(cfg, capacity)
+        model, memory = build(cfg, capacity)
         optimizer = Trainer.build_optimizer(cfg, model)
-        memory: PixelMemory = unwrap(model).iuq_criterion.memory
         stored = sum(buffer.numel() * buffer.element_size() for buffer in memory.buffers()) / 2**20
         pixels = random_pixels(
             memory, images * args.instances * cfg.MODEL.IUQ.MEMORY.PIXELS_PER_INSTANCE, cfg.MODEL.DEVICE

@@ -30,6 +30,7 @@ from benchmarking import alternate, peak_bytes, synthetic_input
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import EventStorage
+from part_clock import OTHER, PartClock
 from torch import nn
 
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
@@ -42,8 +43,8 @@ from adet_iuq.engine.meta_arch import find_segmenter
 from adet_iuq.engine.setup import choose_device
 from adet_iuq.errors import UserError
 from adet_iuq.iuq import Pixels
-from adet_iuq.modeling.parts import OTHER, PartClock, part
-from adet_iuq.modeling.query_segmenter import IUQMetaArch
+from adet_iuq.modeling.iuq_meta_arch import IUQMetaArch
+from adet_iuq.modeling.parts import part
 
 OPTIMIZER = "optimizer"
 TRAINING_PARTS = ("backbone", "heads", "targets", "losses", "iuq", OPTIMIZER, OTHER)

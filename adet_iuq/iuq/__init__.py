@@ -1,68 +1,61 @@
 """Instance-unique querying in plain torch: works in any trainer, needs nothing but torch.
 
-A segmenter hands over a `Scene` and three functions (`Segmenter`); `IUQCriterion` returns the two losses.
+A segmenter hands over a `Scene` and its retrieval (`Retriever`); `IUQCriterion` returns the two losses. To change Eq. 5
+read `inter_scene.py`, for Eq. 6 to 8 `equivariance.py`.
 """
 
-from .consistency import check_same_on_all_ranks, checksum
-from .criterion import EquiSettings, InterSettings, IUQCriterion, cap_queries, connected_zero, feature_equivariance_loss
+from .cells import masks_at_cells, valid_cells
+from .criterion import IUQCriterion
 from .distributed import all_gather_rows, gather_interleaved, rank, sum_over_ranks, world_size
-from .grid import sample_masks, valid_cells
-from .losses import (
-    INTER_LOSSES,
-    NORMALIZERS,
-    ImageCounts,
-    build_inter_loss,
-    count_images,
-    query_weights,
-    ramp_weight,
+from .equivariance import EQUI_TARGETS, EquivarianceLoss
+from .inter_scene import INTER_LOSSES, NORMALIZERS, InterLoss, InterSceneLoss
+from .memory import ImageCounts, PixelMemory
+from .randomness import image_generator, keyed_generator, tagged_seed
+from .sampling import (
+    SAMPLERS,
+    DenseSampler,
+    InstanceSampler,
+    PixelSampler,
+    SparseSampler,
+    build_sampler,
+    cap_queries,
 )
-from .memory import PixelMemory
-from .randomness import derive_seed, image_generator, keyed_generator
-from .retrieval import InterLoss, chunked_inter_loss
-from .sampling import SAMPLERS, DenseSampler, InstanceSampler, PixelSampler, SparseSampler, build_sampler
 from .sharding import sharded_inter_loss
-from .structures import Pixels, Queries, Scene, Segmenter
+from .structures import Pixels, Queries, Retriever, Scene, connected_zero
 from .transforms import CropFlip, warp_features
 
 __all__ = [
+    "EQUI_TARGETS",
     "INTER_LOSSES",
     "NORMALIZERS",
     "SAMPLERS",
     "CropFlip",
     "DenseSampler",
-    "EquiSettings",
+    "EquivarianceLoss",
     "IUQCriterion",
     "ImageCounts",
     "InstanceSampler",
     "InterLoss",
-    "InterSettings",
+    "InterSceneLoss",
     "PixelMemory",
     "PixelSampler",
     "Pixels",
     "Queries",
+    "Retriever",
     "Scene",
-    "Segmenter",
     "SparseSampler",
     "all_gather_rows",
-    "build_inter_loss",
     "build_sampler",
     "cap_queries",
-    "check_same_on_all_ranks",
-    "checksum",
-    "chunked_inter_loss",
     "connected_zero",
-    "count_images",
-    "derive_seed",
-    "feature_equivariance_loss",
     "gather_interleaved",
     "image_generator",
     "keyed_generator",
-    "query_weights",
-    "ramp_weight",
+    "masks_at_cells",
     "rank",
-    "sample_masks",
     "sharded_inter_loss",
     "sum_over_ranks",
+    "tagged_seed",
     "valid_cells",
     "warp_features",
     "world_size",

@@ -4,19 +4,50 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .consistency import check_same_on_all_ranks
 from .distributed import all_gather_rows, gather_interleaved, rank, world_size
-from .losses import ImageCounts, count_images
 from .randomness import keyed_generator
 from .structures import Pixels
 
 _CONTEXT = "context_"
 # Rows of `cursor`.
 _POINTER, _FILLED, _WRITES = 0, 1, 2
+
+
+class ImageCounts(NamedTuple):
+    """Which images a memory holds, and how many pixels of each."""
+
+    ids: Tensor  # (images,) long, ascending
+    counts: Tensor  # (images,) long, at least 1 each
+
+    @staticmethod
+    def sum(ids: Tensor, counts: Tensor) -> ImageCounts:
+        """From ids (n,) long that may come several times, and the number of pixels that goes with each (n,) long."""
+        ids, place = torch.unique(ids, return_inverse=True)
+        return ImageCounts(ids, torch.zeros_like(ids).index_add(0, place, counts))
+
+    def foreign(self, query_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """For the image of each query, (Q,) long: the number of pixels and of images that are not its own, (Q,) long."""
+        if len(self.ids) == 0:
+            return torch.zeros_like(query_ids), torch.zeros_like(query_ids)
+        # Binary search instead of a (Q, P) comparison: the cost stays far below the loss's own.
+        position = torch.searchsorted(self.ids, query_ids).clamp(max=len(self.ids) - 1)
+        own = self.ids[position] == query_ids
+        return self.counts.sum() - self.counts[position] * own, len(self.ids) - own.long()
+
+
+def count_images(pixel_ids: Tensor, chunk: int = 2**17) -> ImageCounts:
+    """The images of pixels, (P,) long, -1 for an empty slot; `chunk` are sorted at a time, to bound the memory it takes."""
+    total = ImageCounts(pixel_ids.new_zeros(0), pixel_ids.new_zeros(0))
+    for part in pixel_ids.split(chunk):
+        ids, counts = torch.unique(part[part >= 0], return_counts=True)
+        total = ImageCounts.sum(torch.cat([total.ids, ids]), torch.cat([total.counts, counts]))
+    return total
 
 
 class PixelMemory(nn.Module):
@@ -88,15 +119,13 @@ class PixelMemory(nn.Module):
 
     def pixels(self) -> Pixels:
         """The filled slots (sharded: of this rank), as views: read them before the next `enqueue` (autograd detects it if
-        you do not).
-
-        Slot order, not age. Slots whose pixel was not finite have id -1, like empty ones.
+        you do not). Slot order, not age. Slots whose pixel was not finite have id -1, like empty ones.
         """
         filled = slice(0, self._own_rows(len(self)))
-        context = {name: self._column(_CONTEXT + name)[filled] for name in self.context_shapes}
+        context = {name: self.get_buffer(_CONTEXT + name)[filled] for name in self.context_shapes}
         return Pixels(self.features[filled], self.locations[filled], self.image_ids[filled], context)
 
-    def sample(self, count: int) -> tuple[Pixels, float]:
+    def sample(self, count: int) -> tuple[Pixels, Tensor | None]:
         """A uniform sample of the filled slots, no slot twice; the same on every rank until the next `enqueue`.
 
         Args:
@@ -104,17 +133,18 @@ class PixelMemory(nn.Module):
                 share from its own slots, at least one (so that sums over them stay unbiased).
 
         Returns:
-            The sample, and by what a sum over it is multiplied to estimate the sum over all filled slots (sharded: of
-            this rank) without bias.
+            The sample, P pixels, and how many filled slots (sharded: of this rank) each of them stands for, (P,) float32,
+            so that sums weighted by it are unbiased; None: for itself.
         """
         pixels = self.pixels()
         share = max(self._own_rows(count), 1)
         if count <= 0 or len(pixels) <= share:
-            return pixels, 1.0
+            return pixels, None
         generator = keyed_generator(self.seed, f"sample/{int(self.cursor[_WRITES])}/{self.shard}")
         # Sorted: reading the slots in order is faster.
         chosen = torch.randperm(len(pixels), generator=generator)[:share].sort().values
-        return pixels.select(chosen.to(pixels.image_ids.device)), len(pixels) / share
+        weights = torch.full((share,), len(pixels) / share, device=self.cursor.device)
+        return pixels.select(chosen.to(self.cursor.device)), weights
 
     def image_counts(self) -> ImageCounts:
         """The images of the whole memory and their numbers of pixels; sharded it is a collective call."""
@@ -158,10 +188,10 @@ class PixelMemory(nn.Module):
         """
         if self.sharded:
             total = self.capacity or len(self)
-            columns = {name: gather_interleaved(self._column(name), total) for name in self._columns()}
+            columns = {name: gather_interleaved(self.get_buffer(name), total) for name in self._columns()}
             whole = {name: column for name, column in columns.items() if column is not None}
             return {**whole, "cursor": self.cursor.cpu().clone()} if whole else {}
-        return {name: self._column(name).detach().clone() for name in (*self._columns(), "cursor")}
+        return {name: self.get_buffer(name).detach().clone() for name in (*self._columns(), "cursor")}
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -174,7 +204,7 @@ class PixelMemory(nn.Module):
         capacity = len(state["image_ids"])
         if capacity == self.capacity:
             for name in self._columns():
-                self._column(name).copy_(state[name][self.shard :: self.ranks])
+                self.get_buffer(name).copy_(state[name][self.shard :: self.ranks])
             self.cursor.copy_(state["cursor"])
             return
         if self.capacity == 0:
@@ -198,16 +228,13 @@ class PixelMemory(nn.Module):
         """Names of the buffers with one row a slot."""
         return ["features", "locations", "image_ids", *(_CONTEXT + name for name in self.context_shapes)]
 
-    def _column(self, name: str) -> Tensor:
-        return self.get_buffer(name)
-
     def _own_rows(self, slots: int) -> int:
         """How many of the first `slots` slots lie on this rank."""
         return len(range(self.shard, slots, self.ranks))
 
     def _check_ranks(self) -> None:
         names = ["cursor"] if self.sharded else [*self._columns(), "cursor"]
-        check_same_on_all_ranks({name: self._column(name) for name in names}, "pixel memory")
+        check_same_on_all_ranks({name: self.get_buffer(name) for name in names}, "pixel memory")
 
     def _gather(self, pixels: Pixels) -> dict[str, Tensor]:
         """Rows of all ranks by column, in this memory's dtypes and the global order."""
@@ -218,7 +245,7 @@ class PixelMemory(nn.Module):
             )
         values = [pixels.features, pixels.locations, pixels.image_ids]
         values += [pixels.context[name] for name in self.context_shapes]
-        like = [self._column(name) for name in self._columns()]
+        like = [self.get_buffer(name) for name in self._columns()]
         local = [_convert(value, column) for value, column in zip(values, like, strict=True)]
         order = torch.zeros_like(local[2]) if pixels.order is None else pixels.order.to(local[2])
         *gathered, order = all_gather_rows([*local, order])
@@ -236,7 +263,7 @@ class PixelMemory(nn.Module):
         own = slots % self.ranks == self.shard if self.sharded else slice(None)
         places = slots[own] // self.ranks
         for name, value in rows.items():
-            column = self._column(name)
+            column = self.get_buffer(name)
             column[places] = value.to(column)[own]
         self.cursor[_POINTER] = (self.cursor[_POINTER] + count) % self.capacity
         self.cursor[_FILLED] = (self.cursor[_FILLED] + count).clamp(max=self.capacity)
@@ -253,10 +280,10 @@ class PixelMemory(nn.Module):
         if state.keys() != expected:
             raise ValueError(
                 f"The saved pixel memory holds {sorted(state)}, this model needs {sorted(expected)}: it was saved by "
-                "another segmenter or with other MODEL.IUQ settings. Resume with those, or start a new run."
+                "another segmenter or with other settings. Resume with those, or start a new run."
             )
         for name in self._columns():
-            saved, own = tuple(state[name].shape[1:]), tuple(self._column(name).shape[1:])
+            saved, own = tuple(state[name].shape[1:]), tuple(self.get_buffer(name).shape[1:])
             if saved != own:
                 raise ValueError(
                     f"The saved pixel memory's '{name}' has rows of shape {saved}, this model's have {own}: it was "

@@ -7,7 +7,7 @@ import hashlib
 import torch
 
 
-def derive_seed(seed: int, tag: str) -> int:
+def tagged_seed(seed: int, tag: str) -> int:
     """A 63-bit seed for the purpose `tag`, independent of those for all other tags."""
     digest = hashlib.blake2b(f"{seed}/{tag}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
@@ -15,7 +15,7 @@ def derive_seed(seed: int, tag: str) -> int:
 
 def keyed_generator(seed: int, tag: str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator on `device` for one purpose: draws with the same seed and different tags are independent."""
-    return torch.Generator(device=device).manual_seed(derive_seed(seed, tag))
+    return torch.Generator(device=device).manual_seed(tagged_seed(seed, tag))
 
 
 def image_generator(

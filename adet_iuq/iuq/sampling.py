@@ -1,4 +1,7 @@
-"""Which pixels of a scene enter the memory (Table 4b): always inside ground-truth instances, never background."""
+"""Which pixels of a scene enter the memory (Table 4b), and which of its queries meet them.
+
+Pixels lie always inside ground-truth instances, never in the background.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .grid import sample_masks, valid_cells
+from .cells import masks_at_cells, valid_cells
 from .randomness import image_generator
-from .structures import Pixels, Scene
+from .structures import Pixels, Queries, Scene
 
 PixelSampler = Callable[[Scene], Pixels]
 
@@ -76,6 +79,31 @@ def build_sampler(name: str, *, pixels_per_instance: int = 50, pixels_per_image:
     return InstanceSampler(count) if name == "instance" else SparseSampler(count)
 
 
+def cap_queries(scene: Scene, max_queries: int, num_originals: int) -> Queries:
+    """At most `max_queries` of the scene's queries (-1: all), spread evenly over the instances of all views.
+
+    Every instance gives one random query, then every one a second, and so on; the last round is a random choice of
+    instances. Draws are keyed by each image's seed and by whether it is the original or the view.
+    """
+    queries = scene.queries
+    if max_queries < 0 or len(queries) <= max_queries:
+        return queries
+    # Two independent draws for each query: its place within the instance, and the instance's place in that round.
+    scores = torch.zeros(len(queries), 2, dtype=torch.float64, device=queries.image_index.device)
+    for image in range(len(scene)):
+        generator = image_generator(scene.sample_seeds, image, f"query_cap/{image // max(num_originals, 1)}")
+        mine = (queries.image_index == image).nonzero().squeeze(1)
+        scores[mine] = torch.rand(len(mine), 2, generator=generator, dtype=torch.float64).to(scores)
+    instance = queries.image_index * (queries.target_index.max() + 1) + queries.target_index
+    shuffled = scores[:, 0].argsort()
+    grouped = shuffled[instance[shuffled].argsort(stable=True)]
+    _, sizes = torch.unique_consecutive(instance[grouped], return_counts=True)
+    starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    turn = torch.empty_like(scores[:, 0])
+    turn[grouped] = (torch.arange(len(queries), device=scores.device) - starts).to(scores)
+    return queries.select((turn + scores[:, 1]).argsort()[:max_queries].sort().values)
+
+
 def instance_cells(scene: Scene, image: int) -> Tensor:
     """Cells that each instance of an image may be sampled from: (K_b, Hf * Wf) bool.
 
@@ -84,7 +112,7 @@ def instance_cells(scene: Scene, image: int) -> Tensor:
     """
     masks = scene.masks[image]
     map_size = (scene.features.shape[2], scene.features.shape[3])
-    grid = sample_masks(masks, scene.stride, scene.offset, map_size).flatten(1)
+    grid = masks_at_cells(masks, scene.stride, scene.offset, map_size).flatten(1)
     lonely = (~grid.any(dim=1)).nonzero().squeeze(1)
     if len(lonely):
         small = masks[lonely]

@@ -2,67 +2,73 @@
 
 Queries are few and pixels are many, so the queries travel: every rank matches those of all ranks with its own part of the
 memory, and losses and gradients are summed for the owners. The gradient is known when the forward pass ends (as in
-`retrieval.py`), so the backward pass needs no exchange: its order may differ between ranks, collectives may not.
+`inter_scene.py`), so the backward pass needs no exchange: its order may differ between ranks, collectives may not.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .distributed import all_gather_rows, rank, sum_over_ranks, world_size
-from .losses import ElementwiseLoss
-from .retrieval import InterLoss, Retrieve, chunked_inter_loss
+from .inter_scene import InterLoss, InterSceneLoss, Retrieve, known_gradient
 from .structures import Pixels, Queries
 
 
 def sharded_inter_loss(
+    loss: InterSceneLoss,
     queries: Queries,
     query_ids: Tensor,
-    weights: Tensor,
     shard: Pixels,
     retrieve: Retrieve,
-    loss: ElementwiseLoss,
     *,
-    scale: float = 1.0,
-    chunk_bytes: int = 0,
+    query_weights: Tensor,
+    pixel_weights: Tensor | None = None,
     bytes_per_pair: int = 0,
 ) -> InterLoss:
-    """What `chunked_inter_loss` gives for this rank's queries on the pixels of all shards; a collective call.
+    """What a call of `loss` gives for this rank's queries on the pixels of all shards; a collective call.
 
     It exchanges the same number of messages whatever the ranks hold: no query, no pixel, anything not finite. What is
     not finite in one rank's queries reaches the loss of that rank only.
 
     Args:
+        loss: the same on all ranks.
         queries: Q queries of this rank, with the same context names and dtypes as those of the others.
         query_ids: (Q,) long, image id of each query.
-        weights: (Q,) of each query's loss, summed over the pixels of all shards (see `query_weights`).
         shard: the pixels of this rank's part, or a sample of them.
-        retrieve, loss, chunk_bytes, bytes_per_pair: as in `chunked_inter_loss`.
-        scale: of the sums over this rank's shard, number of its pixels / number sampled.
+        retrieve, bytes_per_pair: as for `loss`.
+        query_weights: (Q,) of each query's loss, summed over the pixels of all shards.
+        pixel_weights: (P,) how many pixels of this shard each of its pixels stands for; None: for itself.
 
     Returns:
         Loss and counts of this rank's queries. Differentiable once.
     """
-    parts = _gather(queries, query_ids, weights)
-    matched = [
-        _match(*part, shard, retrieve, loss, scale=scale, chunk_bytes=chunk_bytes, bytes_per_pair=bytes_per_pair)
-        for part in parts
-    ]
-    shape = (sum(len(gradient) for _, gradient in matched), queries.embeddings.shape[1])
+    parts = _gather(queries, query_ids, query_weights)
+    matched = []
+    for everyone, ids, weights in parts:
+        with torch.enable_grad():
+            leaf = everyone.embeddings.detach().requires_grad_()
+            result = loss(
+                replace(everyone, embeddings=leaf),
+                ids,
+                shard,
+                retrieve,
+                query_weights=weights,
+                pixel_weights=pixel_weights,
+                bytes_per_pair=bytes_per_pair,
+            )
+            (gradient,) = torch.autograd.grad(result.value, leaf)
+        matched.append((result._replace(value=result.value.detach()), gradient))
     gradients = torch.cat([gradient for _, gradient in matched])
     values = torch.stack([result.value for result, _ in matched])
     sums = sum_over_ranks(torch.cat([values, gradients.flatten()]))
     counts = sum_over_ranks(torch.stack([torch.stack(result[1:]) for result, _ in matched]))
     mine = rank()
     start = sum(len(part_ids) for _, part_ids, _ in parts[:mine])
-    gradient = sums[len(parts) :].view(shape)[start : start + len(queries)]
-    value: Tensor = _KnownGradient.apply(queries.embeddings, sums[mine], gradient)
-    return InterLoss(value, *counts[mine].unbind())
+    gradient = sums[len(parts) :].view(gradients.shape)[start : start + len(queries)]
+    return InterLoss(known_gradient(queries.embeddings, sums[mine], gradient), *counts[mine].unbind())
 
 
 def _gather(queries: Queries, query_ids: Tensor, weights: Tensor) -> list[tuple[Queries, Tensor, Tensor]]:
@@ -79,51 +85,3 @@ def _gather(queries: Queries, query_ids: Tensor, weights: Tensor) -> list[tuple[
         parts.append((everyone.select(rows), ids[rows], weights[rows]))
         start += size
     return parts
-
-
-def _match(
-    queries: Queries,
-    query_ids: Tensor,
-    weights: Tensor,
-    shard: Pixels,
-    retrieve: Retrieve,
-    loss: ElementwiseLoss,
-    *,
-    scale: float,
-    chunk_bytes: int,
-    bytes_per_pair: int,
-) -> tuple[InterLoss, Tensor]:
-    """One rank's queries on this shard: loss and counts, and the gradient (Q, d), in at least float32."""
-    dtype = torch.promote_types(queries.embeddings.dtype, torch.float32)
-    with torch.enable_grad():
-        leaf = queries.embeddings.to(dtype).requires_grad_()
-        result = chunked_inter_loss(
-            replace(queries, embeddings=leaf),
-            query_ids,
-            shard,
-            retrieve,
-            loss,
-            normalizer=lambda _query_ids, _pixel_ids: scale * weights,
-            chunk_bytes=chunk_bytes,
-            bytes_per_pair=bytes_per_pair,
-        )
-        (gradient,) = torch.autograd.grad(result.value, leaf)
-    return InterLoss(result.value.detach(), *result[1:]), gradient
-
-
-class _KnownGradient(torch.autograd.Function):
-    """A value whose gradient with respect to the embeddings has been computed elsewhere."""
-
-    @staticmethod
-    def forward(ctx: Any, embeddings: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-        """Returns the value."""
-        ctx.save_for_backward(gradient)
-        ctx.dtype = embeddings.dtype
-        return value.clone()
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        """Scales the gradient."""
-        (gradient,) = ctx.saved_tensors
-        return (grad_output * gradient).to(ctx.dtype), None, None

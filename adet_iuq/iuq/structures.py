@@ -149,12 +149,20 @@ class Scene:
         return columns_rows.to(torch.float32) * self.stride + offset
 
 
-class Segmenter(Protocol):
-    """The part of a query-based segmenter that the criterion calls.
+def connected_zero(scene: Scene) -> Tensor:
+    """A float32 zero that depends on features and embeddings, so that no parameter is left without a gradient.
 
-    It may also have an integer attribute `bytes_per_pair`: what `retrieve` takes, backward pass included, for each
-    (query, pixel) pair, in bytes; it steers the chunk size of the inter-scene loss, never its value.
+    Sums of empty slices: unlike 0 * x they stay zero when x is not finite.
     """
+    return scene.features[:0].float().sum() + scene.queries.embeddings[:0].float().sum()
+
+
+class Retriever(Protocol):
+    """The part of a query-based segmenter that the criterion calls."""
+
+    # What `retrieve` takes, backward pass included, for each (query, pixel) pair, in bytes; 0 where it is little beside the
+    # loss's own 32. It steers the chunk size of the inter-scene loss, never its value.
+    bytes_per_pair: int
 
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
         """<q_n, i> of Eq. 4 for all pairs: (Q, P) logits."""

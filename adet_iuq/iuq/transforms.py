@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .grid import valid_cells
+from .cells import valid_cells
 
 
 @dataclass(frozen=True)

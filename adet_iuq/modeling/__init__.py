@@ -1,6 +1,21 @@
 """The segmenters. Importing this package registers all of them with detectron2."""
 
 from adet_iuq.modeling import backbone, condinst, mask2former, solov2, sotr
-from adet_iuq.modeling.segmenter import Segmenter, TrainingPass
+from adet_iuq.modeling.iuq_meta_arch import IUQMetaArch, Views, build_criterion, settings_from
+from adet_iuq.modeling.segmenter import Segmenter, TrainingPass, content_size, output_size
 
-__all__ = ["Segmenter", "TrainingPass", "backbone", "condinst", "mask2former", "solov2", "sotr"]
+__all__ = [
+    "IUQMetaArch",
+    "Segmenter",
+    "TrainingPass",
+    "Views",
+    "backbone",
+    "build_criterion",
+    "condinst",
+    "content_size",
+    "mask2former",
+    "output_size",
+    "settings_from",
+    "solov2",
+    "sotr",
+]

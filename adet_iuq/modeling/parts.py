@@ -1,4 +1,4 @@
-"""Named parts of a segmenter's pass: ranges that profilers show and that `PartClock` times.
+"""Named parts of a segmenter's pass: ranges that profilers show, and that one listener may hear begin and end.
 
 Segmenters mark what they do, as a block or a whole function, by these names:
 
@@ -11,153 +11,50 @@ Segmenters mark what they do, as a block or a whole function, by these names:
     postprocess  masks and boxes at the output size
 """
 
-import time
-from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from types import TracebackType
-from typing import Any
+from typing import Protocol
 
-import torch
-from torch import Tensor
 from torch.profiler import record_function
 
 PARTS = ("backbone", "heads", "targets", "losses", "iuq", "nms", "postprocess")
-OTHER = "other"  # what runs outside of all parts
 
-_clock: "PartClock | None" = None  # the running one
+
+class PartListener(Protocol):
+    """Who hears of parts, such as a clock."""
+
+    def enter(self, name: str) -> None:
+        """A part begins."""
+
+    def leave(self) -> None:
+        """The latest part ends."""
+
+
+_listener: PartListener | None = None  # the one at work
 
 
 @contextmanager
 def part(name: str) -> Iterator[None]:
     """Marks a part; serves as a decorator as well. Inside another part it counts for itself only."""
     with record_function(name):
-        clock = _clock
-        if clock is None:
+        listener = _listener
+        if listener is None:
             yield
             return
-        clock.enter(name)
+        listener.enter(name)
         try:
             yield
         finally:
-            clock.leave()
+            listener.leave()
 
 
-@dataclass
-class PartTimes:
-    """Seconds that a part took."""
-
-    forward: float = 0.0
-    backward: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """Both together."""
-        return self.forward + self.backward
-
-
-class PartClock:
-    """Times the parts of what runs inside `with clock:` on this thread; one clock at a time.
-
-    Attributes:
-        times: {name of a part, or OTHER: seconds}; all of them sum up to the time spent inside the block.
-
-    Args:
-        device: a CUDA device is waited for at every border between parts.
-    """
-
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.times: dict[str, PartTimes] = defaultdict(PartTimes)
-        self._synchronize = torch.device(device).type == "cuda"
-        self._stack: list[str] = []
-        self._in_backward = False
-        self._since = 0.0
-        # From which autograd sequence number on the nodes of the graph belong to which part.
-        self._first_nodes: list[int] = []
-        self._owners: list[str] = []
-
-    def __enter__(self) -> "PartClock":
-        global _clock
-        assert _clock is None, "another clock is running"
-        _clock = self
-        self._first_nodes.clear()
-        self._owners.clear()
-        self._since = self._now()
-        self.enter(OTHER)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        global _clock
-        self._charge(self._stack[-1])
-        self._stack.clear()
-        _clock = None
-
-    def enter(self, name: str) -> None:
-        """A part begins."""
-        if self._stack:
-            self._charge(self._stack[-1])
-        self._stack.append(name)
-        self._own(name)
-
-    def leave(self) -> None:
-        """The latest part ends."""
-        self._charge(self._stack.pop())
-        self._own(self._stack[-1])
-
-    def backward(self, loss: Tensor) -> None:
-        """`loss.backward()`, every step charged to the part whose forward pass made it necessary."""
-        self._charge(self._stack[-1])
-        current = [OTHER]
-
-        def begin(name: str, _gradients: Any) -> None:
-            self._charge(current[0])
-            current[0] = name
-
-        for node in _graph(loss):
-            if hasattr(node, "variable"):
-                continue  # adding a gradient to a weight: charged to the step that made it
-            owner = self._owners[bisect_right(self._first_nodes, node._sequence_nr()) - 1]
-            node.register_prehook(partial(begin, owner))
-        self._since = self._now()  # looking the graph over is nobody's time
-        self._in_backward = True
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._charge(current[0])
-        self._in_backward = False
-
-    def _own(self, name: str) -> None:
-        self._first_nodes.append(torch.autograd._get_sequence_nr())
-        self._owners.append(name)
-
-    def _charge(self, name: str) -> None:
-        """The time since the last border belongs to `name`."""
-        now = self._now()
-        times, passed = self.times[name], now - self._since
-        if self._in_backward:
-            times.backward += passed
-        else:
-            times.forward += passed
-        self._since = now
-
-    def _now(self) -> float:
-        if self._synchronize:
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-
-def _graph(loss: Tensor) -> Iterator[Any]:
-    """All nodes of a loss's autograd graph, each once."""
-    waiting, seen = [loss.grad_fn], {loss.grad_fn}
-    while waiting:
-        node = waiting.pop()
-        if node is None:
-            continue
-        yield node
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                waiting.append(following)
+@contextmanager
+def heard_by(listener: PartListener) -> Iterator[None]:
+    """Inside, `listener` hears of all parts; one at a time."""
+    global _listener
+    assert _listener is None, "somebody else is listening"
+    _listener = listener
+    try:
+        yield
+    finally:
+        _listener = None

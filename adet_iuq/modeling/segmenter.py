@@ -62,6 +62,11 @@ class Segmenter(nn.Module, ABC):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from a config, for detectron2's `@configurable`."""
+        raise NotImplementedError(f"{cls.__name__} cannot be built from a config: it has no from_config.")
+
     @property
     def device(self) -> torch.device:
         """Where the model lives, and its images are brought."""

@@ -11,15 +11,13 @@ from torch import Tensor
 
 from adet_iuq.iuq import (
     InstanceSampler,
-    InterSettings,
+    InterSceneLoss,
     IUQCriterion,
     PixelMemory,
     Pixels,
     Queries,
     Scene,
-    build_inter_loss,
     distributed,
-    query_weights,
     sharded_inter_loss,
 )
 from helpers.gloo import main, run_ranks
@@ -48,6 +46,8 @@ DRAWS = 100
 
 class Segmenter:
     """<q, i> is a dot product and a term of both sides' context; no equivariance here."""
+
+    bytes_per_pair = 0
 
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
         """(Q, P) logits."""
@@ -83,7 +83,7 @@ def scene_of(step: int, rank: int, dtype: torch.dtype = torch.float32) -> Scene:
 def criterion_of(case: dict[str, Any], shard: bool) -> IUQCriterion:
     memory = PixelMemory(DIM, capacity=case["capacity"], dtype=case["dtype"], context={"scale": ()}, shard=shard)
     # Chunks of a few pixels.
-    inter = InterSettings(normalizer=case["normalizer"], chunk_bytes=3000)
+    inter = InterSceneLoss(normalizer=case["normalizer"], chunk_bytes=3000)
     return IUQCriterion(memory=memory, sampler=InstanceSampler(5), inter=inter, reduce_normalizer=case["reduce"])
 
 
@@ -130,12 +130,13 @@ def draw(rank: int, count: int, times: int) -> dict[str, Tensor]:
     memory.load_state(memory_of(whole).state())
     scene = scene_of(5, rank)
     ids = scene.image_ids[scene.queries.image_index]
-    weights = query_weights("pixel", ids, memory.image_counts())
+    loss = InterSceneLoss()
+    weights = loss.weigh_queries(*memory.image_counts().foreign(ids))
 
     def match(sample: int) -> tuple[Tensor, Tensor, Tensor]:
-        pixels, scale = memory.sample(sample)
+        pixels, shares = memory.sample(sample)
         result = sharded_inter_loss(
-            scene.queries, ids, weights, pixels, Segmenter().retrieve, build_inter_loss("focal"), scale=scale
+            loss, scene.queries, ids, pixels, Segmenter().retrieve, query_weights=weights, pixel_weights=shares
         )
         (gradient,) = torch.autograd.grad(result.value, scene.queries.embeddings)
         return result.value.detach(), gradient, result.num_pairs + result.num_own_pairs
@@ -145,12 +146,13 @@ def draw(rank: int, count: int, times: int) -> dict[str, Tensor]:
     for _ in range(times):
         memory.cursor[2] += 1  # the number of writes keys the draw
         draws.append(match(count))
-    pixels, scale = memory.sample(count)
+    _, shares = memory.sample(count)
+    assert shares is not None
     values, gradients, drawn = (torch.stack(part) for part in zip(*draws, strict=True))
     return {
         "value": value, "gradient": gradient, "pairs": pairs / len(ids),
         "values": values, "gradients": gradients, "drawn": drawn / len(ids),
-        "stands_for": torch.tensor([scale * len(pixels), len(memory.pixels())]),
+        "stands_for": torch.tensor([shares.sum(), len(memory.pixels())]),
     }  # fmt: skip
 
 

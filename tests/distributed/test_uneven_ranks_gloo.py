@@ -13,9 +13,9 @@ from torch import Tensor
 
 from adet_iuq.iuq import (
     CropFlip,
-    EquiSettings,
+    EquivarianceLoss,
     InstanceSampler,
-    InterSettings,
+    InterSceneLoss,
     IUQCriterion,
     PixelMemory,
     Pixels,
@@ -31,6 +31,8 @@ SETTINGS = list(itertools.product((False, True), (False, True), ("query", "featu
 
 class Segmenter:
     """Dot-product retrieval; its mask loss is a collective call, as with MODEL.REDUCE_NORMALIZER."""
+
+    bytes_per_pair = 0
 
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
         """(Q, P) logits."""
@@ -80,8 +82,8 @@ def train(rank: int, shard: bool, reduce: bool, target: str) -> list[dict[str, T
     criterion = IUQCriterion(
         memory=PixelMemory(4, capacity=40, shard=shard, check_period=2),
         sampler=InstanceSampler(5),
-        inter=InterSettings(start_iter=1, ramp_iters=2, sample=20, max_queries=4),
-        equi=EquiSettings(target=target),
+        inter=InterSceneLoss(start_iter=1, ramp_iters=2, sample=20, max_queries=4),
+        equi=EquivarianceLoss(target=target),
         reduce_normalizer=reduce,
     )
     found = []

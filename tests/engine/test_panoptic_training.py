@@ -12,7 +12,7 @@ from helpers.golden import REPOSITORY
 from helpers.toy_segmenter import train
 
 OPTS = [
-    "MODEL.DEVICE", "cpu", "SEED", "3",
+    "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "SEED", "3",
     "DATASETS.TRAIN", "('shapes_panoptic_train',)", "DATASETS.TEST", "('shapes_panoptic_val',)",
     "DATASETS.SHAPES.SIZE", "64", "DATASETS.SHAPES.NUM_TRAIN", "8", "DATASETS.SHAPES.NUM_VAL", "2",
     "INPUT.IMAGE_SIZE", "64", "INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0",
@@ -31,7 +31,7 @@ OPTS = [
 
 
 def run(folder: Path, meta_arch: str, *, resume: bool = False) -> dict[str, dict[str, float]]:
-    config = REPOSITORY / "configs/Base-Mask2Former-panoptic.yaml"
+    config = REPOSITORY / "configs/Mask2Former/R50_panoptic_50ep.yaml"
     opts = [*OPTS, "MODEL.META_ARCHITECTURE", meta_arch, "OUTPUT_DIR", str(folder)]
     arguments = ["--config-file", str(config), *(["--resume"] if resume else []), *opts]
     return train(argument_parser().parse_args(arguments))

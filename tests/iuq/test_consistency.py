@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from adet_iuq.iuq import check_same_on_all_ranks, checksum, consistency
+from adet_iuq.iuq import consistency
+from adet_iuq.iuq.consistency import check_same_on_all_ranks, checksum
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64])

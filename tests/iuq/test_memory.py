@@ -1,11 +1,13 @@
 """The ring buffer against a plain list, capacity 0, overflow, dtypes, and saving."""
 
 import warnings
+from collections import Counter
 
 import pytest
 import torch
 
 from adet_iuq.iuq import PixelMemory, Pixels
+from adet_iuq.iuq.memory import count_images
 
 DIM = 3
 
@@ -194,3 +196,12 @@ def test_state_of_another_segmenter_is_refused() -> None:
         _memory(4).load_state(PixelMemory(5, capacity=4, context={"scale": ()}).state())
     with pytest.raises(ValueError, match="context_scale"):
         _memory(4).load_state(PixelMemory(DIM, capacity=4).state())
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_count_images_in_chunks(chunk: int) -> None:
+    ids = torch.randint(-1, 9, (100,), generator=torch.Generator().manual_seed(0))
+    counted = Counter(image for image in ids.tolist() if image >= 0)
+    images, counts = count_images(ids, chunk)
+    assert images.tolist() == sorted(counted)
+    assert counts.tolist() == [counted[image] for image in images.tolist()]

@@ -9,17 +9,15 @@ import torch
 from adet_iuq.iuq import (
     NORMALIZERS,
     InstanceSampler,
-    InterSettings,
+    InterSceneLoss,
     IUQCriterion,
     PixelMemory,
     Pixels,
     Queries,
+    Retriever,
     Scene,
-    Segmenter,
-    build_inter_loss,
-    chunked_inter_loss,
-    query_weights,
 )
+from helpers.inter_twins import slow_inter_loss, slow_loss
 
 FILLED, DRAWS = 30, 2000
 
@@ -75,50 +73,43 @@ def test_the_draw_depends_on_seed_and_number_of_writes_only() -> None:
 
 @pytest.mark.parametrize("count", [-1, 0, FILLED, 1000])
 def test_all_pixels_in_order(count: int) -> None:
-    pixels, scale = filled_memory().sample(count)
-    assert scale == 1.0 and torch.equal(pixels.image_ids, filled_memory().pixels().image_ids)
+    pixels, weights = filled_memory().sample(count)
+    assert weights is None and torch.equal(pixels.image_ids, filled_memory().pixels().image_ids)
 
 
 def test_an_empty_memory_gives_an_empty_sample() -> None:
-    pixels, scale = PixelMemory(4, capacity=50).sample(5)
-    assert len(pixels) == 0 and scale == 1.0
+    pixels, weights = PixelMemory(4, capacity=50).sample(5)
+    assert len(pixels) == 0 and weights is None
 
 
 def test_capacity_zero_is_sampled_as_well() -> None:
     memory = PixelMemory(4, capacity=0)
     memory.enqueue(Pixels(torch.randn(9, 4), torch.zeros(9, 2), torch.arange(9)))
-    pixels, scale = memory.sample(6)
-    assert len(pixels) == 6 and scale == 1.5
+    pixels, weights = memory.sample(6)
+    assert len(pixels) == 6 and weights is not None and weights.tolist() == [1.5] * 6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 def test_sampled_losses_and_gradients_average_to_the_full_ones(
-    segmenter: Segmenter, normalizer: str, dtype: torch.dtype
+    segmenter: Retriever, normalizer: str, dtype: torch.dtype
 ) -> None:
     """Five standard errors, as measured over the draws, for each of 21 means."""
     memory = filled_memory(dtype)
     ids = torch.tensor([0, 1, 1, 4, 9])  # the last one owns nothing in the memory
     embeddings = torch.randn(5, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
     queries = Queries(embeddings, ids, ids)
-    weights = query_weights(normalizer, ids, memory.image_counts())
+    loss = InterSceneLoss(normalizer=normalizer)
+    weights = loss.weigh_queries(*memory.image_counts().foreign(ids))
 
-    def evaluate(pixels: Pixels, scale: float) -> torch.Tensor:
+    def evaluate(pixels: Pixels, pixel_weights: torch.Tensor | None) -> torch.Tensor:
         """The value and its 20 derivatives."""
-        value = chunked_inter_loss(
-            queries,
-            ids,
-            pixels,
-            segmenter.retrieve,
-            build_inter_loss("focal"),
-            normalizer=lambda _query_ids, _pixel_ids: scale * weights,
-        ).value
+        value = loss(queries, ids, pixels, segmenter.retrieve, query_weights=weights, pixel_weights=pixel_weights).value
         return torch.cat([value.detach()[None], torch.autograd.grad(value, embeddings)[0].flatten()])
 
-    full = chunked_inter_loss(
-        queries, ids, memory.pixels(), segmenter.retrieve, build_inter_loss("focal"), normalizer=NORMALIZERS[normalizer]
-    ).value
-    torch.testing.assert_close(evaluate(memory.pixels(), 1.0)[0], full.detach())
+    logits = segmenter.retrieve(queries, memory.pixels().to(dtype=torch.float32))
+    full = slow_inter_loss(logits, ids, memory.pixels().image_ids, normalizer=normalizer)
+    torch.testing.assert_close(evaluate(memory.pixels(), None)[0], full.detach())
     estimates = []
     for _ in range(300):
         estimates.append(evaluate(*memory.sample(7)))
@@ -126,15 +117,15 @@ def test_sampled_losses_and_gradients_average_to_the_full_ones(
     draws = torch.stack(estimates).double()
     error = draws.std(dim=0) / len(draws) ** 0.5
     assert (error > 0).all()
-    assert ((draws.mean(dim=0) - evaluate(memory.pixels(), 1.0)).abs() < 5 * error).all()
+    assert ((draws.mean(dim=0) - evaluate(memory.pixels(), None)).abs() < 5 * error).all()
 
 
 def test_the_criterion_samples_and_normalises_by_the_whole_memory(
-    make_scene: Callable[..., Scene], segmenter: Segmenter
+    make_scene: Callable[..., Scene], segmenter: Retriever
 ) -> None:
     """Word for word: filled / n times the sum over the sample, by the number of all valid pairs."""
     criterion = IUQCriterion(
-        memory=PixelMemory(4, capacity=100), sampler=InstanceSampler(9), inter=InterSettings(sample=11)
+        memory=PixelMemory(4, capacity=100), sampler=InstanceSampler(9), inter=InterSceneLoss(sample=11)
     )
     assert criterion.memory is not None
     for step in range(3):
@@ -143,13 +134,13 @@ def test_the_criterion_samples_and_normalises_by_the_whole_memory(
         losses, stats = criterion(segmenter, scene, None, num_originals=3, iteration=step)
     everything = criterion.memory.pixels()
     pixels, _ = criterion.memory.sample(11)
-    loss, pairs, drawn_pairs, total = build_inter_loss("focal"), 0, 0, 0.0
+    pairs, drawn_pairs, total = 0, 0, 0.0
     for n in range(len(scene.queries)):
         own = int(scene.image_ids[scene.queries.image_index[n]])
         pairs += sum(image != own for image in everything.image_ids.tolist())
         for feature, image in zip(pixels.features, pixels.image_ids.tolist(), strict=True):
             if image != own:
-                total += float(loss(scene.queries.embeddings[n].detach() @ feature))
+                total += float(slow_loss("focal", scene.queries.embeddings[n].detach() @ feature))
                 drawn_pairs += 1
     assert len(pixels) == 11 < len(everything)
     assert losses["loss_inter"].item() == pytest.approx(len(everything) / 11 * total / pairs, rel=1e-5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adet_iuq.iuq import CropFlip, keyed_generator, sample_masks, warp_features
+from adet_iuq.iuq import CropFlip, keyed_generator, masks_at_cells, warp_features
 
 SIZE = (75, 101)  # unpadded (H, W), no multiple of any stride
 MAPS = [(8, 4.0), (8, 6.0), (8, 5.0), (4, 2.0), (4, 1.5), (16, 8.0), (1, 0.0)]  # stride, offset
@@ -104,9 +104,9 @@ def test_sampled_mask_of_g_is_the_warped_sampled_mask(stride: int, offset: float
     flips = 0
     for g in _draws(20, stride, offset):
         warped, valid = g.features(
-            sample_masks(masks, stride, offset, map_size).float(), SIZE, stride=stride, offset=offset
+            masks_at_cells(masks, stride, offset, map_size).float(), SIZE, stride=stride, offset=offset
         )
-        expected = sample_masks(g.masks(masks), stride, offset, map_size).float()
+        expected = masks_at_cells(g.masks(masks), stride, offset, map_size).float()
         assert torch.equal(warped[:, valid], expected[:, valid])
         flips += g.flip
     assert 0 < flips < 20

@@ -4,6 +4,7 @@ import difflib
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -42,8 +43,8 @@ def register_datasets(cfg: CfgNode) -> None:
     them. Entries of DATASETS.REGISTER that the config does not use are registered without a look at their files.
 
     Raises:
-        UserError: an entry of DATASETS.REGISTER is no triple, its name is taken, its files are missing or do not parse;
-            a name in DATASETS.TRAIN or DATASETS.TEST is unknown.
+        UserError: an entry of DATASETS.REGISTER is no triple, its name is taken, its files are missing or do not parse, or
+            they are named by an environment variable that is not set; a name in DATASETS.TRAIN or DATASETS.TEST is unknown.
     """
     used = used_names(cfg)
     register_shapes(cfg)
@@ -54,13 +55,32 @@ def register_datasets(cfg: CfgNode) -> None:
                 "[['cells_train', 'cells/train.json', 'cells/images']]."
             )
         name, json_file, image_root = entry
-        json_file, image_root = (os.path.abspath(os.path.expanduser(path)) for path in (json_file, image_root))
+        json_file, image_root = (_absolute(path, name, name in used) for path in (json_file, image_root))
         _register(name, json_file, image_root)
         if name in used:
             _describe(name, json_file, image_root)
     for name in used:
         if name not in DatasetCatalog:
             raise UserError(_unknown_name(name))
+
+
+def _absolute(path: str, name: str, used: bool) -> str:
+    """A path of DATASETS.REGISTER with `~`, `$VARIABLE` and `${VARIABLE}` expanded, absolute.
+
+    This is the one place that expands them: the config, and the copy of it that a run writes, name the variable and so
+    serve on another machine. The path of a data set that is not used may keep a variable that is not set.
+
+    Raises:
+        UserError: a data set that is used has a path with a variable that is not set.
+    """
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    unset = re.search(r"\$\{?(\w+)\}?/*(.*)", expanded)
+    if unset and used and not os.path.exists(expanded):
+        raise UserError(
+            f"Data set '{name}': its path {path} (DATASETS.REGISTER) takes the environment variable {unset[1]}, which is "
+            f"not set; set {unset[1]} to the folder that holds {unset[2]}, see datasets/README.md."
+        )
+    return os.path.abspath(expanded)
 
 
 def used_names(cfg: CfgNode) -> list[str]:

@@ -108,7 +108,8 @@ class TimmBackbone(Backbone):
         return self
 
     def _channels_first(self, maps: Tensor, name: str) -> Tensor:
-        channels_last = str(getattr(self.model, "output_fmt", "")).endswith("NHWC")
+        network: Any = self.model  # timm's; only those whose maps may be channels-last have the attribute
+        channels_last = str(getattr(network, "output_fmt", "")).endswith("NHWC")
         return maps.permute(0, 3, 1, 2).contiguous() if channels_last else maps
 
     def _batch_norms(self) -> list[nn.Module]:

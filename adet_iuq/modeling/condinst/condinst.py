@@ -4,7 +4,7 @@ The published model under its published names; parity spec in ../shared/parity/c
 Shapes: B images, N queries of the batch, K instances of one image, (Hp, Wp) padded input, D = 8 channels.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,26 +34,15 @@ from adet_iuq.modeling.layers import (
     strided_masks,
 )
 from adet_iuq.modeling.parts import part
-
-
-@dataclass
-class TrainingQueries:
-    """The queries that the mask loss trains, each with its target."""
-
-    dynamic: DynamicQueries
-    image_index: Tensor  # (N,)
-    instance: Tensor  # (N,) row of the image's masks
+from adet_iuq.modeling.segmenter import Segmenter, TrainingPass, content_size, output_size
 
 
 @META_ARCH_REGISTRY.register()
-class CondInst(nn.Module):
+class CondInst(Segmenter):
     """The base segmenter, complete by itself."""
 
     # A checkpoint may hold these or not: they carry no information.
     optional_checkpoint_keys = ("mask_head._iter", "mask_head.sizes_of_interest")
-
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     @configurable
     def __init__(
@@ -85,15 +74,18 @@ class CondInst(nn.Module):
         Raises:
             UserError: both caps are set.
         """
-        super().__init__()
+        super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std, size_divisibility=backbone.size_divisibility)
         if max_queries >= 0 and queries_per_image >= 0:
             raise UserError("Set MODEL.CONDINST.MAX_PROPOSALS or TOPK_PROPOSALS_PER_IM, the other one to -1.")
         self.backbone, self.proposal_generator, self.controller = backbone, proposal_generator, controller
         self.mask_branch, self.mask_head = mask_branch, mask_head
         self.max_queries, self.queries_per_image = max_queries, queries_per_image
         self.reduce_normalizer = reduce_normalizer
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self.pixel_dim, self.pixel_stride = mask_head.feature_channels, mask_head.feature_stride
+        # Masks are sampled at s // 2 + s k, and cell i meets k = factor * i + factor // 2.
+        self.pixel_offset = mask_head.out_stride // 2 + mask_head.out_stride * (mask_head.factor // 2)
+        # All layers' outputs, and in the backward pass the gradients of two of them beside these.
+        self.bytes_per_pair = 4 * (sum(out for out, _ in mask_head.shapes) + 2 * mask_head.shapes[0][0])
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -123,49 +115,26 @@ class CondInst(nn.Module):
             "reduce_normalizer": cfg.MODEL.REDUCE_NORMALIZER,
         }
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model lives."""
-        return self.pixel_mean.device
-
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Losses in training, results in evaluation.
-
-        Args:
-            batched_inputs: per image `image` (3, H, W) in INPUT.FORMAT; in training `instances` with gt_boxes,
-                gt_classes and gt_masks; in evaluation optionally `height` and `width` of the wished output.
-
-        Returns:
-            In training a dict of scalar losses; else a list of `{"instances": Instances}` with pred_boxes, scores,
-            pred_classes, pred_masks (bool, output size), locations and fpn_levels.
-        """
-        images = self.preprocess(batched_inputs)
-        if not self.training:
-            return self._inference(images, batched_inputs)
-        instances = [inputs["instances"].to(self.device) for inputs in batched_inputs]
-        return self.training_pass(images, instances)[0]
-
     def training_state(self) -> dict[str, Tensor]:
         """What a resumed training needs besides weights and buffers of the checkpoint."""
         return {"moving_positives": self.proposal_generator.moving_positives.clone()}
 
-    def load_training_state(self, state: dict[str, Tensor]) -> None:
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes over what `training_state` gave."""
         self.proposal_generator.moving_positives.copy_(state["moving_positives"])
 
-    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalised images, zero padded right and below to a common size that the backbone divides."""
-        images = [(inputs["image"].to(self.device) - self.pixel_mean) / self.pixel_std for inputs in batched_inputs]
-        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+    def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
+        """Losses; FCOS's positives as queries, with their location and scale, on the dense map at stride 8.
 
-    def training_pass(
-        self, images: ImageList, instances: list[Instances]
-    ) -> tuple[dict[str, Tensor], Tensor, TrainingQueries, list[Tensor]]:
-        """Losses, the dense map (B, D, Hp/8, Wp/8), the queries and the masks B x (K, H, W) bool."""
+        `instance_context` says of every instance where its query would sit and at which scale (Eq. 5 with REL_COORDS
+        "instance").
+        """
+        images = self.preprocess(batched_inputs)
+        instances = [inputs["instances"].to(self.device) for inputs in batched_inputs]
         features, mask_features, maps = self._maps(images)
         with part("targets"):
             masks = [instance_masks(image) for image in instances]
-            ground_truth = [
+            truths = [
                 GroundTruth(image.gt_boxes.tensor, image.gt_classes, mask_centroids(mask))
                 for image, mask in zip(instances, masks, strict=True)
             ]
@@ -173,15 +142,28 @@ class CondInst(nn.Module):
         with part("losses"):
             if self.mask_branch.semantic_classes is not None:
                 losses["loss_sem"] = self.mask_branch.semantic_loss(features, masks, [i.gt_classes for i in instances])
-            detection_losses, positives = self.proposal_generator.losses(maps, ground_truth)
+            detection_losses, positives = self.proposal_generator.losses(maps, truths)
         with part("heads"):
-            queries = self._training_queries(maps, positives)
-            logits = self.mask_head.retrieve_map(queries.dynamic, queries.image_index, mask_features)
+            queries, image_index, target_index = self._training_queries(maps, positives)
+            logits = self.mask_head.retrieve_map(queries, image_index, mask_features)
         losses |= detection_losses
         with part("losses"):
-            losses["loss_mask"] = self.mask_loss_on(logits, queries, masks)
+            losses["loss_mask"] = self.mask_loss_on(logits, image_index, target_index, masks)
         self.mask_head._iter += 1
-        return losses, mask_features, queries, masks
+        return TrainingPass(
+            losses=losses,
+            features=mask_features,
+            embeddings=queries.params,
+            image_index=image_index,
+            target_index=target_index,
+            masks=masks,
+            image_sizes=[content_size(inputs) for inputs in batched_inputs],
+            context={"location": queries.locations, "scale": queries.scales},
+            instance_context={
+                "reference_location": [truth.centres for truth in truths],
+                "reference_scale": [self._scales_of(truth.boxes) for truth in truths],
+            },
+        )
 
     def _maps(self, images: ImageList) -> tuple[dict[str, Tensor], Tensor, HeadMaps]:
         """The pyramid, the dense map and the maps of the detection head."""
@@ -190,14 +172,26 @@ class CondInst(nn.Module):
         with part("heads"):
             return features, self.mask_branch(features), self.proposal_generator(features)
 
+    def _scales_of(self, boxes: Tensor) -> Tensor:
+        """(K,) scales of the levels that FCOS assigns to the centres of boxes (K, 4)."""
+        half = (boxes[:, 2:] - boxes[:, :2]).amax(1) / 2
+        levels = torch.bucketize(half, self.mask_head.sizes_of_interest[:-1].to(half.dtype))
+        return self.mask_head.scales(levels)
+
     def mask_loss_on(
-        self, logits: Tensor, queries: TrainingQueries, masks: list[Tensor], valid: Tensor | None = None
+        self,
+        logits: Tensor,
+        image_index: Tensor,
+        target_index: Tensor,
+        masks: list[Tensor],
+        valid: Tensor | None = None,
     ) -> Tensor:
         """Mean dice loss of logits at the dense map's stride; a connected zero without queries.
 
         Args:
             logits: (N, Hp/8, Wp/8).
-            queries: N queries with their targets.
+            image_index: (N,) long, image of each query.
+            target_index: (N,) long, row of the image's masks.
             masks: B x (K, H, W) bool.
             valid: (B, Hp/8, Wp/8) bool, cells that count; None: all.
         """
@@ -208,11 +202,12 @@ class CondInst(nn.Module):
         if valid is not None:
             # A pixel counts when every cell that it is interpolated from does.
             valid = aligned_bilinear(valid[:, None].float(), factor)[:, 0] > 0.999
-        losses = dice_losses(upsampled, queries.image_index, queries.instance, sampled, valid)
+        losses = dice_losses(upsampled, image_index, target_index, sampled, valid)
         count, factor = loss_count(len(losses), reduce=self.reduce_normalizer, device=losses.device)
         return losses.sum() * factor / count.clamp(min=1)
 
-    def _training_queries(self, maps: HeadMaps, positives: Positives) -> TrainingQueries:
+    def _training_queries(self, maps: HeadMaps, positives: Positives) -> tuple[DynamicQueries, Tensor, Tensor]:
+        """The queries that the mask loss trains, the image of each, and its row of that image's masks."""
         if self.queries_per_image >= 0:
             keep = top_scores(positives, _confidence(maps, positives), self.queries_per_image)
         else:
@@ -220,8 +215,8 @@ class CondInst(nn.Module):
         keep = keep.sort().values  # by level again
         level, image = positives.level[keep], positives.image[keep]
         params = self._params_at(maps, level, image, positives.cell[keep])
-        dynamic = DynamicQueries(params, positives.locations[keep], self.mask_head.scales(level))
-        return TrainingQueries(dynamic, image, positives.instance[keep])
+        queries = DynamicQueries(params, positives.locations[keep], self.mask_head.scales(level))
+        return queries, image, positives.instance[keep]
 
     def _params_at(self, maps: HeadMaps, level: Tensor, image: Tensor, cell: Tensor) -> Tensor:
         """(N, num_params) of the queries at chosen cells, which must be ordered by level."""
@@ -229,14 +224,18 @@ class CondInst(nn.Module):
         places = zip(maps.box_features, image.split(counts), cell.split(counts), strict=True)
         return torch.cat([conv_at(self.controller, *place) for place in places])
 
-    def _inference(self, images: ImageList, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+    def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Each image's `instances`.
+
+        They have pred_boxes, scores, pred_classes, pred_masks (bool, output size), locations and fpn_levels.
+        """
+        images = self.preprocess(batched_inputs)
         _, mask_features, maps = self._maps(images)
         results = []
         for index, detections in enumerate(self.proposal_generator.detections(maps)):
             input_size = images.image_sizes[index]
-            wished = batched_inputs[index]
-            output_size = (int(wished.get("height", input_size[0])), int(wished.get("width", input_size[1])))
-            results.append({"instances": self._decode(maps, mask_features, index, detections, input_size, output_size)})
+            wished = output_size(batched_inputs[index], input_size)
+            results.append({"instances": self._decode(maps, mask_features, index, detections, input_size, wished)})
         return results
 
     @part("postprocess")

@@ -1,22 +1,20 @@
 """CondInst trained with instance-unique querying (parity spec of CondInst, section 11)."""
 
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.structures import Instances
 from torch import Tensor
 
 from adet_iuq.errors import UserError
-from adet_iuq.iuq import PixelMemory, Pixels, Queries, Scene
-from adet_iuq.modeling.condinst.condinst import CondInst, TrainingQueries
+from adet_iuq.iuq import Pixels, Queries, Scene
+from adet_iuq.modeling.condinst.condinst import CondInst
 from adet_iuq.modeling.condinst.mask_head import DynamicQueries
-from adet_iuq.modeling.layers import mask_centroids
-from adet_iuq.modeling.query_segmenter import IUQMetaArch, scene_ids
+from adet_iuq.modeling.iuq_meta_arch import IUQMetaArch
 
 # A pixel's own instance, as extras of a memory pixel: where the query of that instance would sit, and its scale.
-_REFERENCE: dict[str, tuple[int, ...]] = {"reference_location": (2,), "reference_scale": ()}
+REFERENCE: dict[str, tuple[int, ...]] = {"reference_location": (2,), "reference_scale": ()}
 
 
 @META_ARCH_REGISTRY.register()
@@ -27,48 +25,28 @@ class CondInstIUQ(IUQMetaArch, CondInst):
     with their position. <q, i> is the dynamic mask head before its upsampling.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
-        """Builds CondInst from `cfg`, then the criterion from `MODEL.IUQ`."""
-        super().__init__(cfg)
-        rel_coords = cfg.MODEL.IUQ.INTER.REL_COORDS
+    @configurable
+    def __init__(self, *, rel_coords: str = "query", **iuq: Any) -> None:
+        """
+        Args:
+            rel_coords: "query": a memory pixel lies at its own position in its image, as seen from the query;
+                "instance": as seen from its own instance, and the memory then has the context `REFERENCE`.
+            iuq: arguments of `IUQMetaArch` and `CondInst`.
+        """
+        super().__init__(**iuq)
         if rel_coords not in ("query", "instance"):
             raise UserError(f'MODEL.IUQ.INTER.REL_COORDS is "{rel_coords}"; it can be "query" or "instance".')
         self.instance_coordinates = rel_coords == "instance"
-        head = self.mask_head
-        self.pixel_dim = head.feature_channels
-        self.pixel_stride = head.feature_stride
-        # Masks are sampled at s // 2 + s k, and cell i meets k = factor * i + factor // 2.
-        self.pixel_offset = head.out_stride // 2 + head.out_stride * (head.factor // 2)
-        # All layers' outputs, and in the backward pass the gradients of two of them beside these.
-        self.bytes_per_pair = 4 * (sum(out for out, _ in head.shapes) + 2 * head.shapes[0][0])
-        self.init_iuq(cfg)
 
-    def build_memory(self, cfg: CfgNode) -> PixelMemory:
-        """The memory; with REL_COORDS "instance" a pixel keeps where its own instance's query would sit."""
-        return self._memory(cfg, _REFERENCE if self.instance_coordinates else None)
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {**super().from_config(cfg), "rel_coords": cfg.MODEL.IUQ.INTER.REL_COORDS}
 
-    def forward_scene(self, batched_inputs: list[dict[str, Any]]) -> tuple[Scene, dict[str, Tensor]]:
-        """One forward pass in training: the scene and CondInst's losses, exactly as published."""
-        images = self.preprocess(batched_inputs)
-        instances = [inputs["instances"].to(self.device) for inputs in batched_inputs]
-        losses, mask_features, queries, masks = self.training_pass(images, instances)
-        scene = Scene(
-            queries=Queries(
-                queries.dynamic.params,
-                queries.image_index,
-                queries.instance,
-                {"location": queries.dynamic.locations, "scale": queries.dynamic.scales},
-            ),
-            features=mask_features,
-            stride=self.pixel_stride,
-            offset=self.pixel_offset,
-            nominal_offset=self.pixel_stride // 2,
-            masks=masks,
-            image_sizes=[(int(h), int(w)) for h, w in images.image_sizes],
-            instance_context=self._references(instances, masks) if self.instance_coordinates else {},
-            **scene_ids(batched_inputs, self.device),
-        )
-        return scene, losses
+    @classmethod
+    def memory_arguments(cls, cfg: CfgNode, base: Mapping[str, Any]) -> dict[str, Any]:
+        """The dense map's channels; the context where REL_COORDS needs it."""
+        context = REFERENCE if cfg.MODEL.IUQ.INTER.REL_COORDS == "instance" else {}
+        return {"pixel_dim": base["mask_head"].feature_channels, "context": context}
 
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
         """(Q, P) logits of the dynamic head, stride-8 cells, no upsampling."""
@@ -84,18 +62,7 @@ class CondInstIUQ(IUQMetaArch, CondInst):
 
     def mask_loss(self, logits: Tensor, scene: Scene, valid: Tensor) -> Tensor:
         """CondInst's dice loss at its mask stride; pixels interpolated from a cell outside `valid` are left out."""
-        queries = TrainingQueries(_dynamic(scene.queries), scene.queries.image_index, scene.queries.target_index)
-        return self.mask_loss_on(logits, queries, scene.masks, valid)
-
-    def _references(self, instances: list[Instances], masks: list[Tensor]) -> dict[str, list[Tensor]]:
-        """Centroid and scale of every instance; the scale is that of the level FCOS assigns to its centre."""
-        scales = []
-        for image in instances:
-            boxes = image.gt_boxes.tensor
-            half = (boxes[:, 2:] - boxes[:, :2]).amax(1) / 2
-            levels = torch.bucketize(half, self.mask_head.sizes_of_interest[:-1].to(half.dtype))
-            scales.append(self.mask_head.scales(levels))
-        return {"reference_location": [mask_centroids(mask) for mask in masks], "reference_scale": scales}
+        return self.mask_loss_on(logits, scene.queries.image_index, scene.queries.target_index, scene.masks, valid)
 
 
 def _dynamic(queries: Queries) -> DynamicQueries:

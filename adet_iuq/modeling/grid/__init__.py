@@ -6,7 +6,6 @@ from adet_iuq.modeling.grid.inference import GridDetection, GridResults, mask_pr
 from adet_iuq.modeling.grid.losses import (
     DICE_EPSILON,
     GridLossSettings,
-    GridQueries,
     class_loss,
     mask_logits,
     mask_loss,
@@ -23,7 +22,6 @@ __all__ = [
     "GridLossSettings",
     "GridMaps",
     "GridMaskBranch",
-    "GridQueries",
     "GridResults",
     "GridSegmenter",
     "GridTargets",

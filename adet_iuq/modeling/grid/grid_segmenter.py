@@ -11,17 +11,20 @@ from typing import Any
 import torch
 from detectron2.modeling.backbone import Backbone
 from detectron2.structures import Boxes, ImageList, Instances
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from adet_iuq.modeling.grid.inference import GridDetection, GridResults, mask_probabilities, select_results
-from adet_iuq.modeling.grid.losses import GridLossSettings, GridQueries, class_loss, mask_logits, mask_loss
+from adet_iuq.modeling.grid.losses import GridLossSettings, class_loss, mask_logits, mask_loss
 from adet_iuq.modeling.grid.mask_branch import GridMaskBranch
 from adet_iuq.modeling.grid.suppression import point_nms
 from adet_iuq.modeling.grid.targets import GridLayout, GridTargets, GridTruth, assign_cells
 from adet_iuq.modeling.layers.masks import instance_masks, mask_boxes
 from adet_iuq.modeling.layers.paste import paste_grid_masks
 from adet_iuq.modeling.parts import part
+from adet_iuq.modeling.segmenter import Segmenter, TrainingPass, content_size, output_size
+
+STRIDE = 4  # of the dense map
 
 
 @dataclass
@@ -33,11 +36,12 @@ class GridMaps:
     features: Tensor  # (B, D, Hp / 4, Wp / 4), the dense map
 
 
-class GridSegmenter(nn.Module):
+class GridSegmenter(Segmenter):
     """A segmenter but for its instance head: a subclass adds that and implements `predict`."""
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
+    mask_loss_name = "loss_ins"
+    pixel_stride = STRIDE
+    pixel_offset = (STRIDE - 1) / 2  # a cell of the map, as of the quarter-size masks, covers whole pixels
 
     def __init__(
         self,
@@ -65,51 +69,27 @@ class GridSegmenter(nn.Module):
             mask_in_features: names of the maps that the mask branch reads, finest first.
             pixel_mean, pixel_std: of the input's channels.
         """
-        super().__init__()
+        super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std, size_divisibility=backbone.size_divisibility)
         self.backbone, self.mask_head = backbone, mask_head
         self.layout, self.num_classes = layout, num_classes
         self.loss_settings, self.detection = loss_settings, detection
         self.in_features, self.mask_in_features = list(in_features), list(mask_in_features)
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self.pixel_dim, self.mask_loss_ceiling = mask_head.out_channels, loss_settings.mask_weight
 
     def predict(self, features: dict[str, Tensor]) -> GridMaps:
         """Class logits, queries and dense map from the backbone's maps."""
         raise NotImplementedError
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model lives."""
-        return self.pixel_mean.device
-
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Losses in training, results in evaluation.
-
-        Args:
-            batched_inputs: per image `image` (3, H, W) in INPUT.FORMAT; in training `instances` with gt_boxes,
-                gt_classes and gt_masks; in evaluation optionally `height` and `width` of the wished output.
-
-        Returns:
-            In training `loss_ins` and `loss_cate`; else a list of `{"instances": Instances}` with scores, pred_classes,
-            pred_masks (bool, output size) and pred_boxes, which are the masks' tight boxes.
-        """
+    def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Each image's `instances`: scores, pred_classes, pred_masks (bool, output size) and their tight pred_boxes."""
         images = self.preprocess(batched_inputs)
-        if self.training:
-            instances = [inputs["instances"].to(self.device) for inputs in batched_inputs]
-            return self.training_pass(images, instances)[0]
         maps = self._maps(images)
         results = []
         for index, (found, inputs) in enumerate(zip(self.detect(maps), batched_inputs, strict=True)):
             input_size = images.image_sizes[index]
-            output_size = (int(inputs.get("height", input_size[0])), int(inputs.get("width", input_size[1])))
-            instances = self.postprocess(maps, index, found, input_size, output_size)
+            instances = self.postprocess(maps, index, found, input_size, output_size(inputs, input_size))
             results.append({"instances": instances})
         return results
-
-    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalised images, zero padded right and below to a common size that the backbone divides."""
-        images = [(inputs["image"].to(self.device) - self.pixel_mean) / self.pixel_std for inputs in batched_inputs]
-        return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
     def instance_inputs(self, features: dict[str, Tensor]) -> list[Tensor]:
         """The grids' inputs, finest first: the finest map halved, the coarsest enlarged to the one before it."""
@@ -118,17 +98,25 @@ class GridSegmenter(nn.Module):
         maps[-1] = F.interpolate(maps[-1], size=maps[-2].shape[-2:], mode="bilinear", align_corners=False)
         return maps
 
-    def training_pass(
-        self, images: ImageList, instances: list[Instances]
-    ) -> tuple[dict[str, Tensor], GridMaps, GridQueries, list[Tensor]]:
-        """Losses, predictions, the queries with a target, and the masks B x (K, H, W) bool."""
+    def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
+        """`loss_ins` and `loss_cate`; the kernels of the positive cells as queries, one a pair of cell and instance."""
+        images = self.preprocess(batched_inputs)
+        instances = [inputs["instances"].to(self.device) for inputs in batched_inputs]
         maps = self._maps(images)
         with part("targets"):
             masks = [instance_masks(image) for image in instances]
             targets = self.assign(instances, masks, (images.tensor.shape[2], images.tensor.shape[3]))
         with part("heads"):
-            queries = self.queries_of(maps, targets)
-        return self.losses(maps, targets, queries, masks), maps, queries, masks
+            kernels = self.positive_kernels(maps, targets)
+        return TrainingPass(
+            losses=self.losses(maps, targets, kernels, masks),
+            features=maps.features,
+            embeddings=kernels,
+            image_index=targets.image,
+            target_index=targets.instance,
+            masks=masks,
+            image_sizes=[content_size(inputs) for inputs in batched_inputs],
+        )
 
     def _maps(self, images: ImageList) -> GridMaps:
         with part("backbone"):
@@ -144,21 +132,19 @@ class GridSegmenter(nn.Module):
         ]
         return assign_cells(self.layout, truths, frame, self.num_classes)
 
-    def queries_of(self, maps: GridMaps, targets: GridTargets) -> GridQueries:
-        """The kernels of the positive cells, one a pair."""
+    def positive_kernels(self, maps: GridMaps, targets: GridTargets) -> Tensor:
+        """(P, D), the kernels of the positive cells, one a pair."""
         kernels = torch.cat([level.flatten(2) for level in maps.kernels], dim=2)
-        return GridQueries(kernels[targets.image, :, targets.cell], targets.image, targets.instance)
+        return kernels[targets.image, :, targets.cell]
 
     @part("losses")
-    def losses(
-        self, maps: GridMaps, targets: GridTargets, queries: GridQueries, masks: list[Tensor]
-    ) -> dict[str, Tensor]:
+    def losses(self, maps: GridMaps, targets: GridTargets, kernels: Tensor, masks: list[Tensor]) -> dict[str, Tensor]:
         """`loss_ins`, dice of the masks, and `loss_cate`, focal loss of the classes; weighted."""
         settings = self.loss_settings
         with part("heads"):
-            logits = mask_logits(queries.kernels, queries.image_index, maps.features)
+            logits = mask_logits(kernels, targets.image, maps.features)
         reduce = settings.reduce_normalizer
-        loss_ins = mask_loss(logits, queries.image_index, queries.instance, masks, reduce=reduce)
+        loss_ins = mask_loss(logits, targets.image, targets.instance, masks, reduce=reduce)
         loss_cate = class_loss(
             maps.class_logits, targets.labels, settings.focal_alpha, settings.focal_gamma, reduce=reduce
         )

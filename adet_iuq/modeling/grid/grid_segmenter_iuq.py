@@ -1,5 +1,6 @@
 """What grid segmenters offer to instance-unique querying (parity spec of SOLOv2, section 10; of SOTR, section 8)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adet_iuq.iuq import Pixels, Queries, Scene
-from adet_iuq.modeling.grid import DICE_EPSILON, GridSegmenter, mask_logits, quarter_masks
+from adet_iuq.modeling.grid.grid_segmenter import STRIDE, GridSegmenter
+from adet_iuq.modeling.grid.losses import DICE_EPSILON, mask_logits
+from adet_iuq.modeling.grid.quarter_masks import quarter_masks
+from adet_iuq.modeling.iuq_meta_arch import IUQMetaArch
 from adet_iuq.modeling.layers import dice_losses, loss_count
-from adet_iuq.modeling.query_segmenter import IUQMetaArch, scene_ids
-
-STRIDE = 4
 
 
 class GridSegmenterIUQ(IUQMetaArch, GridSegmenter):
@@ -22,32 +23,10 @@ class GridSegmenterIUQ(IUQMetaArch, GridSegmenter):
     their dot product and needs no position beside them.
     """
 
-    pixel_stride = STRIDE
-    pixel_offset = (STRIDE - 1) / 2  # a cell of the map, as of the quarter-size masks, covers whole pixels
-
-    def __init__(self, cfg: CfgNode) -> None:
-        """Builds the base segmenter from `cfg`, then the criterion from `MODEL.IUQ`."""
-        super().__init__(cfg)  # type: ignore[call-arg, misc]
-        self.pixel_dim = self.mask_head.out_channels
-        self.bytes_per_pair = 0
-        self.init_iuq(cfg)
-
-    def forward_scene(self, batched_inputs: list[dict[str, Any]]) -> tuple[Scene, dict[str, Tensor]]:
-        """One forward pass in training: the scene and the base losses, exactly as published."""
-        images = self.preprocess(batched_inputs)
-        instances = [inputs["instances"].to(self.device) for inputs in batched_inputs]
-        losses, maps, queries, masks = self.training_pass(images, instances)
-        scene = Scene(
-            queries=Queries(queries.kernels, queries.image_index, queries.instance),
-            features=maps.features,
-            stride=self.pixel_stride,
-            offset=self.pixel_offset,
-            nominal_offset=self.pixel_offset,
-            masks=masks,
-            image_sizes=[(int(h), int(w)) for h, w in images.image_sizes],
-            **scene_ids(batched_inputs, self.device),
-        )
-        return scene, losses
+    @classmethod
+    def memory_arguments(cls, cfg: CfgNode, base: Mapping[str, Any]) -> dict[str, Any]:
+        """The dense map's channels."""
+        return {"pixel_dim": base["mask_head"].out_channels}
 
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
         """(Q, P) logits, the kernels on the pixels of other images as on their own."""

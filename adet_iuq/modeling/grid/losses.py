@@ -24,15 +24,6 @@ class GridLossSettings:
     reduce_normalizer: bool = False
 
 
-@dataclass
-class GridQueries:
-    """P queries that have a target, several an instance."""
-
-    kernels: Tensor  # (P, D)
-    image_index: Tensor  # (P,) long
-    instance: Tensor  # (P,) long, row of the image's masks
-
-
 def mask_logits(kernels: Tensor, image_index: Tensor, features: Tensor) -> Tensor:
     """Every query on all cells of its own image's map, in at least float32 whatever the autocast.
 

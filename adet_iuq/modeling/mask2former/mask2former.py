@@ -15,7 +15,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_sem_seg_head
 from detectron2.modeling.backbone import Backbone
 from detectron2.structures import ImageList, Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from adet_iuq.errors import UserError
 from adet_iuq.modeling.backbone import build_backbone
@@ -32,6 +32,7 @@ from adet_iuq.modeling.mask2former.inference import (
 from adet_iuq.modeling.mask2former.matcher import Matches, Targets
 from adet_iuq.modeling.mask2former.transformer_decoder import Prediction
 from adet_iuq.modeling.parts import part
+from adet_iuq.modeling.segmenter import Segmenter, TrainingPass, content_size, output_size
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,8 @@ class TestSettings:
     detections_per_image: int
 
 
-@dataclass
-class TrainingPass:
-    """What one forward pass in training gives."""
-
-    losses: dict[str, Tensor]
-    mask_features: Tensor  # (B, D, Hp/4, Wp/4) float32
-    predictions: list[Prediction]  # those that have losses, the last layer's last
-    matches: list[Matches]  # of each of them
-    targets: list[Targets]  # B
-
-
 @META_ARCH_REGISTRY.register()
-class MaskFormer(nn.Module):
+class MaskFormer(Segmenter):
     """The base segmenter, complete by itself."""
 
     # A checkpoint may hold it or not: it is made anew from the config.
@@ -67,39 +57,47 @@ class MaskFormer(nn.Module):
     # Of the two mask losses this one has a ceiling, `mask_loss_ceiling`, which it reaches when the masks collapse.
     mask_loss_name = "loss_dice"
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
     @configurable
     def __init__(
         self,
         *,
         backbone: Backbone,
         sem_seg_head: MaskFormerHead,
-        criterion: SetCriterion,
+        set_criterion: SetCriterion,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
         size_divisibility: int,
         things: Sequence[int] | None,
         test: TestSettings,
+        query_layers: str = "last",
+        stuff_instances: bool = False,
     ) -> None:
         """
         Args:
             backbone: makes "res2" to "res5".
             sem_seg_head: makes predictions and mask features.
-            criterion: matching and losses.
+            set_criterion: matching and losses.
             pixel_mean, pixel_std: of the input's channels.
             size_divisibility: of the padded input; 0 or less: as the backbone needs.
             things: classes that are things, as far as the training set tells; None: all.
             test: what to return in evaluation.
+            query_layers: whose matched queries a training pass hands on: "last", of the last prediction, or "all".
+            stuff_instances: whether it hands on those of stuff segments as well.
+
+        Raises:
+            UserError: an unknown `query_layers`.
         """
-        super().__init__()
-        self.backbone, self.sem_seg_head, self.criterion = backbone, sem_seg_head, criterion
-        self.size_divisibility = size_divisibility if size_divisibility > 0 else backbone.size_divisibility
+        divisibility = size_divisibility if size_divisibility > 0 else backbone.size_divisibility
+        super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std, size_divisibility=divisibility)
+        if query_layers not in ("last", "all"):
+            raise UserError(f'MODEL.IUQ.MASK_FORMER.QUERY_LAYERS is "{query_layers}"; it can be last or all.')
+        self.backbone, self.sem_seg_head, self.criterion = backbone, sem_seg_head, set_criterion
+        self.query_layers, self.stuff_instances = query_layers, stuff_instances
         self.things, self.test = things, test
-        self.mask_loss_ceiling = criterion.dice_weight
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self.mask_loss_ceiling = set_criterion.dice_weight
+        self.pixel_dim, self.pixel_stride = sem_seg_head.pixel_decoder.mask_channels, sem_seg_head.pixel_decoder.stride
+        # Maps and masks are compared at points with align_corners False: cell i has its centre at pixel 4 i + 1.5.
+        self.pixel_offset = (self.pixel_stride - 1) / 2
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -108,7 +106,7 @@ class MaskFormer(nn.Module):
         return {
             "backbone": backbone,
             "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
-            "criterion": SetCriterion(cfg),
+            "set_criterion": SetCriterion(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
@@ -124,45 +122,56 @@ class MaskFormer(nn.Module):
             ),
         }
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model lives."""
-        return self.pixel_mean.device
-
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Losses in training, results in evaluation.
-
-        Args:
-            batched_inputs: per image `image` (3, H, W) in INPUT.FORMAT; in training `instances` with gt_classes and
-                gt_masks; in evaluation optionally `height` and `width` of the wished output.
-
-        Returns:
-            In training a dict of scalar losses. Else a dict per image, each entry where MODEL.MASK_FORMER.TEST asks for
-            it: `instances`, `panoptic_seg` (ids (height, width) int32, list of segments), `sem_seg` (classes, height,
-            width); see `inference.py`.
-        """
-        images = self.preprocess(batched_inputs)
-        if not self.training:
-            return self._inference(images, batched_inputs)
-        return self.training_pass(images, self.targets(batched_inputs)).losses
-
-    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalised images, zero padded right and below to a common size."""
-        images = [(inputs["image"].to(self.device) - self.pixel_mean) / self.pixel_std for inputs in batched_inputs]
-        return ImageList.from_tensors(images, self.size_divisibility)
-
     @part("targets")
     def targets(self, batched_inputs: list[dict[str, Any]]) -> list[Targets]:
         """Classes and masks of every image, on the model's device."""
         instances: list[Instances] = [inputs["instances"].to(self.device) for inputs in batched_inputs]
         return [Targets(one.gt_classes, instance_masks(one)) for one in instances]
 
-    def training_pass(self, images: ImageList, targets: list[Targets]) -> TrainingPass:
-        """Losses and what they are made of."""
+    def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
+        """The set criterion's losses; matched queries whose target is an instance, on the mask features at stride 4.
+
+        Masks are those of the instances: things unless `stuff_instances`.
+        """
+        images, targets = self.preprocess(batched_inputs), self.targets(batched_inputs)
         predictions, mask_features = self._predictions(images)
         frame = (images.tensor.shape[2], images.tensor.shape[3])
         losses, matches = self.criterion(predictions, mask_features, targets, frame)
-        return TrainingPass(losses, mask_features, predictions[-len(matches) :], matches, targets)
+        instances = [self._is_instance(target) for target in targets]
+        embeddings, image_index, target_index = self._matched(predictions[-len(matches) :], matches, instances)
+        return TrainingPass(
+            losses=losses,
+            features=mask_features,
+            embeddings=embeddings,
+            image_index=image_index,
+            target_index=target_index,
+            masks=[target.masks[kept] for target, kept in zip(targets, instances, strict=True)],
+            image_sizes=[content_size(inputs) for inputs in batched_inputs],
+        )
+
+    def _is_instance(self, target: Targets) -> Tensor:
+        """(K,) bool: targets that count as instances."""
+        if self.things is None or self.stuff_instances:
+            return torch.ones_like(target.labels, dtype=torch.bool)
+        return torch.isin(target.labels, torch.as_tensor(self.things, device=target.labels.device))
+
+    def _matched(
+        self, predictions: Sequence[Prediction], matches: Sequence[Matches], instances: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mask embeddings (Q, D) of matched queries whose target is an instance, their image, and its row among those."""
+        start = len(matches) - 1 if self.query_layers == "last" else 0
+        # Row of each target among the instances of its image; all images' targets one after the other.
+        kept = torch.cat(list(instances))
+        rows = torch.cat([one.cumsum(0) - 1 for one in instances])
+        first = torch.tensor([0, *(len(one) for one in instances[:-1])], device=self.device).cumsum(0)
+        embeddings, images, targets = [], [], []
+        for prediction, match in zip(predictions[start:], matches[start:], strict=True):
+            place = first[match.image] + match.target
+            chosen = kept[place]
+            embeddings.append(prediction.embeddings[match.image, match.query][chosen])
+            images.append(match.image[chosen])
+            targets.append(rows[place[chosen]])
+        return torch.cat(embeddings), torch.cat(images), torch.cat(targets)
 
     def _predictions(self, images: ImageList) -> tuple[list[Prediction], Tensor]:
         """What the head makes of images: all predictions and the mask features."""
@@ -172,17 +181,22 @@ class MaskFormer(nn.Module):
             predictions: tuple[list[Prediction], Tensor] = self.sem_seg_head(features)
         return predictions
 
-    def _inference(self, images: ImageList, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A dict per image, each entry where MODEL.MASK_FORMER.TEST asks for it.
+
+        `instances`, `panoptic_seg` (ids (height, width) int32, list of segments), `sem_seg` (classes, height, width);
+        see `inference.py`.
+        """
+        images = self.preprocess(batched_inputs)
         predictions, mask_features = self._predictions(images)
         final = predictions[-1]
         padded = (images.tensor.shape[2], images.tensor.shape[3])
         results = []
         for index, wished in enumerate(batched_inputs):
             size = images.image_sizes[index]
-            output = (int(wished.get("height", size[0])), int(wished.get("width", size[1])))
             with part("heads"):
                 masks = torch.einsum("qd,dhw->qhw", final.embeddings[index], mask_features[index]).float()
-            geometry = OutputGeometry(padded, (int(size[0]), int(size[1])), output)
+            geometry = OutputGeometry(padded, (int(size[0]), int(size[1])), output_size(wished, size))
             results.append(self.results(final.logits[index].float(), masks, geometry))
         return results
 

@@ -120,6 +120,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         """
         super().__init__()
         self.lateral, self.encoded = lateral, list(encoded)[::-1]
+        self.mask_channels, self.stride = mask_channels, input_shape[lateral].stride
         self.input_proj = nn.ModuleList()
         for name in self.encoded:
             convolution = nn.Conv2d(input_shape[name].channels, channels, 1)

@@ -13,10 +13,11 @@ from adet_iuq.config.num_classes import num_classes_sections
 from adet_iuq.data import fill_class_counts, load_dataset, register_datasets
 from adet_iuq.data.registration.class_counts import class_counts
 from adet_iuq.errors import UserError
+from helpers.data_folder import DATA
 
 Content = dict[str, Any]
 Writer = Callable[..., tuple[str, str, str]]
-COCO = Path(__file__).parents[3] / "shared/data/coco_tiny/coco"
+COCO = DATA / "coco_tiny/coco"
 
 
 def test_own_data_set(registered: CfgNode) -> None:
@@ -215,7 +216,7 @@ def test_counts_of_stock_data_sets() -> None:
     assert class_counts("test_disjoint") == (2, 5)
 
 
-@pytest.mark.skipif(not COCO.exists(), reason="needs shared/data")
+@pytest.mark.skipif(not COCO.exists(), reason="needs $ADET_IUQ_DATA/coco_tiny")
 def test_real_coco_file_reads_like_detectron2(cfg: CfgNode) -> None:
     json_file, root = str(COCO / "annotations/instances_val2017.json"), str(COCO / "val2017")
     cfg.DATASETS.REGISTER, cfg.DATASETS.TEST = [["tiny_val", json_file, root]], ("tiny_val",)

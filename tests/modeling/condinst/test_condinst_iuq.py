@@ -10,7 +10,7 @@ from detectron2.utils.events import EventStorage
 from adet_iuq.errors import UserError
 from adet_iuq.iuq import CropFlip
 from adet_iuq.modeling.condinst import CondInst, CondInstIUQ
-from adet_iuq.modeling.query_segmenter import transform_inputs
+from adet_iuq.modeling.iuq_meta_arch import transform_inputs
 from helpers.scenes import discs, small_cfg, small_model
 
 IUQ = ("CondInst/R50_1x_iuq.yaml", "MODEL.IUQ.INTER.START_ITER", "0", "MODEL.IUQ.INTER.RAMP_ITERS", "0")

@@ -8,9 +8,9 @@ from detectron2.structures import BitMasks, ImageList, Instances
 from torch import Tensor
 
 from adet_iuq.iuq import CropFlip
-from adet_iuq.modeling.grid import GridMaps, GridQueries, GridTargets, quarter_masks
+from adet_iuq.modeling.grid import GridMaps, GridTargets, quarter_masks
 from adet_iuq.modeling.grid.grid_segmenter_iuq import GridSegmenterIUQ
-from adet_iuq.modeling.query_segmenter import transform_inputs
+from adet_iuq.modeling.iuq_meta_arch import transform_inputs
 from helpers.grid_checks import AT_ONCE, CASES
 from helpers.scenes import small_cfg
 
@@ -32,12 +32,12 @@ class Toy(GridSegmenterIUQ):
         grids = [torch.zeros(len(features), 3, size, size) for size in self.layout.sizes]
         return GridMaps(grids, grids, features)
 
-    def queries_of(self, maps: GridMaps, targets: GridTargets) -> GridQueries:
+    def positive_kernels(self, maps: GridMaps, targets: GridTargets) -> Tensor:
         """Queries that fire on their own colour; each instance has its own class."""
         kernels = torch.zeros(len(targets), self.pixel_dim)
         kernels[torch.arange(len(targets)), targets.labels[targets.image, targets.cell]] = 20.0
         kernels[:, COLOURS] = -10.0
-        return GridQueries(kernels.requires_grad_(), targets.image, targets.instance)
+        return kernels.requires_grad_()
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -63,14 +63,14 @@ def equi_loss(toy: Toy, inputs: list[dict[str, Any]], transforms: list[CropFlip]
     views = inputs + [transform_inputs(one, g) for one, g in zip(inputs, transforms, strict=True)]
     scene, _ = toy.forward_scene(views)
     assert toy.iuq_criterion.equi is not None
-    loss, _ = toy.iuq_criterion.equi_loss(toy, scene, transforms)
-    return loss / toy.iuq_criterion.equi.weight
+    loss, _ = toy.iuq_criterion.equi(toy, scene, transforms)
+    return loss
 
 
 @pytest.mark.parametrize("size", [(128, 160), (131, 150), (118, 97)])
 def test_equivariant_network_has_no_loss_and_one_cell_off_has(toy: Toy, size: tuple[int, int]) -> None:
     image, generator = painted(*size), torch.Generator().manual_seed(size[0])
-    transforms = [CropFlip.sample(generator, size, **toy.crop_flip) for _ in range(30)]
+    transforms = [CropFlip.sample(generator, size, stride=toy.pixel_stride, offset=toy.pixel_offset) for _ in range(30)]
     transforms += [CropFlip.identity(size), CropFlip(0, 0, size[1] // 4 * 4, size[0], flip=True)]
     assert any(g.flip for g in transforms) and any(g.w % 4 for g in transforms) and any(g.y0 for g in transforms)
     for g in transforms:
@@ -98,7 +98,8 @@ def test_gradient_of_the_equi_loss_reaches_map_and_queries(toy: Toy) -> None:
     image = painted(128, 160)
     g = CropFlip(16, 8, 128, 96, flip=True)
     scene, _ = toy.forward_scene([image, transform_inputs(image, g)])
-    loss, _ = toy.iuq_criterion.equi_loss(toy, scene, [g])
+    assert toy.iuq_criterion.equi is not None
+    loss, _ = toy.iuq_criterion.equi(toy, scene, [g])
     features, embeddings = torch.autograd.grad(loss, [scene.features, scene.queries.embeddings])
     assert features[0].abs().sum() > 0 and features[1].abs().sum() == 0
     view = scene.queries.image_index == 1
@@ -108,7 +109,6 @@ def test_gradient_of_the_equi_loss_reaches_map_and_queries(toy: Toy) -> None:
 def test_a_pixel_of_the_memory_is_its_channels(toy: Toy) -> None:
     """Retrieval across images is the product of the map's own retrieval, whatever the pixel's position."""
     scene, _ = toy.forward_scene([painted(128, 160), painted(96, 96)])
-    assert toy.iuq_criterion.sampler is not None
     pixels = toy.iuq_criterion.sampler(scene)
     logits = toy.retrieve(scene.queries, pixels)
     on_maps = toy.retrieve_map(scene.queries, scene.features)

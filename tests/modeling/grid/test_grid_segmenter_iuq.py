@@ -8,8 +8,8 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from adet_iuq.iuq import CropFlip
+from adet_iuq.modeling.iuq_meta_arch import transform_inputs
 from adet_iuq.modeling.layers import instance_masks
-from adet_iuq.modeling.query_segmenter import transform_inputs
 from helpers.grid_cells import cells_of_instances, is_sharp
 from helpers.grid_checks import (
     BASE_LOSSES,

@@ -278,11 +278,13 @@ def compute_losses(model: MaskFormer, golden: Golden) -> Outputs:
     for mode, value in (("fixed", 0.0), ("importance", ratio)):
         model.criterion.importance_ratio = value
         inputs = batch(golden)
-        done = model.training_pass(model.preprocess(inputs), model.targets(inputs))
-        outputs |= {f"loss_{mode}/{name}": loss for name, loss in done.losses.items()}
-    for index, match in enumerate(done.matches):
-        outputs |= match_rows(match, "final" if index == len(done.matches) - 1 else str(index))
-    torch.stack(list(done.losses.values())).sum().backward()
+        images = model.preprocess(inputs)
+        frame = (images.tensor.shape[2], images.tensor.shape[3])
+        losses, matches = model.criterion(*model._predictions(images), model.targets(inputs), frame)
+        outputs |= {f"loss_{mode}/{name}": loss for name, loss in losses.items()}
+    for index, match in enumerate(matches):
+        outputs |= match_rows(match, "final" if index == len(matches) - 1 else str(index))
+    torch.stack(list(losses.values())).sum().backward()
     gradients = {name: p.grad.norm() for name, p in model.named_parameters() if p.grad is not None}
     names = [str(name) for name in golden.outputs["grad_names"]]
     assert set(names) <= set(gradients), f"no gradient for {set(names) - set(gradients)}"

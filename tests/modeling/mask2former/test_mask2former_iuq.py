@@ -10,10 +10,12 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor
 
 from adet_iuq.errors import UserError
-from adet_iuq.iuq import CropFlip, Scene
-from adet_iuq.modeling.mask2former import MaskFormer, mask_losses
+from adet_iuq.iuq import CropFlip, Queries, Scene
+from adet_iuq.modeling.iuq_meta_arch import transform_inputs
+from adet_iuq.modeling.mask2former import MaskFormer, MaskFormerIUQ, mask_losses
 from adet_iuq.modeling.mask2former.matcher import Matches
-from adet_iuq.modeling.query_segmenter import content_size, transform_inputs
+from adet_iuq.modeling.mask2former.transformer_decoder import Prediction
+from adet_iuq.modeling.segmenter import content_size
 from helpers.scenes import discs, mask2former_model
 
 BASE = "Mask2Former/R50_50ep_paper.yaml"
@@ -147,18 +149,28 @@ def test_focal_loss_and_coefficients_are_options(inputs: list[dict[str, Any]]) -
     torch.testing.assert_close(losses_with(*plain, key + "EQUI_DICE_WEIGHT", "0"), bce / 2)
 
 
+def matched(model: MaskFormerIUQ, inputs: list[dict[str, Any]]) -> tuple[list[Prediction], list[Matches], Tensor]:
+    """The predictions that have losses, their matches, and the mask features."""
+    images = model.preprocess(inputs)
+    predictions, features = model._predictions(images)
+    frame = (images.tensor.shape[2], images.tensor.shape[3])
+    _, matches = model.criterion(predictions, features, model.targets(inputs), frame)
+    return predictions[-len(matches) :], matches, features
+
+
 def test_queries_are_those_that_decode_the_matched_masks(inputs: list[dict[str, Any]]) -> None:
     model = mask2former_model(*IUQ)
-    done = model.training_pass(model.preprocess(inputs), model.targets(inputs))
+    predictions, matches, features = matched(model, inputs)
     kept = [torch.ones(4, dtype=torch.bool), torch.ones(3, dtype=torch.bool)]
-    queries = model._queries(done, kept)
-    match, last = done.matches[-1], done.predictions[-1]
+    queries = Queries(*model._matched(predictions, matches, kept))
+    match, last = matches[-1], predictions[-1]
     assert len(queries) == 7
-    masks = last.masks(done.mask_features)[match.image, match.query]
-    torch.testing.assert_close(model.retrieve_map(queries, done.mask_features), masks, rtol=1e-4, atol=1e-4)
-    every = mask2former_model(*IUQ, "MODEL.IUQ.MASK_FORMER.QUERY_LAYERS", "all")._queries(done, kept)
-    assert len(every) == 4 * 7
-    torch.testing.assert_close(every.select(slice(21, 28)).embeddings, queries.embeddings)
+    masks = last.masks(features)[match.image, match.query]
+    torch.testing.assert_close(model.retrieve_map(queries, features), masks, rtol=1e-4, atol=1e-4)
+    every = mask2former_model(*IUQ, "MODEL.IUQ.MASK_FORMER.QUERY_LAYERS", "all")
+    embeddings, _, _ = every._matched(predictions, matches, kept)
+    assert len(embeddings) == 4 * 7
+    torch.testing.assert_close(embeddings[21:28], queries.embeddings)
 
 
 def test_retrieval_of_a_map_is_retrieval_of_its_pixels(inputs: list[dict[str, Any]]) -> None:
@@ -188,13 +200,15 @@ def test_stuff_counts_as_instances_on_request_only(inputs: list[dict[str, Any]],
         assert torch.equal(masks, one["instances"].gt_masks.tensor[chosen])
     # Each query is still tied to the mask that it was matched with.
     torch.manual_seed(0)
-    done = model.training_pass(model.preprocess(inputs), model.targets(inputs))
-    queries = model._queries(done, kept)
-    match, row = done.matches[-1], 0
+    predictions, matches, _ = matched(model, inputs)
+    queries = Queries(*model._matched(predictions, matches, kept))
+    match, row = matches[-1], 0
     for image, query, target in zip(match.image, match.query, match.target, strict=True):
         if kept[image][target]:
-            assert torch.equal(queries.embeddings[row], done.predictions[-1].embeddings[image, query])
-            assert torch.equal(scene.masks[image][queries.target_index[row]], done.targets[image].masks[target])
+            assert torch.equal(queries.embeddings[row], predictions[-1].embeddings[image, query])
+            assert torch.equal(
+                scene.masks[image][queries.target_index[row]], inputs[image]["instances"].gt_masks.tensor[target]
+            )
             row += 1
     assert row == len(queries)
     train_step(model, inputs)[0]["loss_equi"].backward()

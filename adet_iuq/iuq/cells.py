@@ -20,7 +20,7 @@ def valid_cells(size: int, cells: int, stride: int, offset: float) -> int:
     return min(max(math.floor((size - 1 - offset) / stride) + 1, 0), cells)
 
 
-def sample_masks(masks: Tensor, stride: int, offset: float, map_size: tuple[int, int]) -> Tensor:
+def masks_at_cells(masks: Tensor, stride: int, offset: float, map_size: tuple[int, int]) -> Tensor:
     """Masks (K, H, W) bool at the supervised pixels of a map of size (Hf, Wf): (K, Hf, Wf) bool.
 
     An offset between two pixels (x.5) reads the later one. Cells beyond the masks are False.

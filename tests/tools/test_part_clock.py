@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from typing import Any
 
+import part_clock
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+from part_clock import OTHER, PartClock
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from adet_iuq.modeling import parts
-from adet_iuq.modeling.parts import OTHER, PartClock, part
+from adet_iuq.modeling.parts import part
 from helpers.grid_checks import grid_options
 from helpers.scenes import SMALL_MASK2FORMER, discs, small_model
 
@@ -34,7 +35,7 @@ class Time:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Iterator[Time]:
     stopped = Time()
-    monkeypatch.setattr(parts, "time", stopped)
+    monkeypatch.setattr(part_clock, "time", stopped)
     yield stopped
 
 

@@ -1,0 +1,121 @@
+"""The shipped recipes: each loads and says how it is launched, none repeats another, the method stands once."""
+
+import functools
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from detectron2.config import CfgNode
+
+import adet_iuq.modeling  # noqa: F401 (registers the models)
+from adet_iuq.config import get_cfg, load_config
+from helpers.golden import REPOSITORY
+
+METHOD = "configs/iuq.yaml"
+FILES = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "configs").rglob("*.yaml"))
+# Files that others name in a list of _BASE_ and that are not launched.
+PARTS = {name for name in FILES if Path(name).name.startswith("Base-") or name == METHOD}
+IUQ_RECIPES = [name for name in FILES if name.endswith("_iuq.yaml")]
+# Pairs whose schedules differ on purpose: with the method these overfits see half as many images an iteration, or need
+# fewer iterations to reach what they should.
+OWN_SCHEDULE = {"configs/Mask2Former/R18_overfit_iuq.yaml", "configs/SOLOv2/R18_overfit_iuq.yaml"}
+SCHEDULE = ("SOLVER.STEPS", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD")
+
+
+@functools.cache
+def leaves(name: str) -> dict[str, Any]:
+    """All keys of the resolved config, by dotted name. Do not change the answer."""
+    return dict(_leaves(load_config(str(REPOSITORY / name)).cfg))
+
+
+def _leaves(tree: CfgNode | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def body(name: str) -> dict[str, Any]:
+    """The keys that the file itself sets, without where it stands and where it writes."""
+    own = dict(_leaves(yaml.safe_load((REPOSITORY / name).read_text())))
+    return {key: value for key, value in own.items() if key not in ("_BASE_", "OUTPUT_DIR")}
+
+
+def head(name: str) -> list[str]:
+    """The comment at the top of the file, by lines."""
+    lines = (REPOSITORY / name).read_text().splitlines()
+    return lines[: next(number for number, line in enumerate(lines) if not line.startswith("#"))]
+
+
+def base_of(iuq_recipe: str) -> str:
+    """The recipe of the same backbone and schedule without the method: the paper's, else the published one."""
+    paper, published = (iuq_recipe.replace("_iuq.yaml", end) for end in ("_paper.yaml", ".yaml"))
+    return paper if paper in FILES else published
+
+
+def groups_of_equals(values: dict[str, str]) -> list[list[str]]:
+    counts = Counter(values.values())
+    return [[name for name in values if values[name] == value] for value in counts if counts[value] > 1]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_loads_and_its_head_says_how_to_launch_it(name: str) -> None:
+    cfg, launches = leaves(name), [line for line in head(name) if "--config-file" in line]
+    assert head(name)
+    if name in PARTS:
+        assert not launches and "OUTPUT_DIR" not in (REPOSITORY / name).read_text()
+    else:
+        paths = [line.split("--config-file ", 1)[1].split()[0] for line in launches]
+        assert paths == [name]
+        assert cfg["OUTPUT_DIR"] != get_cfg().OUTPUT_DIR
+
+
+def test_no_two_recipes_are_the_same_run() -> None:
+    runs = {name: repr(sorted({**leaves(name), "OUTPUT_DIR": ""}.items())) for name in FILES if name not in PARTS}
+    assert groups_of_equals(runs) == []
+
+
+def test_no_two_recipes_write_to_one_folder() -> None:
+    assert groups_of_equals({name: leaves(name)["OUTPUT_DIR"] for name in FILES if name not in PARTS}) == []
+
+
+def test_no_two_files_have_an_identical_body() -> None:
+    """What several keys say twice belongs in a common base; a single key (the meta-architecture) costs less than a file."""
+    bodies = {name: repr(sorted(body(name).items())) for name in FILES if len(body(name)) > 1}
+    assert groups_of_equals(bodies) == []
+
+
+def test_every_file_is_launched_or_stood_upon() -> None:
+    named = set()
+    for name in FILES:
+        bases = yaml.safe_load((REPOSITORY / name).read_text()).get("_BASE_", [])
+        for base in [bases] if isinstance(bases, str) else bases:
+            named.add(str((REPOSITORY / name).parent.joinpath(base).resolve().relative_to(REPOSITORY)))
+    assert PARTS <= named <= set(FILES)
+
+
+@pytest.mark.parametrize(
+    "key", ["MODEL.IUQ.INTER.START_ITER", "MODEL.IUQ.INTER.RAMP_ITERS", "MODEL.IUQ.INTER.MAX_QUERIES"]
+)
+def test_the_method_stands_once(key: str) -> None:
+    assert body(METHOD)[key] != dict(_leaves(get_cfg()))[key]
+    assert [name for name in FILES if name != METHOD and body(name).get(key) == body(METHOD)[key]] == []
+
+
+@pytest.mark.parametrize("name", IUQ_RECIPES)
+def test_an_iuq_recipe_differs_from_its_base_in_the_method_only(name: str) -> None:
+    base, iuq = leaves(base_of(name)), leaves(name)
+    assert iuq["MODEL.META_ARCHITECTURE"] == base["MODEL.META_ARCHITECTURE"] + "IUQ"
+    assert iuq["MODEL.IUQ.INTER.START_ITER"] > 0 and iuq["MODEL.IUQ.INTER.MAX_QUERIES"] > 0
+    changed = {key for key in iuq if iuq[key] != base[key] and not key.startswith("MODEL.IUQ.")}
+    schedule = set(SCHEDULE) if name in OWN_SCHEDULE else set()
+    assert changed == {"MODEL.META_ARCHITECTURE", "OUTPUT_DIR"} | schedule
+
+
+def test_no_recipe_names_a_folder_beside_the_checkout() -> None:
+    paths = [(name, path) for name in FILES for entry in leaves(name)["DATASETS.REGISTER"] for path in entry[1:]]
+    assert paths and [found for found in paths if not found[1].startswith(("$ADET_IUQ_DATA/", "output/"))] == []
