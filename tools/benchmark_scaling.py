@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from benchmark_segmenter import least_classes, size
+from benchmark_segmenter import size
 from benchmarking import synthetic_input
 from detectron2.engine import create_ddp_model
 from detectron2.utils import comm
@@ -33,6 +33,7 @@ from torch import nn
 
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.config import load_config
+from adet_iuq.config.num_classes import all_num_classes
 from adet_iuq.engine import Trainer
 from adet_iuq.engine.launching.launch import argument_parser, launch
 from adet_iuq.engine.meta_arch import find_segmenter
@@ -109,7 +110,8 @@ def measure(args: argparse.Namespace) -> None:
     cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR = args.batch * comm.get_world_size(), 0.0
     images = find_segmenter(cfg).images_per_batch(cfg) // comm.get_world_size()
     first = comm.get_rank() * images
-    inputs = [synthetic_input(args.size, args.instances, least_classes(cfg), first + i) for i in range(images)]
+    labels = min(all_num_classes(cfg))  # suit every segmenter
+    inputs = [synthetic_input(args.size, args.instances, labels, first + i) for i in range(images)]
     for capacity in args.capacities:
         model, memory = build(cfg, capacity)
         optimizer = Trainer.build_optimizer(cfg, model)

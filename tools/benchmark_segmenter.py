@@ -36,7 +36,7 @@ from torch import nn
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.checkpoint import build_checkpointer
 from adet_iuq.config import load_config
-from adet_iuq.data.registration.class_counts import num_classes_keys
+from adet_iuq.config.num_classes import all_num_classes
 from adet_iuq.engine import Trainer
 from adet_iuq.engine.loop.step import autocast_dtype
 from adet_iuq.engine.meta_arch import find_segmenter
@@ -98,7 +98,7 @@ def candidates(cfg: CfgNode, settings: list[str], batch: int, weights: str | Non
         if first is None:
             first = model
             if weights is not None:
-                build_checkpointer(own, model).load(weights, checkpointables=[])
+                build_checkpointer(own, model).load(weights)
         else:
             share_weights(first, model)
         yield Candidate(
@@ -147,7 +147,8 @@ def fill_memory(candidate: Candidate) -> None:
 def benchmark_training(found: list[Candidate], args: argparse.Namespace) -> None:
     """Prints the table of training steps."""
     cfg = found[0].cfg
-    inputs = [synthetic_input(args.size, args.instances, least_classes(cfg), seed) for seed in range(args.batch)]
+    labels = min(all_num_classes(cfg))  # suit every segmenter
+    inputs = [synthetic_input(args.size, args.instances, labels, seed) for seed in range(args.batch)]
     for candidate in found:
         if isinstance(candidate.model, IUQMetaArch):
             inter = candidate.cfg.MODEL.IUQ.INTER
@@ -207,17 +208,6 @@ def summary(
 def print_row(*cells: str) -> None:
     """One line of a table."""
     print("  ".join(f"{cell:>{max(9, len(cell))}}" for cell in cells), flush=True)
-
-
-def least_classes(cfg: CfgNode) -> int:
-    """Labels below it suit every segmenter."""
-    counts = []
-    for key in num_classes_keys(cfg):
-        node = cfg
-        for name in key.split("."):
-            node = node[name]
-        counts.append(node)
-    return min(counts)
 
 
 def size(text: str) -> tuple[int, int]:

@@ -6,13 +6,12 @@ docs/scaling.md.
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from detectron2.utils import comm
 
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
-from adet_iuq.checkpoint import build_checkpointer, checkpoint_to_resume
+from adet_iuq.checkpoint import build_checkpointer
 from adet_iuq.engine import Trainer, argument_parser, launch, setup
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation import print_results
@@ -31,12 +30,10 @@ def main(args: argparse.Namespace) -> None:
             raise UserError("--eval-only: DATASETS.TEST is empty; name at least one data set.")
         model = Trainer.build_model(cfg)
         checkpointer = build_checkpointer(cfg, model)
-        weights = cfg.MODEL.WEIGHTS
-        if args.resume and checkpointer.has_checkpoint():
-            weights = str(checkpoint_to_resume(Path(checkpointer.get_checkpoint_file())))
-        if not weights:
-            raise UserError("--eval-only: no weights. Add MODEL.WEIGHTS path/to/model_final.pth, or --resume.")
-        checkpointer.load(weights, checkpointables=[], strict=True)
+        if not args.resume or checkpointer.load_last() is None:
+            if not cfg.MODEL.WEIGHTS:
+                raise UserError("--eval-only: no weights. Add MODEL.WEIGHTS path/to/model_final.pth, or --resume.")
+            checkpointer.load(cfg.MODEL.WEIGHTS, strict=True)
         results = Trainer.test(cfg, model)
     else:
         trainer = Trainer(cfg)

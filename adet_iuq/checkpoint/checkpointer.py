@@ -1,4 +1,7 @@
-"""detectron2's checkpointer with atomic writing, safe reading, and a verdict on files that do not fit."""
+"""How checkpoints are written and loaded: atomically, safely, and with a verdict on files that do not fit.
+
+What stands in a training's checkpoint beside the weights: engine/loop/state.py.
+"""
 
 import logging
 import os
@@ -8,32 +11,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import CfgNode
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from adet_iuq.checkpoint.compatibility import compare, evaluation_problem, listing, optional_keys, training_problem
 from adet_iuq.checkpoint.files import read_checkpoint
 from adet_iuq.checkpoint.modernize import modern_names
-from adet_iuq.checkpoint.resume import checkpoint_to_resume
+from adet_iuq.checkpoint.resume import Checkpoint, read_checkpoint_to_resume
+from adet_iuq.config.num_classes import all_num_classes
 from adet_iuq.errors import UserError
 from adet_iuq.files import replace_file
 
 logger = logging.getLogger(__name__)
 
 
-class Checkpointer(DetectionCheckpointer):
-    """Saves and loads weights, and the state of what is given as `checkpointables`.
+class Checkpointer:
+    """Writes a run's checkpoints, and loads weights into its model.
 
     Args:
-        model: also inside DistributedDataParallel.
-        save_dir: folder of the files.
+        model: gets the weights; not inside DistributedDataParallel.
+        save_dir: folder of the files; empty: nothing is written.
         class_counts: the config's numbers of classes: tensors with such a first dimension may differ from a file's when
             a training starts from it.
         save_to_disk: None: on the main process only.
-        checkpointables: objects with `state_dict` and `load_state_dict`.
     """
 
     def __init__(
@@ -43,113 +46,84 @@ class Checkpointer(DetectionCheckpointer):
         *,
         class_counts: Collection[int] = (),
         save_to_disk: bool | None = None,
-        **checkpointables: Any,
     ) -> None:
-        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
-        self.class_counts = class_counts
+        self.model, self.save_dir, self.class_counts = model, save_dir, class_counts
+        self.save_to_disk = comm.is_main_process() if save_to_disk is None else save_to_disk
 
-    def save(self, name: str, **kwargs: Any) -> None:
-        """Writes weights and checkpointables to `<name>.pth` and names the file in `last_checkpoint`.
+    # Writing
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Writes `<name>.pth`, and names the file in `last_checkpoint`, from where a resume starts.
 
         Args:
             name: without folder and suffix.
-            kwargs: more to save; tensors, numbers, strings and containers of them only.
+            content: the weights under "model", and all else; tensors, numbers, strings and containers of them only.
 
         Raises:
             UserError: it cannot be written; what was there before is untouched.
         """
-        if not self.save_dir or not self.save_to_disk:
-            return
-        states = {key: thing.state_dict() for key, thing in self.checkpointables.items()}
-        self._write(name, {"model": self.model.state_dict(), **states, **kwargs})
-        self.tag_last_checkpoint(f"{name}.pth")
+        if self._write_file(name, content):
+            replace_file(self._last_checkpoint, lambda file: file.write(f"{name}.pth".encode()))
 
-    def save_weights(self, name: str) -> None:
+    def write_weights(self, name: str) -> None:
         """Writes the weights alone to `<name>.pth`; `last_checkpoint` stays."""
-        if self.save_dir and self.save_to_disk:
-            self._write(name, {"model": self.model.state_dict()})
+        self._write_file(name, {"model": self.model.state_dict()})
 
-    def _write(self, name: str, content: dict[str, Any]) -> None:
+    def _write_file(self, name: str, content: dict[str, Any]) -> bool:
+        """Whether this process is one that writes."""
+        if not self.save_dir or not self.save_to_disk:
+            return False
         path = Path(self.save_dir) / f"{name}.pth"
         logger.info("Saving checkpoint to %s", path)
         replace_file(path, lambda file: torch.save(content, file))
+        return True
 
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Names the file that a resume starts from."""
-        path = Path(self.save_dir) / "last_checkpoint"
-        replace_file(path, lambda file: file.write(last_filename_basename.encode()))
+    @property
+    def _last_checkpoint(self) -> Path:
+        return Path(self.save_dir) / "last_checkpoint"
 
-    def has_checkpoint(self) -> bool:
-        """Whether there is a run to resume; every rank calls it, and what the main process sees counts for all."""
-        return bool(comm.all_gather(super().has_checkpoint())[0])
+    # Loading
 
-    def load(self, path: str, checkpointables: list[str] | None = None, *, strict: bool = False) -> dict[str, Any]:
-        """Loads weights into the model, and states into the checkpointables.
+    def load(self, path: str, *, strict: bool = False) -> None:
+        """Loads the weights of a file into the model.
 
         Args:
             path: local path, or anything detectron2's path manager knows (`detectron2://`, https); empty: nothing is
                 loaded.
-            checkpointables: names of those to load; None: all.
             strict: the file must hold every tensor of the model. Else the training starts from it: what is missing, or
                 belongs to another number of classes, is listed and keeps its initialisation.
-
-        Returns:
-            What else the file holds.
 
         Raises:
             UserError: the file is missing, damaged, or of another model.
         """
         if not path:
             logger.info("No weights to load: the model keeps its random initialisation.")
-            return {}
+            return
         logger.info("Loading %s ...", path)
-        checkpoint = read_checkpoint(self._fetch(path))
-        self._load_weights(self._converted(checkpoint, path), path, strict)
-        for key in self.checkpointables if checkpointables is None else checkpointables:
-            if key not in checkpoint:
-                raise UserError(
-                    f"Checkpoint {path} holds weights but no state of a {key}: a run cannot be resumed from it. Load it as "
-                    "MODEL.WEIGHTS, without --resume."
-                )
-            self.checkpointables[key].load_state_dict(checkpoint.pop(key))
-        return checkpoint
+        self._load_weights(read_checkpoint(_fetch(path)), path, strict)
 
-    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """The last sound checkpoint with all states if `resume` and there is one, else the weights of `path`.
+    def load_last(self) -> Checkpoint | None:
+        """Loads the weights of the last sound checkpoint in `save_dir`, reading it once.
+
+        Every rank calls it, and what the main process sees counts for all.
+
+        Returns:
+            The checkpoint with all else that it holds; None, and nothing is loaded, when there is no run to resume.
 
         Raises:
             UserError: as `load`.
         """
-        if resume and self.has_checkpoint():
-            return self.load(str(checkpoint_to_resume(Path(self.get_checkpoint_file()))), strict=True)
-        return self.load(path, checkpointables=[])
+        there = comm.is_main_process() and self._last_checkpoint.is_file()
+        name = comm.all_gather(self._last_checkpoint.read_text().strip() if there else None)[0]
+        if name is None:
+            return None
+        found = read_checkpoint_to_resume(Path(self.save_dir) / name)
+        logger.info("Loading %s ...", found.path)
+        self._load_weights(found.content, str(found.path), strict=True)
+        return found
 
-    def _fetch(self, path: str) -> str:
-        """A local path of the file, downloaded where need be."""
-        local = os.path.expanduser(path)
-        if os.path.isfile(local) or "://" not in path:
-            return local
-        try:
-            return str(self.path_manager.get_local_path(path))
-        except Exception as error:
-            reason = str(error).split("\n")[0] or type(error).__name__
-            raise UserError(
-                f"Weights {path} cannot be downloaded: {reason}. Without internet access, fetch the file elsewhere and set "
-                'MODEL.WEIGHTS to its path, or train from random weights (MODEL.WEIGHTS "", configs/Base-scratch.yaml).'
-            ) from error
-
-    def _converted(self, checkpoint: dict[str, Any], path: str) -> dict[str, Tensor]:
-        """The weights of a file under this model's names."""
-        tensors = named_tensors(checkpoint.pop("model"), path)
-        if checkpoint.get("matching_heuristics", False):
-            caffe2 = checkpoint.get("__author__") == "Caffe2"
-            try:
-                tensors = align_and_update_state_dicts(self.model.state_dict(), tensors, c2_conversion=caffe2)
-            except (ValueError, AssertionError) as error:
-                raise UserError(f"The names in {path} cannot be matched with the model's: {error}") from error
-        return modern_names(tensors, self.model.state_dict().keys())
-
-    def _load_weights(self, tensors: dict[str, Tensor], path: str, strict: bool) -> None:
+    def _load_weights(self, content: dict[str, Any], path: str, strict: bool) -> None:
+        tensors = self._converted(content, path)
         file = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         model = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
         comparison = compare(file, model, optional_keys(self.model), self.class_counts)
@@ -165,6 +139,22 @@ class Checkpointer(DetectionCheckpointer):
         _warn_of(f"{path} also holds these tensors, which are left aside", comparison.unexpected)
         self.model.load_state_dict({name: tensors[name] for name in comparison.matched}, strict=False)
         logger.info("Loaded %d of the model's %d tensors.", len(comparison.matched), len(model))
+
+    def _converted(self, content: dict[str, Any], path: str) -> dict[str, Tensor]:
+        """The weights of a file under this model's names."""
+        tensors = named_tensors(content["model"], path)
+        if content.get("matching_heuristics", False):
+            caffe2 = content.get("__author__") == "Caffe2"
+            try:
+                tensors = align_and_update_state_dicts(self.model.state_dict(), tensors, c2_conversion=caffe2)
+            except (ValueError, AssertionError) as error:
+                raise UserError(f"The names in {path} cannot be matched with the model's: {error}") from error
+        return modern_names(tensors, self.model.state_dict().keys())
+
+
+def build_checkpointer(cfg: CfgNode, model: nn.Module) -> Checkpointer:
+    """The checkpointer of a run: files in OUTPUT_DIR, class counts from every NUM_CLASSES of the config."""
+    return Checkpointer(model, cfg.OUTPUT_DIR, class_counts=all_num_classes(cfg))
 
 
 def named_tensors(weights: dict[str, Any], path: str) -> dict[str, Tensor]:
@@ -185,21 +175,21 @@ def named_tensors(weights: dict[str, Any], path: str) -> dict[str, Tensor]:
     return tensors
 
 
+def _fetch(path: str) -> str:
+    """A local path of the file, downloaded where need be."""
+    local = os.path.expanduser(path)
+    if os.path.isfile(local) or "://" not in path:
+        return local
+    try:
+        return str(PathManager.get_local_path(path))
+    except Exception as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"Weights {path} cannot be downloaded: {reason}. Without internet access, fetch the file elsewhere and set "
+            'MODEL.WEIGHTS to its path, or train from random weights (MODEL.WEIGHTS "", configs/Base-scratch.yaml).'
+        ) from error
+
+
 def _warn_of(what: str, names: list[str]) -> None:
     if names:
         logger.warning("%s: %s", what, listing(names, limit=40))
-
-
-def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> Checkpointer:
-    """The checkpointer of a run: files in OUTPUT_DIR, class counts from every NUM_CLASSES of the config."""
-    return Checkpointer(model, cfg.OUTPUT_DIR, class_counts=_class_counts(cfg), **checkpointables)
-
-
-def _class_counts(node: CfgNode) -> frozenset[int]:
-    counts: frozenset[int] = frozenset()
-    for name, value in node.items():
-        if isinstance(value, CfgNode):
-            counts |= _class_counts(value)
-        elif name == "NUM_CLASSES":
-            counts |= {int(value)}
-    return counts

@@ -3,7 +3,9 @@
 import logging
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detectron2.utils import comm
 
@@ -15,8 +17,21 @@ logger = logging.getLogger(__name__)
 _NUMBERED = re.compile(r"model_(\d+)\.pth")
 
 
-def checkpoint_to_resume(last: Path) -> Path:
-    """The file to resume from; every rank calls it, the main process decides for all.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A sound file and what it holds.
+
+    Attributes:
+        path: of the file.
+        content: of `read_checkpoint`.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+
+def read_checkpoint_to_resume(last: Path) -> Checkpoint:
+    """The checkpoint to resume from; every rank calls it, the main process decides for all, each rank reads one file.
 
     Falling back costs some iterations, which are trained again to the same result; standing still would cost a requeued
     job the night. A warning says which file is spoiled and which one serves.
@@ -27,13 +42,15 @@ def checkpoint_to_resume(last: Path) -> Path:
     Raises:
         UserError: neither it nor an earlier one can be read, or another machine does not see it; on every rank.
     """
-    verdict: tuple[str, str] = ("", "")
+    found: Checkpoint | None = None
+    problem = ""
     if comm.is_main_process():
         try:
-            verdict = (str(_first_sound(last)), "")
+            found = _first_sound(last)
         except UserError as error:
-            verdict = ("", str(error))
-    chosen, problem = comm.all_gather(verdict)[0]
+            problem = str(error)
+    # What the main process has read stays there: only the name goes round.
+    chosen, problem = comm.all_gather(("" if found is None else str(found.path), problem))[0]
     if problem:
         raise UserError(problem)
     blind = [rank for rank, seen in enumerate(comm.all_gather(os.path.isfile(chosen))) if not seen]
@@ -42,14 +59,14 @@ def checkpoint_to_resume(last: Path) -> Path:
             f"Checkpoint {chosen}, from which the run goes on, is not there for rank {', '.join(map(str, blind))}. "
             "OUTPUT_DIR must be the same folder for all processes, on a disk that all machines see."
         )
-    return Path(chosen)
+    return found or Checkpoint(Path(chosen), read_checkpoint(chosen))
 
 
-def _first_sound(last: Path) -> Path:
+def _first_sound(last: Path) -> Checkpoint:
     problems = []
     for path in [last, *_earlier(last)]:
         try:
-            read_checkpoint(str(path))
+            content = read_checkpoint(str(path))
         except DamagedCheckpointError as error:
             problems.append(str(error))
             continue
@@ -60,7 +77,7 @@ def _first_sound(last: Path) -> Path:
                 problems[0],
                 path,
             )
-        return path
+        return Checkpoint(path, content)
     raise UserError(
         f"{problems[0]} No earlier checkpoint in {last.parent} is sound either ({len(problems) - 1} tried). Start anew, "
         "without --resume."

@@ -57,7 +57,7 @@ class Predictor:
         if not cfg.MODEL.WEIGHTS:
             raise UserError("No weights: name a checkpoint with --weights.")
         self.model = Trainer.build_model(cfg).eval()
-        build_checkpointer(cfg, self.model).load(cfg.MODEL.WEIGHTS, checkpointables=[], strict=True)
+        build_checkpointer(cfg, self.model).load(cfg.MODEL.WEIGHTS, strict=True)
         self._resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self._rgb = cfg.INPUT.FORMAT == "RGB"
         self.metadata = read_class_names(cfg.MODEL.WEIGHTS) or class_names(cfg)

@@ -34,19 +34,6 @@ class Model(Segmenter):
         raise NotImplementedError
 
 
-class State:
-    """Something with a state."""
-
-    def __init__(self) -> None:
-        self.value = 0
-
-    def state_dict(self) -> dict[str, int]:
-        return {"value": self.value}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.value = state["value"]
-
-
 def weights(model: nn.Module) -> dict[str, Tensor]:
     return copy.deepcopy(model.state_dict())
 
@@ -57,23 +44,38 @@ def save(model: nn.Module, path: Path, **more: Any) -> str:
 
 
 def test_saving_and_resuming(tmp_path: Path) -> None:
-    first, state = Model(), State()
-    state.value = 7
-    Checkpointer(first, str(tmp_path), trainer=state).save("model_5", iteration=5)
+    first, second = Model(), Model()
+    content = {"model": first.state_dict(), "trainer": {"value": 7}, "iteration": 5}
+    Checkpointer(first, str(tmp_path)).write("model_5", content)
     assert (tmp_path / "last_checkpoint").read_text() == "model_5.pth"
+    assert list(tmp_path.glob(".*")) == []
 
-    second, other = Model(), State()
-    rest = Checkpointer(second, str(tmp_path), trainer=other).resume_or_load("", resume=True)
-    assert rest == {"iteration": 5} and other.value == 7
+    found = Checkpointer(second, str(tmp_path)).load_last()
+    assert found is not None and found.path == tmp_path / "model_5.pth"
+    assert (found.content["trainer"], found.content["iteration"]) == ({"value": 7}, 5)
     assert all(torch.equal(value, first.state_dict()[name]) for name, value in second.state_dict().items())
 
 
-def test_loading_without_resume_takes_the_weights_only(tmp_path: Path) -> None:
-    first, state, other = Model(), State(), State()
-    state.value = 7
-    Checkpointer(first, str(tmp_path), trainer=state).save("model_5")
-    Checkpointer(Model(), str(tmp_path), trainer=other).resume_or_load(str(tmp_path / "model_5.pth"), resume=False)
-    assert other.value == 0
+def test_without_a_run_to_resume_nothing_is_loaded(tmp_path: Path) -> None:
+    model = Model()
+    before = weights(model)
+    save(Model(), tmp_path / "model_final.pth")
+    assert Checkpointer(model, str(tmp_path)).load_last() is None
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_run_goes_on_with_weights_of_its_own_classes_only(tmp_path: Path) -> None:
+    other = Model(classes=80)
+    Checkpointer(other, str(tmp_path)).write("model_5", {"model": other.state_dict()})
+    with pytest.raises(UserError, match=r"model_5\.pth does not fit.*number of classes: cls_logits\.weight"):
+        Checkpointer(Model(classes=3), str(tmp_path), class_counts=[3]).load_last()
+
+
+def test_a_process_that_does_not_save_writes_nothing(tmp_path: Path) -> None:
+    checkpointer = Checkpointer(Model(), str(tmp_path), save_to_disk=False)
+    checkpointer.write("model_5", {"model": {}})
+    checkpointer.write_weights("model_best")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_class_counts_are_listed_and_keep_their_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -140,14 +142,14 @@ def test_a_download_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPa
     def offline(path: str) -> str:
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(checkpointer, "path_manager", type("Offline", (), {"get_local_path": staticmethod(offline)}))
+    monkeypatch.setattr("adet_iuq.checkpoint.checkpointer.PathManager.get_local_path", offline)
     with pytest.raises(UserError, match="Base-scratch") as error:
         checkpointer.load("detectron2://ImageNetPretrained/MSRA/R-50.pkl")
     assert "Name or service not known" in str(error.value)
 
 
 def test_weights_alone_leave_last_checkpoint(tmp_path: Path) -> None:
-    checkpointer = Checkpointer(Model(), str(tmp_path), trainer=State())
-    checkpointer.save_weights("model_best")
+    checkpointer = Checkpointer(Model(), str(tmp_path))
+    checkpointer.write_weights("model_best")
     assert set(torch.load(tmp_path / "model_best.pth")) == {"model"}
     assert not (tmp_path / "last_checkpoint").exists()

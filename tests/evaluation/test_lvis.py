@@ -13,8 +13,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from adet_iuq.config import get_cfg
+from adet_iuq.config.num_classes import all_num_classes
 from adet_iuq.data import fill_class_counts, load_dataset
-from adet_iuq.data.registration.class_counts import num_classes_keys
 from adet_iuq.evaluation import build_evaluator
 from adet_iuq.evaluation.lvis import METRICS, LVISEvaluator, precision_recall
 from helpers.lvis_scenes import FREQUENCIES, as_instances, lvis_content, perfect_predictions
@@ -226,11 +226,7 @@ def test_lvis_v1_has_1203_classes() -> None:
     cfg = get_cfg()
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("lvis_v1_train",), ("lvis_v1_val",)
     fill_class_counts(cfg)
-    for key in num_classes_keys(cfg):
-        node = cfg
-        for part in key.split("."):
-            node = node[part]
-        assert node == 1203
+    assert all_num_classes(cfg) == {1203}
 
 
 def test_training_run(content: Content, cfg: CfgNode, tmp_path: Path) -> None:

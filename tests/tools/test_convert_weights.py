@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_mask2former_of_hugging_face_says_the_same(folder: Path, tmp_path: Path) -> None:
     assert run(str(folder), str(tmp_path / "ours.pth"), "--from", "hf") == 0
     model = ours()
-    Checkpointer(model).load(str(tmp_path / "ours.pth"), checkpointables=[], strict=True)
+    Checkpointer(model).load(str(tmp_path / "ours.pth"), strict=True)
     x = torch.randn(2, 3, 128, 160, generator=torch.Generator().manual_seed(3))  # no map is a multiple of the window
     with torch.no_grad():
         theirs = hugging_face()(pixel_values=x)
@@ -149,7 +149,7 @@ def test_swin_file_is_made_and_starts_a_training(tmp_path: Path, capsys: pytest.
         other = ours()
         with torch.no_grad():
             other.backbone.patch_embed.proj.weight.zero_()
-        Checkpointer(other).load(str(tmp_path / name), checkpointables=[])
+        Checkpointer(other).load(str(tmp_path / name))
         assert torch.equal(other.backbone.patch_embed.proj.weight, model.backbone.patch_embed.proj.weight)
 
 

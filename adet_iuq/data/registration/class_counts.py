@@ -1,11 +1,12 @@
 """Filling every NUM_CLASSES of a config from its data sets."""
 
 import logging
-from collections.abc import Iterator, Set
+from collections.abc import Set
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from adet_iuq.config.num_classes import num_classes_sections
 from adet_iuq.data.registration.datasets import load_dataset, register_datasets
 from adet_iuq.errors import UserError
 
@@ -32,27 +33,15 @@ def fill_class_counts(cfg: CfgNode, explicit: Set[str] = frozenset()) -> None:
     if not names:
         return
     things, total = _common_counts(cfg, names)
-    for key in num_classes_keys(cfg):
-        node, needed = cfg, total if "SEM_SEG_HEAD" in key else things
-        *path, leaf = key.split(".")
-        for part in path:
-            node = node[part]
+    for key, section in num_classes_sections(cfg).items():
+        needed = total if "SEM_SEG_HEAD" in key else things
         if key not in explicit:
-            node[leaf] = needed
-        elif node[leaf] < needed:
+            section.NUM_CLASSES = needed
+        elif needed > section.NUM_CLASSES:
             raise UserError(
-                f"{key} is {node[leaf]}, but data set '{names[0]}' has {needed} classes. Remove the key (it is then "
-                f"filled in) or set it to at least {needed}."
+                f"{key} is {section.NUM_CLASSES}, but data set '{names[0]}' has {needed} classes. Remove the key (it is "
+                f"then filled in) or set it to at least {needed}."
             )
-
-
-def num_classes_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all keys called NUM_CLASSES."""
-    for name, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from num_classes_keys(value, f"{prefix}{name}.")
-        elif name == "NUM_CLASSES":
-            yield prefix + name
 
 
 def class_counts(name: str) -> tuple[int, int]:

@@ -1,44 +1,79 @@
-"""What a resumed run needs besides the weights: taking it down from a trainer, and giving it back to one."""
+"""What a checkpoint of a training holds: taking it down from a trainer, and giving it back to one.
+
+    {"model":     weights and buffers of the segmenter,
+     "trainer":   iteration, optimizer, schedule (under "hooks"), grad_scaler, data_seed, history (recent metrics),
+                  random_states (of every rank), segmenter and iuq (what these keep outside the weights),
+     "iteration": the last one that is done}
+
+How it is written and read: checkpoint/checkpointer.py. The random generators' states are below, for evaluations too.
+"""
 
 import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import torch
 from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 
+from adet_iuq.checkpoint import Checkpoint
 from adet_iuq.engine.loop.metrics import history
-from adet_iuq.engine.loop.random_state import random_state, set_random_state
 from adet_iuq.engine.meta_arch import unwrap
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
-def gathered_state(trainer: Any) -> dict[str, Any]:
-    """The part that is spread over the ranks: random states and the segmenter's memory. Every rank calls it."""
-    return {"random_states": comm.gather(random_state()), "iuq": unwrap(trainer.model).iuq_state()}
-
-
-def trainer_state(trainer: Any, gathered: dict[str, Any]) -> dict[str, Any]:
-    """Iteration, optimiser, schedule, random states, recent metrics, and what the segmenter keeps outside its weights.
+def run_state(trainer: Any) -> dict[str, Any]:
+    """The whole content of a checkpoint; every rank calls it, and the main process's holds what all of them have.
 
     Args:
         trainer: a `Trainer`.
-        gathered: of `gathered_state`; this function itself runs on the main process only.
     """
+    return {
+        "model": unwrap(trainer.model).state_dict(),
+        "trainer": trainer.state_dict(),
+        "iteration": trainer.iter,
+    }
+
+
+def restore_run(trainer: Any, checkpoint: Checkpoint) -> None:
+    """Gives a trainer, whose model has its weights already, all else that `run_state` took down.
+
+    Raises:
+        UserError: the file holds weights only; its state does not fit this run.
+    """
+    if "trainer" not in checkpoint.content:
+        raise UserError(
+            f"Checkpoint {checkpoint.path} holds weights but no state of a trainer: a run cannot be resumed from it. Load "
+            "it as MODEL.WEIGHTS, without --resume."
+        )
+    trainer.load_state_dict(checkpoint.content["trainer"])
+
+
+def trainer_state(trainer: Any) -> dict[str, Any]:
+    """The part under "trainer"; every rank calls it, for random states and the segmenter's memory are spread over them."""
+    model = unwrap(trainer.model)
     return {
         **TrainerBase.state_dict(trainer),
         "optimizer": trainer.optimizer.state_dict(),
         "grad_scaler": trainer._trainer.grad_scaler.state_dict(),
         "data_seed": trainer.data_seed,
         "history": history(trainer.storage),
-        "segmenter": unwrap(trainer.model).training_state(),
-        **gathered,
+        "segmenter": model.training_state(),
+        "random_states": comm.gather(random_state()),
+        "iuq": model.iuq_state(),
     }
 
 
-def restore_trainer_state(trainer: Any, state: dict[str, Any]) -> int:
-    """Gives a trainer what `trainer_state` took down, but for random states and metrics; returns the seed of the data.
+def restore_trainer_state(trainer: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """Gives a trainer what `trainer_state` took down.
+
+    Returns:
+        What it takes over only when the training starts: "random_states" and "history".
 
     Raises:
         UserError: the state does not fit this run.
@@ -51,7 +86,8 @@ def restore_trainer_state(trainer: Any, state: dict[str, Any]) -> int:
         model = unwrap(trainer.model)
         model.load_training_state(state["segmenter"])
         model.load_iuq_state(state["iuq"])
-        seed = int(state["data_seed"])
+        trainer.data_seed = int(state["data_seed"])
+        at_the_start = {name: state[name] for name in ("random_states", "history")}
     except KeyError as error:
         raise UserError(
             f"The last checkpoint in {folder} has no {error} in its trainer state: it was not written by this project's "
@@ -62,9 +98,9 @@ def restore_trainer_state(trainer: Any, state: dict[str, Any]) -> int:
             f"The last checkpoint in {folder} does not fit this config: {error} Resume with the config that it was trained "
             "with, or load it as MODEL.WEIGHTS without --resume."
         ) from error
-    if trainer.cfg.SEED >= 0 and seed != trainer.cfg.SEED:
-        logger.warning("SEED %d is ignored: the resumed run goes on with %d.", trainer.cfg.SEED, seed)
-    return seed
+    if trainer.cfg.SEED >= 0 and trainer.data_seed != trainer.cfg.SEED:
+        logger.warning("SEED %d is ignored: the resumed run goes on with %d.", trainer.cfg.SEED, trainer.data_seed)
+    return at_the_start
 
 
 def restore_random_states(states: list[dict[str, Any]]) -> None:
@@ -78,3 +114,47 @@ def restore_random_states(states: list[dict[str, Any]]) -> None:
         )
     if comm.get_rank() < len(states):
         set_random_state(states[comm.get_rank()])
+
+
+def random_state() -> dict[str, Any]:
+    """States of Python's, numpy's and torch's global generators, as plain numbers and tensors.
+
+    That is all that `torch.load(weights_only=True)` accepts.
+    """
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    state: dict[str, Any] = {
+        "python": (version, list(words), gauss),
+        "numpy": (
+            str(name),
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Undoes everything drawn since `state` was taken."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Whatever is drawn inside leaves no trace: evaluating more or less often does not change a training."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)

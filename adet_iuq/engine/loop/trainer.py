@@ -2,7 +2,6 @@
 
 import logging
 import os
-import weakref
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from adet_iuq.checkpoint import Checkpointer, build_checkpointer
 from adet_iuq.data import build_test_loader, build_train_loader
 from adet_iuq.engine.description import write_description
 from adet_iuq.engine.launching.interruption import StopRequest, handled
+from adet_iuq.engine.loop import state
 from adet_iuq.engine.loop.guards import CollapseGuard
 from adet_iuq.engine.loop.hooks import BestCheckpointHook, CheckpointHook
 from adet_iuq.engine.loop.lr_scheduler import build_lr_scheduler
@@ -30,9 +30,7 @@ from adet_iuq.engine.loop.metrics import (
     write_and_close,
 )
 from adet_iuq.engine.loop.optimizer import build_optimizer
-from adet_iuq.engine.loop.random_state import preserved_random_state
 from adet_iuq.engine.loop.scaling import micro_batches, scaled_to
-from adet_iuq.engine.loop.state import gathered_state, restore_random_states, restore_trainer_state, trainer_state
 from adet_iuq.engine.loop.step import TrainStep, autocast_dtype
 from adet_iuq.engine.meta_arch import checked_segmenter, find_segmenter, unwrap
 from adet_iuq.errors import UserError
@@ -68,7 +66,6 @@ class Trainer(DefaultTrainer):
         self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.last_results: dict[str, Any] = {}
         self._resume_state: dict[str, Any] = {}
-        self._gathered: dict[str, Any] = {}
         self._saved_iter = -1
         self._stop = StopRequest()
 
@@ -81,7 +78,7 @@ class Trainer(DefaultTrainer):
         self._trainer = TrainStep(model, optimizer, device.type, autocast_dtype(cfg), accumulated)
         self._trainer.stop_wanted = lambda: bool(self._stop)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer: Checkpointer = build_checkpointer(cfg, model, trainer=weakref.proxy(self))
+        self.checkpointer: Checkpointer = build_checkpointer(cfg, unwrap(model))
         self.register_hooks(self.build_hooks())
 
     # What the run is made of
@@ -134,7 +131,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict[str, Any]:
         """Evaluates on all of DATASETS.TEST; see DefaultTrainer. Random states are left as they were."""
-        with preserved_random_state():
+        with state.preserved_random_state():
             results: dict[str, Any] = super().test(cfg, unwrap(model), evaluators)
         if comm.is_main_process():
             report_results(results, tuple(cfg.DATASETS.TEST), cfg.OUTPUT_DIR)
@@ -178,13 +175,15 @@ class Trainer(DefaultTrainer):
         Raises:
             UserError: the file is missing, damaged or of another model.
         """
-        found = resume and self.checkpointer.has_checkpoint()
-        if resume and not found:
-            logger.warning("--resume: %s holds no checkpoint, so this run starts anew.", self.cfg.OUTPUT_DIR)
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if found:
+        found = self.checkpointer.load_last() if resume else None
+        if found is not None:
+            state.restore_run(self, found)
             self.start_iter = self.iter + 1
             logger.info("Resuming at iteration %d of %d.", self.start_iter, self.max_iter)
+            return
+        if resume:
+            logger.warning("--resume: %s holds no checkpoint, so this run starts anew.", self.cfg.OUTPUT_DIR)
+        self.checkpointer.load(self.cfg.MODEL.WEIGHTS)
 
     def train(self) -> dict[str, Any]:
         """Trains from `start_iter` to `max_iter`.
@@ -226,7 +225,7 @@ class Trainer(DefaultTrainer):
     def _run_steps(self) -> None:
         self.before_train()
         if "random_states" in self._resume_state:
-            restore_random_states(self._resume_state["random_states"])
+            state.restore_random_states(self._resume_state["random_states"])
         for iteration in range(self.start_iter, self.max_iter):
             self.iter = iteration
             self.before_step()
@@ -272,19 +271,17 @@ class Trainer(DefaultTrainer):
     # Checkpoints
 
     def save_checkpoint(self, name: str) -> None:
-        """Writes OUTPUT_DIR/<name>.pth; every rank calls it, the main process writes.
+        """Writes OUTPUT_DIR/<name>.pth; every rank calls it, for its state is gathered, and the main process writes.
 
         Raises:
             UserError: the file cannot be written.
         """
-        self._gathered = gathered_state(self)
-        self.checkpointer.save(name, iteration=self.iter)
-        self._gathered = {}
+        self.checkpointer.write(name, state.run_state(self))
         self._saved_iter = self.iter
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs besides the weights; `save_checkpoint` gathers what belongs to other ranks."""
-        return trainer_state(self, self._gathered)
+        """All that a resumed run needs besides the weights; every rank calls it, as `save_checkpoint` does."""
+        return state.trainer_state(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what `state_dict` gave; random states and history when the training starts.
@@ -292,5 +289,4 @@ class Trainer(DefaultTrainer):
         Raises:
             UserError: the state does not fit this run.
         """
-        self.data_seed = restore_trainer_state(self, state_dict)
-        self._resume_state = {name: state_dict[name] for name in ("random_states", "history")}
+        self._resume_state = state.restore_trainer_state(self, state_dict)

@@ -9,8 +9,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, register_coco_instances
 
+from adet_iuq.config.num_classes import num_classes_sections
 from adet_iuq.data import fill_class_counts, load_dataset, register_datasets
-from adet_iuq.data.registration.class_counts import class_counts, num_classes_keys
+from adet_iuq.data.registration.class_counts import class_counts
 from adet_iuq.errors import UserError
 from helpers.data_folder import DATA
 
@@ -171,7 +172,7 @@ def test_cut_json_of_a_stock_data_set_is_named(tmp_path: Path) -> None:
 
 
 def test_class_counts_are_filled_everywhere(registered: CfgNode) -> None:
-    keys = set(num_classes_keys(registered))
+    keys = set(num_classes_sections(registered))
     assert {"MODEL.FCOS.NUM_CLASSES", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"} <= keys
     registered.MODEL.ROI_HEADS.NUM_CLASSES = 30
     fill_class_counts(registered, frozenset({"MODEL.ROI_HEADS.NUM_CLASSES"}))

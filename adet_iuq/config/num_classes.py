@@ -1,0 +1,22 @@
+"""Where a config says how many classes there are: the one walk over all its keys called NUM_CLASSES."""
+
+from detectron2.config import CfgNode
+
+
+def num_classes_sections(cfg: CfgNode, prefix: str = "") -> dict[str, CfgNode]:
+    """Every section that has a key NUM_CLASSES, wherever it stands in `cfg`, by the dotted name of that key.
+
+    The sections are those of `cfg` itself: who sets the NUM_CLASSES of one changes `cfg`.
+    """
+    found: dict[str, CfgNode] = {}
+    for name, value in cfg.items():
+        if isinstance(value, CfgNode):
+            found |= num_classes_sections(value, f"{prefix}{name}.")
+        elif name == "NUM_CLASSES":
+            found[prefix + name] = cfg
+    return found
+
+
+def all_num_classes(cfg: CfgNode) -> frozenset[int]:
+    """The values of all those keys."""
+    return frozenset(int(section.NUM_CLASSES) for section in num_classes_sections(cfg).values())
