@@ -1,10 +1,11 @@
 """The loader for testing."""
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
+from torch.utils.data import DataLoader
 
 from adet_iuq.data.images.reading import unreadable
 from adet_iuq.data.loading.registries import Mapper
@@ -17,9 +18,8 @@ from adet_iuq.errors import UserError
 class EvaluationLoader:
     """detectron2's test loader (batches of one, this rank's share), with errors that name the file."""
 
-    def __init__(self, loader: Any, board: WorkerBoard) -> None:
-        self._loader: Sized = loader
-        self._board = board
+    def __init__(self, loader: DataLoader, board: WorkerBoard) -> None:
+        self._loader, self._board = loader, board
 
     def __len__(self) -> int:
         return len(self._loader)
