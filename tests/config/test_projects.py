@@ -79,5 +79,5 @@ def test_places_that_hold_no_project(tmp_path: Path, make: Make) -> None:
 
 def test_an_add_config_that_is_no_function(make: Make) -> None:
     assert import_projects([str(make("none", "x = 1\n"))]) == ()
-    with pytest.raises(UserError, match="project_wrong_.*: its add_config is 'keys'"):
+    with pytest.raises(UserError, match=r"project_wrong_.*: its add_config is 'keys'"):
         import_projects([str(make("wrong", "add_config = 'keys'\n"))])
