@@ -6,10 +6,9 @@ from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 from adet_iuq.config.condinst import add_condinst_config, add_fcos_config
+from adet_iuq.config.grid import add_solov2_config, add_sotr_config
 from adet_iuq.config.iuq import add_iuq_config
 from adet_iuq.config.mask2former import add_mask2former_config
-from adet_iuq.config.solov2 import add_solov2_config
-from adet_iuq.config.sotr import add_sotr_config
 from adet_iuq.config.swin import add_swin_config
 from adet_iuq.config.training import (
     add_data_config,

@@ -1,4 +1,4 @@
-"""Keys of SOLOv2, and those that SOTR shares with it; names and defaults as published (parity spec, section 2)."""
+"""Keys of SOLOv2 and SOTR, nearly all of which they share; names and defaults as published (their parity specs)."""
 
 from detectron2.config import CfgNode
 
@@ -13,6 +13,12 @@ def add_solov2_config(cfg: CfgNode) -> None:
     # The last convolution of both towers is deformable. (The published code has the key and never reads it.)
     solov2.USE_DCN_IN_INSTANCE = False
     solov2.TYPE_DCN = "DCN"  # or "DCNv2": modulated
+
+
+def add_sotr_config(cfg: CfgNode) -> None:
+    """Adds `MODEL.SOTR.*` (SOTR, arXiv 2108.06747). Depth, heads and width of its transformer are not options."""
+    cfg.MODEL.SOTR = CfgNode()
+    add_grid_keys(cfg.MODEL.SOTR)
 
 
 def add_grid_keys(section: CfgNode) -> None:
