@@ -22,6 +22,19 @@ from adet_iuq.engine import Trainer, argument_parser, setup
 from adet_iuq.modeling import Segmenter, TrainingPass
 
 
+class BareSegmenter(Segmenter):
+    """The contract's defaults around a `forward` that a test writes itself."""
+
+    def __init__(self) -> None:
+        super().__init__(pixel_mean=[0.0], pixel_std=[1.0])
+
+    def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
+        raise NotImplementedError
+
+    def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+
 @META_ARCH_REGISTRY.register()
 class ToySegmenter(Segmenter):
     """TOY_KILL_AT and TOY_NAN_AT (environment) name iterations at which it kills its process or returns a NaN."""

@@ -24,7 +24,7 @@ from adet_iuq.engine.loop.step import TrainStep, unwrap
 from adet_iuq.errors import UserError
 from helpers.faults import TINY, AtStep
 from helpers.golden import REPOSITORY
-from helpers.toy_segmenter import metrics, toy_args, train
+from helpers.toy_segmenter import BareSegmenter, metrics, toy_args, train
 
 
 def test_published_recipes_accumulate_on_fewer_processes(caplog: pytest.LogCaptureFixture) -> None:
@@ -76,7 +76,7 @@ def test_everything_is_scaled_on_request() -> None:
         scaled_to(load_config(None, ["SOLVER.REFERENCE_WORLD_SIZE", "3", "SOLVER.IMS_PER_BATCH", "8"]).cfg, 2)
 
 
-class Square(nn.Module):
+class Square(BareSegmenter):
     """The mean of (w . x)^2: its gradient depends on every sample."""
 
     def __init__(self) -> None:
