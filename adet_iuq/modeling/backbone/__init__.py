@@ -1,8 +1,9 @@
 """Backbones: feature pyramids with FCOS's extra levels, deformable ResNets, Swin as published, and the bridge to timm."""
 
 from adet_iuq.modeling.backbone.build import build_backbone
-from adet_iuq.modeling.backbone.deformable import build_deformable_resnet
+from adet_iuq.modeling.backbone.deformable import DeformableBottleneck, build_deformable_resnet
 from adet_iuq.modeling.backbone.fpn import (
+    LastLevelP6,
     build_deformable_resnet_fpn_backbone,
     build_fcos_fpn,
     build_fcos_resnet_fpn_backbone,
@@ -17,6 +18,8 @@ from adet_iuq.modeling.backbone.timm import TimmBackbone, build_timm_backbone
 
 __all__ = [
     "D2SwinTransformer",
+    "DeformableBottleneck",
+    "LastLevelP6",
     "TimmBackbone",
     "build_backbone",
     "build_deformable_resnet",

@@ -21,7 +21,7 @@ from adet_iuq.modeling.condinst.fcos_head import HeadMaps
 from adet_iuq.modeling.condinst.fcos_inference import Detections
 from adet_iuq.modeling.condinst.fcos_targets import GroundTruth, Positives
 from adet_iuq.modeling.condinst.mask_branch import MaskBranch
-from adet_iuq.modeling.condinst.mask_head import DynamicMaskHead, DynamicQueries
+from adet_iuq.modeling.condinst.mask_head import DynamicMaskHead, DynamicQueries, query_controller
 from adet_iuq.modeling.condinst.queries import random_cap, top_scores
 from adet_iuq.modeling.layers import (
     aligned_bilinear,
@@ -63,7 +63,7 @@ class CondInst(Segmenter):
         Args:
             backbone: feature pyramid.
             proposal_generator: makes the locations' classes, boxes and features.
-            controller: predicts the queries from the box features.
+            controller: predicts the queries from the box features; see `query_controller`.
             mask_branch: makes the dense map.
             mask_head: decodes masks.
             pixel_mean, pixel_std: of the input's channels.
@@ -72,9 +72,14 @@ class CondInst(Segmenter):
             reduce_normalizer: the mask loss averages over the queries of all ranks.
 
         Raises:
-            UserError: both caps are set.
+            UserError: both caps are set, or the controller predicts another number than the head reads.
         """
         super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std, size_divisibility=backbone.size_divisibility)
+        if controller.out_channels != mask_head.num_params:
+            raise UserError(
+                f"CondInst's controller predicts {controller.out_channels} numbers, but its mask head reads queries of "
+                f"{mask_head.num_params}. Build it with query_controller(in_channels, {mask_head.num_params})."
+            )
         if max_queries >= 0 and queries_per_image >= 0:
             raise UserError("Set MODEL.CONDINST.MAX_PROPOSALS or TOPK_PROPOSALS_PER_IM, the other one to -1.")
         self.backbone, self.proposal_generator, self.controller = backbone, proposal_generator, controller
@@ -99,9 +104,7 @@ class CondInst(Segmenter):
             )
         mask_branch = MaskBranch(cfg, shapes)
         mask_head = DynamicMaskHead(cfg, mask_branch.stride)
-        controller = nn.Conv2d(shapes[cfg.MODEL.FCOS.IN_FEATURES[0]].channels, mask_head.num_params, 3, padding=1)
-        nn.init.normal_(controller.weight, std=0.01)
-        nn.init.zeros_(controller.bias)  # type: ignore[arg-type]
+        controller = query_controller(shapes[cfg.MODEL.FCOS.IN_FEATURES[0]].channels, mask_head.num_params)
         return {
             "backbone": backbone,
             "proposal_generator": build_proposal_generator(cfg, shapes),

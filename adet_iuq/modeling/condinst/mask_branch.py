@@ -62,7 +62,7 @@ class MaskBranch(nn.Module):
         self.refine = nn.ModuleList(_block(c, channels, norm) for c in in_channels)
         tower: list[nn.Module] = [_block(channels, channels, norm) for _ in range(num_convs)]
         self.tower = nn.Sequential(*tower, nn.Conv2d(channels, max(out_channels, 1), 1))
-        self.semantic_classes, self.focal = semantic_classes, focal
+        self.semantic_classes, self.focal = semantic_classes, tuple(focal)
         self.reduce_normalizer = reduce_normalizer
         if semantic_classes is not None:
             self.seg_head = nn.Sequential(_block(in_channels[0], channels, norm), _block(channels, channels, norm))

@@ -30,6 +30,19 @@ class DynamicQueries:
         return DynamicQueries(self.params[index], self.locations[index], self.scales[index])
 
 
+def query_controller(in_channels: int, num_params: int) -> nn.Conv2d:
+    """The convolution that predicts the queries, initialised as published.
+
+    Args:
+        in_channels: of the box features.
+        num_params: numbers of a query, `DynamicMaskHead.num_params` (169 with the published head).
+    """
+    controller = nn.Conv2d(in_channels, num_params, 3, padding=1)
+    nn.init.normal_(controller.weight, std=0.01)
+    nn.init.zeros_(controller.bias)  # type: ignore[arg-type]
+    return controller
+
+
 class DynamicMaskHead(nn.Module):
     """Decodes masks with predicted networks; has no learned parameters of its own."""
 

@@ -1,7 +1,7 @@
 """SOLOv2: grid cells as queries, one dense map, dynamic 1x1 convolutions (arXiv 2003.10152).
 
 The published model under its published names; parity spec in ../shared/parity/solov2/spec.md. What it shares with SOTR
-stands in `adet_iuq.modeling.layers`.
+stands in `adet_iuq.modeling.grid`.
 """
 
 from typing import Any

@@ -1,6 +1,7 @@
-"""SOTR, the published model, and its instance-unique version."""
+"""SOTR, the published model, and its instance-unique version; what it is built from besides is in `modeling.grid`."""
 
+from adet_iuq.modeling.sotr.head import CHANNELS, TransformerHead
 from adet_iuq.modeling.sotr.sotr import SOTR
 from adet_iuq.modeling.sotr.sotr_iuq import SOTRIUQ
 
-__all__ = ["SOTR", "SOTRIUQ"]
+__all__ = ["CHANNELS", "SOTR", "SOTRIUQ", "TransformerHead"]
