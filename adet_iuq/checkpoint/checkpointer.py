@@ -65,9 +65,12 @@ class Checkpointer:
         if self._write_file(name, content):
             replace_file(self._last_checkpoint, lambda file: file.write(f"{name}.pth".encode()))
 
-    def write_weights(self, name: str) -> None:
-        """Writes the weights alone to `<name>.pth`; `last_checkpoint` stays."""
-        self._write_file(name, {"model": self.model.state_dict()})
+    def save(self, name: str, **more: Any) -> None:
+        """Writes the weights, and `more`, to `<name>.pth`; `last_checkpoint` stays, as no run can be resumed from it.
+
+        detectron2's hooks, such as its BestCheckpointer, call it by this name.
+        """
+        self._write_file(name, {"model": self.model.state_dict(), **more})
 
     def _write_file(self, name: str, content: dict[str, Any]) -> bool:
         """Whether this process is one that writes."""

@@ -68,7 +68,7 @@ def test_a_run_goes_on_with_weights_of_its_own_classes_only(tmp_path: Path) -> N
 def test_a_process_that_does_not_save_writes_nothing(tmp_path: Path) -> None:
     checkpointer = Checkpointer(Model(), str(tmp_path), save_to_disk=False)
     checkpointer.write("model_5", {"model": {}})
-    checkpointer.write_weights("model_best")
+    checkpointer.save("model_best")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -144,6 +144,6 @@ def test_a_download_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPa
 
 def test_weights_alone_leave_last_checkpoint(tmp_path: Path) -> None:
     checkpointer = Checkpointer(Model(), str(tmp_path))
-    checkpointer.write_weights("model_best")
+    checkpointer.save("model_best")
     assert set(torch.load(tmp_path / "model_best.pth")) == {"model"}
     assert not (tmp_path / "last_checkpoint").exists()

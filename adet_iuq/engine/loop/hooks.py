@@ -75,7 +75,7 @@ class BestCheckpointHook(HookBase):
         if when != self.trainer.storage.iter or not math.isfinite(value) or value <= self.best:
             return
         self.best = value
-        self.checkpointer.write_weights("model_best")
+        self.checkpointer.save("model_best")
         record = {"metric": self.name, "value": value, "iteration": min(self.trainer.iter, self.trainer.max_iter - 1)}
         replace_file(self.path, lambda file: file.write((json.dumps(record) + "\n").encode()))
         logger.info("Best %s so far: %.3f. Weights are in model_best.pth.", self.name, value)
