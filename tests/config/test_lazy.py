@@ -98,7 +98,7 @@ def test_small_model_learns_and_its_state_can_be_moved() -> None:
     history = {name: [value for value, _ in values.values()] for name, values in trainer.storage.histories().items()}
     total = history["total_loss"]
     assert len(total) == STEPS
-    assert sum(total[-5:]) < 0.9 * sum(total[:5])
+    assert sum(total[-5:]) < 0.95 * sum(total[:5])
     assert history["loss_inter"][:2] == [0, 0] and min(history["loss_inter"][2:]) > 0
     assert min(history["loss_equi"]) > 0
 
