@@ -32,7 +32,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
-from adet_iuq.config import load_config
+from adet_iuq.config import import_projects, load_config
 from adet_iuq.engine import Trainer
 from adet_iuq.engine.launching.launch import argument_parser, launch
 from adet_iuq.engine.meta_arch import find_segmenter
@@ -103,7 +103,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: list[
 
 def measure(args: argparse.Namespace) -> None:
     """Runs in every process: all capacities; the main process writes the rows to `args.rows`."""
-    loaded = load_config(args.config_file, args.opts)
+    loaded = load_config(args.config_file, args.opts, import_projects(args.project))
     cfg = loaded.cfg
     choose_device(cfg, user_set="MODEL.DEVICE" in loaded.explicit)
     cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR = args.batch * comm.get_world_size(), 0.0

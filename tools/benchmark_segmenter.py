@@ -35,7 +35,7 @@ from torch import nn
 
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.checkpoint import build_checkpointer
-from adet_iuq.config import load_config
+from adet_iuq.config import add_project_option, import_projects, load_config
 from adet_iuq.data.registration.class_counts import num_classes_keys
 from adet_iuq.engine import Trainer
 from adet_iuq.engine.loop.step import autocast_dtype
@@ -240,6 +240,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--only", choices=("training", "inference"), help="leave the other one out")
     parser.add_argument("--weights", help="checkpoint to load")
+    add_project_option(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of every config")
     args = parser.parse_args()
     args.test_size = args.test_size or args.size
@@ -251,7 +252,7 @@ def main() -> int:
     args = parse_args()
     for config_file in args.config_file:
         try:
-            loaded = load_config(config_file, args.opts)
+            loaded = load_config(config_file, args.opts, import_projects(args.project))
             choose_device(loaded.cfg, user_set="MODEL.DEVICE" in loaded.explicit)
             found = list(candidates(loaded.cfg, ["off", *(args.setting or SETTINGS)], args.batch, args.weights))
             name = type(found[0].model).__name__

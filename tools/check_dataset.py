@@ -10,7 +10,7 @@ Exit code 0: nothing fatal; 1: something fatal, or a file that is not there.
 import argparse
 import sys
 
-from adet_iuq.config import load_config
+from adet_iuq.config import add_project_option, import_projects, load_config
 from adet_iuq.data.annotations.checker import check_coco_json
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.registration.datasets import register_datasets, source_of, used_names
@@ -25,6 +25,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", help="check this COCO-format file")
     parser.add_argument("--image-root", help="folder of the images of --json (default: the folder of the file)")
     parser.add_argument("--no-image-sizes", action="store_true", help="do not open the images (faster)")
+    add_project_option(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     parsed = parser.parse_args(arguments)
     if bool(parsed.json) == bool(parsed.dataset or parsed.config_file or parsed.opts):
@@ -42,7 +43,7 @@ def check(arguments: argparse.Namespace) -> list[Report]:
     if arguments.json:
         root = arguments.image_root or arguments.json.rpartition("/")[0] or "."
         return [check_coco_json(arguments.json, root, image_sizes=sizes)]
-    cfg = load_config(arguments.config_file, arguments.opts).cfg
+    cfg = load_config(arguments.config_file, arguments.opts, import_projects(arguments.project)).cfg
     if arguments.dataset:
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = tuple(arguments.dataset), ()
     register_datasets(cfg)

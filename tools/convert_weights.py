@@ -20,7 +20,7 @@ from detectron2.modeling import build_model
 
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.checkpoint.convert import FORMATS, from_ours, read_weights, to_ours, write_weights
-from adet_iuq.config import load_config
+from adet_iuq.config import add_project_option, import_projects, load_config
 from adet_iuq.engine.meta_arch import find_segmenter
 from adet_iuq.errors import UserError
 from adet_iuq.modeling import Segmenter
@@ -39,6 +39,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--to", dest="target", choices=FORMATS, help="format of OUTPUT; INPUT has this project's names"
     )
     parser.add_argument("--config-file", required=True, help="the model")
+    add_project_option(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     # Intermixed: overrides may follow the options.
     return parser.parse_intermixed_args(arguments)
@@ -50,7 +51,8 @@ def convert(arguments: argparse.Namespace) -> str:
     Raises:
         UserError: a tensor did not find its place, or a file is unusable.
     """
-    cfg = load_config(arguments.config_file, ["MODEL.DEVICE", "cpu", *arguments.opts]).cfg
+    options = ["MODEL.DEVICE", "cpu", *arguments.opts]
+    cfg = load_config(arguments.config_file, options, import_projects(arguments.project)).cfg
     find_segmenter(cfg)
     model: Segmenter = build_model(cfg)
     tensors = read_weights(arguments.input)

@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
+from adet_iuq.config import add_project_option, import_projects
 from adet_iuq.engine.predictor import Predictor, inference_config
 from adet_iuq.errors import UserError
 from adet_iuq.visualization import draw, of_predictions
@@ -46,7 +47,8 @@ def predict(args: argparse.Namespace) -> int:
         UserError: no image, or the model cannot be set up.
     """
     paths = find_images(args.images)
-    predictor = Predictor(inference_config(args.config_file, args.weights, args.opts))
+    added = import_projects(args.project)
+    predictor = Predictor(inference_config(args.config_file, args.weights, args.opts, added))
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     category_ids = predictor.metadata["category_ids"]
@@ -134,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", required=True, metavar="FILE")
     parser.add_argument("--output", required=True, metavar="FOLDER")
     parser.add_argument("--score-threshold", type=float, default=0.3, help="of what is drawn and saved (default 0.3)")
+    add_project_option(parser)
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
     return parser
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Trains and evaluates: --config-file FILE [--num-gpus N] [--resume] [--eval-only] [KEY VALUE ...].
+"""Trains and evaluates: --config-file FILE [--project P] [--num-gpus N] [--resume] [--eval-only] [KEY VALUE ...].
 
 On a machine without CUDA, --num-gpus counts CPU processes. torchrun's and SLURM's environments are understood as well; see
-docs/scaling.md.
+docs/scaling.md. --project imports a folder or module with segmenters and config keys of its own;
+adet_iuq/config/projects.py says what it must be.
 """
 
 import argparse

@@ -1,6 +1,16 @@
 """Configuration: detectron2's keys plus the project's, each with a comment and its source."""
 
-from adet_iuq.config.defaults import get_cfg
-from adet_iuq.config.load import LoadedConfig, load_config
+from adet_iuq.config.defaults import AddConfig, get_cfg
+from adet_iuq.config.load import LoadedConfig, load_config, load_keys
+from adet_iuq.config.projects import add_project_option, import_project, import_projects
 
-__all__ = ["LoadedConfig", "get_cfg", "load_config"]
+__all__ = [
+    "AddConfig",
+    "LoadedConfig",
+    "add_project_option",
+    "get_cfg",
+    "import_project",
+    "import_projects",
+    "load_config",
+    "load_keys",
+]

@@ -1,5 +1,7 @@
 """The whole default configuration."""
 
+from collections.abc import Callable, Sequence
+
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
@@ -15,14 +17,25 @@ from adet_iuq.config.training import (
     add_timm_config,
     add_training_config,
 )
+from adet_iuq.errors import UserError
+from adet_iuq.registry import callable_name
+
+# Adds keys of its own to a config, in place: what detectron2's projects call `add_<project>_config`.
+AddConfig = Callable[[CfgNode], object]
 
 
-def get_cfg() -> CfgNode:
+def get_cfg(add_config: AddConfig | Sequence[AddConfig] = ()) -> CfgNode:
     """detectron2's default config with every key of this project added.
+
+    Args:
+        add_config: one or several functions that add more keys, called in this order.
 
     Returns:
         A fresh, unfrozen config. AdelaiDet's own YAML files need `load_config`, which knows the keys that they hold and
         nothing reads.
+
+    Raises:
+        UserError: one of `add_config` fails or is no function.
     """
     cfg = get_detectron2_cfg()
     add_data_config(cfg)
@@ -36,4 +49,22 @@ def get_cfg() -> CfgNode:
     add_sotr_config(cfg)
     add_iuq_config(cfg)
     add_mask2former_config(cfg)
+    for add in each(add_config):
+        _add_keys(cfg, add)
     return cfg
+
+
+def each(add_config: AddConfig | Sequence[AddConfig]) -> list[AddConfig]:
+    """One or several functions as a list."""
+    return list(add_config) if isinstance(add_config, list | tuple) else [add_config]  # type: ignore[list-item]
+
+
+def _add_keys(cfg: CfgNode, add: object) -> None:
+    if not callable(add):
+        raise UserError(f"add_config: {add!r} is no function; give functions f(cfg) that add keys to a config.")
+    try:
+        add(cfg)
+    except Exception as error:
+        raise UserError(
+            f"add_config: {callable_name(add)} failed to add its config keys: {type(error).__name__}: {error}"
+        ) from error

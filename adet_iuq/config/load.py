@@ -3,14 +3,14 @@
 import difflib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
 
-from adet_iuq.config.defaults import get_cfg
+from adet_iuq.config.defaults import AddConfig, get_cfg
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -59,14 +59,21 @@ class LoadedConfig:
     explicit: frozenset[str]
 
 
-def load_config(config_file: str | None, opts: list[str] | None = None) -> LoadedConfig:
+def load_config(
+    config_file: str | None, opts: list[str] | None = None, add_config: AddConfig | Sequence[AddConfig] = ()
+) -> LoadedConfig:
     """The default config, overridden by a YAML file with its `_BASE_` files, then by `KEY VALUE` pairs.
+
+    Args:
+        config_file: the YAML file; None or empty: none.
+        opts: the pairs, one after the other.
+        add_config: functions that add keys of their own to the defaults; see `get_cfg`.
 
     Raises:
         UserError: a file is missing or is not YAML; a key does not exist (the message names the nearest one); a value
-            has the wrong type; the overrides do not come in pairs.
+            has the wrong type; the overrides do not come in pairs; one of `add_config` fails.
     """
-    cfg = get_cfg()
+    cfg = get_cfg(add_config)
     explicit: set[str] = set()
     if config_file:
         explicit |= _merge(cfg, dict(_leaves(_read_yaml(config_file))), config_file)
@@ -75,6 +82,23 @@ def load_config(config_file: str | None, opts: list[str] | None = None) -> Loade
         raise UserError(f"Overrides come in pairs, KEY VALUE; the last one, '{opts[-1]}', has no value.")
     explicit |= _merge(cfg, dict(zip(opts[::2], opts[1::2], strict=True)), "the command line")
     return LoadedConfig(cfg, frozenset(explicit))
+
+
+def load_keys(keys: Sequence[str], config_file: str | None, opts: list[str] | None = None) -> CfgNode:
+    """The default config with nothing but `keys` overridden: a look ahead at some of this package's own keys.
+
+    Whether all others exist, a project's keys among them, is for `load_config` to say.
+
+    Raises:
+        UserError: the file is missing or is not YAML; a value of `keys` has the wrong type.
+    """
+    cfg = get_cfg()
+    tree = dict(_leaves(_read_yaml(config_file))) if config_file else {}
+    opts = list(opts or [])
+    pairs = dict(zip(opts[::2], opts[1::2], strict=False))
+    for values, source in ((tree, str(config_file)), (pairs, "the command line")):
+        _merge(cfg, {key: values[key] for key in keys if key in values}, source)
+    return cfg
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -144,5 +168,9 @@ def _unknown_key(key: str, names: list[str], source: str) -> str:
     leaf = key.rsplit(".", 1)[-1]
     near = difflib.get_close_matches(key, names, n=3, cutoff=0.75)
     near += [name for name in names if name.rsplit(".", 1)[-1] == leaf and name not in near][:6]
-    hint = f" Did you mean {' or '.join(near)}?" if near else " All keys: adet_iuq/config and detectron2's defaults.py."
+    hint = (
+        f" Did you mean {' or '.join(near)}?"
+        if near
+        else " All keys: adet_iuq/config and detectron2's defaults.py; those of a project need --project."
+    )
     return f"Config key {key} (in {source}) does not exist.{hint}"

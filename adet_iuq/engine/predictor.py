@@ -1,6 +1,7 @@
 """Predictions for single images, outside of any data set."""
 
 import logging
+from collections.abc import Sequence
 
 import detectron2.data.transforms as T
 import numpy as np
@@ -10,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from adet_iuq.checkpoint import build_checkpointer
-from adet_iuq.config import load_config
+from adet_iuq.config import AddConfig, load_config
 from adet_iuq.data import fill_class_counts
 from adet_iuq.engine.description import class_names, read_class_names
 from adet_iuq.engine.loop.trainer import Trainer
@@ -20,16 +21,18 @@ from adet_iuq.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def inference_config(config_file: str, weights: str, opts: list[str]) -> CfgNode:
+def inference_config(
+    config_file: str, weights: str, opts: list[str], add_config: AddConfig | Sequence[AddConfig] = ()
+) -> CfgNode:
     """A frozen config for predicting with `weights`; writes nothing.
 
     Without the data sets of the config on this machine, the class names beside the weights serve, and the config must give
-    its NUM_CLASSES, as the config.yaml of a training does.
+    its NUM_CLASSES, as the config.yaml of a training does. `add_config` is as for `load_config`.
 
     Raises:
         UserError: the config is wrong, or neither the data sets nor `weights` name its classes.
     """
-    loaded = load_config(config_file, [*opts, "MODEL.WEIGHTS", weights])
+    loaded = load_config(config_file, [*opts, "MODEL.WEIGHTS", weights], add_config)
     cfg = loaded.cfg
     choose_device(cfg, user_set="MODEL.DEVICE" in loaded.explicit)
     try:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import IO
 
 import torch
@@ -16,27 +17,30 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from adet_iuq.config import load_config
+from adet_iuq.config import AddConfig, import_projects, load_config
+from adet_iuq.config.defaults import each
 from adet_iuq.data import ensure_datasets_sound, fill_class_counts, register_datasets
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
+def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] = ()) -> CfgNode:
     """The run's frozen config; the log is in OUTPUT_DIR afterwards.
 
-    Data sets are registered, class counts filled from them, random numbers seeded with SEED + rank, and, before a
-    training, the data sets checked. Not detectron2's default_setup: it would overwrite the config.yaml of an earlier run in
-    OUTPUT_DIR before anything has shown that this one can start. The trainer writes that file.
+    Imports the projects of the command line, so that every process of the run has what they register. Data sets are
+    registered, class counts filled from them, random numbers seeded with SEED + rank, and, before a training, the data sets
+    checked. Not detectron2's default_setup: it would overwrite the config.yaml of an earlier run in OUTPUT_DIR before
+    anything has shown that this one can start. The trainer writes that file.
 
     Args:
-        args: with `config_file`, `opts` and `eval_only`.
+        args: of `argument_parser`.
+        add_config: one or several functions f(cfg) that add keys of their own, besides those of the projects.
 
     Raises:
-        UserError: the config, OUTPUT_DIR or a data set is unusable.
+        UserError: a project, the config, OUTPUT_DIR or a data set is unusable.
     """
-    loaded = load_config(args.config_file or None, args.opts)
+    loaded = load_config(args.config_file or None, args.opts, [*import_projects(args.project), *each(add_config)])
     cfg = loaded.cfg
     fell_back = choose_device(cfg, user_set="MODEL.DEVICE" in loaded.explicit)
     register_datasets(cfg)
@@ -47,7 +51,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         survive_full_disk(setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name))
     logger.info("Process %d of %d. Environment:\n%s", comm.get_rank(), comm.get_world_size(), collect_env_info())
     logger.info("Command line: %s", args)
-    if getattr(args, "why_resumed", ""):
+    if args.why_resumed:
         logger.info(args.why_resumed)
     logger.info("Config:\n%s", cfg.dump())
     if fell_back:

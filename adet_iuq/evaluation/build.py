@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+from collections.abc import Callable
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -12,12 +13,17 @@ from adet_iuq.data.registration.datasets import left_out, source_of
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation.panoptic import PanopticEvaluator
 from adet_iuq.evaluation.semantic import SemanticEvaluator
+from adet_iuq.registry import Registry
 
 logger = logging.getLogger(__name__)
 
+# By `evaluator_type` of a data set's metadata: a function of the config, the data set's name and the output folder.
+EVALUATOR_REGISTRY: Registry[Callable[[CfgNode, str, str], DatasetEvaluator]] = Registry("evaluator")
+
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """The evaluator that the data set's metadata asks for: COCO's or LVIS's metrics of boxes and masks, or PQ.
+    """The evaluator that the data set's metadata asks for: COCO's or LVIS's metrics of boxes and masks, PQ, or one that a
+    project has put into `EVALUATOR_REGISTRY` under the metadata's `evaluator_type`.
 
     A panoptic set gets PQ, and mIoU and mask AP where the model gives a semantic map and instances as well.
 
@@ -35,23 +41,42 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
             be written.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-    if kind == "coco":
-        return COCOEvaluator(_evaluated_name(dataset_name, output_folder), tasks=tasks, output_dir=output_folder)
-    if kind == "lvis":
-        if importlib.util.find_spec("lvis") is None:
-            raise UserError(f"Evaluating on '{dataset_name}' needs the Python package lvis: pip install --no-deps lvis")
-        from adet_iuq.evaluation.lvis import LVISEvaluator
+    build = EVALUATOR_REGISTRY.get(kind)
+    if build is None:
+        known = ", ".join(repr(name) for name in EVALUATOR_REGISTRY.names)
+        raise UserError(
+            f"Data set '{dataset_name}' cannot be evaluated: its evaluator_type is {kind!r}, known are {known}. "
+            "Give a COCO-format JSON file in DATASETS.REGISTER and name it in DATASETS.TEST."
+        )
+    return build(cfg, dataset_name, output_folder)
 
-        return LVISEvaluator(dataset_name, tasks=tasks, output_dir=output_folder)
-    if kind == "coco_panoptic_seg":
-        maps = [PanopticEvaluator(dataset_name), SemanticEvaluator(dataset_name)]
-        return DatasetEvaluators([*maps, *_mask_evaluators(cfg, dataset_name, output_folder)])
-    raise UserError(
-        f"Data set '{dataset_name}' cannot be evaluated: its evaluator_type is {kind!r}, known are 'coco', 'lvis' and "
-        "'coco_panoptic_seg'. "
-        "Give a COCO-format JSON file in DATASETS.REGISTER and name it in DATASETS.TEST."
-    )
+
+@EVALUATOR_REGISTRY.register("coco")
+def build_coco_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """COCO's metrics, on a mended copy of the JSON file where one is needed."""
+    name = _evaluated_name(dataset_name, output_folder)
+    return COCOEvaluator(name, tasks=_tasks(cfg), output_dir=output_folder)
+
+
+@EVALUATOR_REGISTRY.register("lvis")
+def build_lvis_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """LVIS's metrics; UserError without the package lvis."""
+    if importlib.util.find_spec("lvis") is None:
+        raise UserError(f"Evaluating on '{dataset_name}' needs the Python package lvis: pip install --no-deps lvis")
+    from adet_iuq.evaluation.lvis import LVISEvaluator
+
+    return LVISEvaluator(dataset_name, tasks=_tasks(cfg), output_dir=output_folder)
+
+
+@EVALUATOR_REGISTRY.register("coco_panoptic_seg")
+def build_panoptic_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """PQ, mIoU, and mask AP of the things."""
+    maps = [PanopticEvaluator(dataset_name), SemanticEvaluator(dataset_name)]
+    return DatasetEvaluators([*maps, *_mask_evaluators(cfg, dataset_name, output_folder)])
+
+
+def _tasks(cfg: CfgNode) -> tuple[str, ...]:
+    return ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
 
 
 def _evaluated_name(name: str, output_folder: str) -> str:

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from detectron2.config import CfgNode
 
 import adet_iuq.modeling  # noqa: F401 (registers the models)
-from adet_iuq.config import load_config
+from adet_iuq.config import get_cfg, load_config, load_keys
+from adet_iuq.data import fill_class_counts
 from adet_iuq.data.registration.class_counts import class_counts
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation.lvis import MAX_DETECTIONS
@@ -74,3 +76,53 @@ def test_keys_of_adelaidet_that_mean_nothing_here_are_dropped(tmp_path: Path, ca
     load_config(str(file))
     for key in ("BOTTOM_PIXELS_REMOVED", "DEFORM_INTERVAL"):
         assert caplog.text.count(f"{key} (in") == 1
+
+
+def add_own_config(cfg: CfgNode) -> None:
+    cfg.MODEL.OWN = CfgNode()
+    cfg.MODEL.OWN.NUM_CLASSES, cfg.MODEL.OWN.WIDTH = 80, 0.5
+
+
+def add_more_config(cfg: CfgNode) -> None:
+    cfg.MODEL.OWN.DEPTH = int(10 * cfg.MODEL.OWN.WIDTH)
+
+
+def test_functions_add_keys_that_files_and_overrides_set(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("MODEL:\n  OWN:\n    WIDTH: 2\n")
+    loaded = load_config(str(file), ["MODEL.OWN.DEPTH", "7"], [add_own_config, add_more_config])
+    assert (loaded.cfg.MODEL.OWN.WIDTH, loaded.cfg.MODEL.OWN.DEPTH) == (2.0, 7)
+    assert loaded.explicit == {"MODEL.OWN.WIDTH", "MODEL.OWN.DEPTH"}
+    assert get_cfg(add_own_config).MODEL.OWN.WIDTH == 0.5 and "OWN" not in get_cfg().MODEL
+    with pytest.raises(UserError, match=r"MODEL\.OWN\.WITH .*Did you mean MODEL\.OWN\.WIDTH"):
+        load_config(None, ["MODEL.OWN.WITH", "2"], add_own_config)
+
+
+def test_class_counts_of_added_keys_are_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADET_IUQ_CACHE", str(tmp_path))
+    options = ["DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "()", "DATASETS.SHAPES.NUM_TRAIN", "1"]
+    loaded = load_config(None, options, add_own_config)
+    fill_class_counts(loaded.cfg, loaded.explicit)
+    assert loaded.cfg.MODEL.OWN.NUM_CLASSES == loaded.cfg.MODEL.FCOS.NUM_CLASSES < 80
+
+
+def test_functions_that_add_no_keys_are_named() -> None:
+    with pytest.raises(
+        UserError, match=r"add_more_config \(.*test_config\.py, line \d+\) failed .*AttributeError: OWN"
+    ):
+        get_cfg([add_more_config, add_own_config])
+    for wrong in ("add_own_config", 5, [None]):
+        with pytest.raises(UserError, match="is no function"):
+            get_cfg(wrong)  # type: ignore[arg-type]
+
+
+def test_a_look_ahead_needs_only_the_keys_that_it_asks_for(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("MODEL:\n  DEVICE: cpu\n  OWN:\n    WIDTH: 2\nSOLVER:\n  MAX_ITER: 5\n")
+    cfg = load_keys(
+        ["MODEL.DEVICE", "DIST.TIMEOUT_MINUTES"], str(file), ["DIST.TIMEOUT_MINUTES", "3", "OWN", "1", "ODD"]
+    )
+    assert (cfg.MODEL.DEVICE, cfg.DIST.TIMEOUT_MINUTES) == ("cpu", 3.0)
+    assert cfg.SOLVER.MAX_ITER == get_cfg().SOLVER.MAX_ITER
+    with pytest.raises(UserError, match=r"DIST\.TIMEOUT_MINUTES"):
+        load_keys(["DIST.TIMEOUT_MINUTES"], None, ["DIST.TIMEOUT_MINUTES", "long"])

@@ -4,12 +4,14 @@ import math
 from pathlib import Path
 
 import pytest
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
 from rich.console import Console
 
 from adet_iuq.config import get_cfg
 from adet_iuq.errors import UserError
-from adet_iuq.evaluation import build_evaluator, print_results, report_results
+from adet_iuq.evaluation import EVALUATOR_REGISTRY, build_evaluator, print_results, report_results
 
 RESULTS = {"bbox": {"AP": 12.345, "AP50": math.nan, "AP-cat": 3.0}, "segm": {"AP": 1.5, "AP50": 7.0, "AP-cat": 2.0}}
 
@@ -57,3 +59,19 @@ def test_data_sets_that_cannot_be_evaluated(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install --no-deps lvis"):
         build_evaluator(get_cfg(), "lvis_v1_val", str(tmp_path))
+
+
+def test_a_registered_kind_of_data_set_gets_its_evaluator(tmp_path: Path) -> None:
+    asked: list[tuple[str, str]] = []
+
+    @EVALUATOR_REGISTRY.register("counting_for_tests")
+    def build(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+        asked.append((dataset_name, output_folder))
+        return DatasetEvaluator()
+
+    MetadataCatalog.get("counted_for_tests").set(evaluator_type="counting_for_tests")
+    assert type(build_evaluator(get_cfg(), "counted_for_tests", str(tmp_path))) is DatasetEvaluator
+    assert asked == [("counted_for_tests", str(tmp_path))]
+    MetadataCatalog.get("nothing_for_tests").set(evaluator_type="nothing")
+    with pytest.raises(UserError, match="'coco', 'lvis', 'coco_panoptic_seg'"):
+        build_evaluator(get_cfg(), "nothing_for_tests", str(tmp_path))

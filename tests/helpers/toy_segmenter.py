@@ -18,7 +18,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from adet_iuq.engine import Trainer, setup
+from adet_iuq.engine import Trainer, argument_parser, setup
 from adet_iuq.modeling import Segmenter, TrainingPass
 
 
@@ -108,16 +108,9 @@ def toy_options(output_dir: Path | str, **more: Any) -> list[str]:
 
 def toy_args(output_dir: Path | str, *, resume: bool = False, num_gpus: int = 1, **more: Any) -> argparse.Namespace:
     """The parsed command line of such a run."""
-    return argparse.Namespace(
-        config_file="",
-        opts=toy_options(output_dir, **more),
-        resume=resume,
-        eval_only=False,
-        num_gpus=num_gpus,
-        num_machines=1,
-        machine_rank=0,
-        dist_url="auto",
-    )
+    args = argument_parser().parse_args(["--num-gpus", str(num_gpus), *toy_options(output_dir, **more)])
+    args.resume = resume
+    return args
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:

@@ -34,3 +34,12 @@ def read_image(record: dict[str, Any], image_format: str) -> npt.NDArray[np.uint
             f"{expected[1]} x {expected[0]}. Correct the entry in the JSON file, or replace the image."
         )
     return image
+
+
+def unreadable(record: dict[str, Any]) -> UserError | None:
+    """Why the image of a record cannot be read; None if it can. For mappers that say it in words of their own."""
+    try:
+        read_image(record, "BGR")
+    except UserError as error:
+        return error
+    return None

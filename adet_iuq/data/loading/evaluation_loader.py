@@ -1,13 +1,15 @@
 """The loader for testing."""
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
+from torch.utils.data import DataLoader
 
-from adet_iuq.data.images.reading import read_image
-from adet_iuq.data.loading.loader import Failure, unwrapped
+from adet_iuq.data.images.reading import unreadable
+from adet_iuq.data.loading.registries import Mapper
+from adet_iuq.data.loading.samples import Failure, unwrapped
 from adet_iuq.data.loading.workers import WorkerBoard
 from adet_iuq.data.registration.datasets import load_dataset, register_datasets
 from adet_iuq.errors import UserError
@@ -16,9 +18,8 @@ from adet_iuq.errors import UserError
 class EvaluationLoader:
     """detectron2's test loader (batches of one, this rank's share), with errors that name the file."""
 
-    def __init__(self, loader: Any, board: WorkerBoard) -> None:
-        self._loader: Sized = loader
-        self._board = board
+    def __init__(self, loader: DataLoader, board: WorkerBoard) -> None:
+        self._loader, self._board = loader, board
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -34,29 +35,29 @@ class EvaluationLoader:
 
 
 class EvaluationMapper:
-    """detectron2's own mapper for evaluation; an unreadable image becomes a `Failure` that names it."""
+    """A mapper for evaluation; an unreadable image becomes a `Failure` that names it."""
 
-    def __init__(self, cfg: CfgNode, board: WorkerBoard) -> None:
-        self._mapper = DatasetMapper(cfg, is_train=False)
-        self._board = board
-        self._image_format = cfg.INPUT.FORMAT
+    def __init__(self, mapper: Mapper, board: WorkerBoard) -> None:
+        self._mapper, self._board = mapper, board
 
     def __call__(self, record: dict[str, Any]) -> Any:
         self._board.begin(record["file_name"])
         try:
             return self._mapper(record)
         except Exception as error:
-            try:
-                read_image(record, self._image_format)
-            except UserError as clear:
-                return Failure(str(clear))
-            return Failure(f"Image {record['file_name']} cannot be used: {error}")
+            clear = error if isinstance(error, UserError) else unreadable(record)
+            return Failure(str(clear or f"Image {record['file_name']} cannot be used: {error}"))
         finally:
             self._board.end()
 
 
-def build_test_loader(cfg: CfgNode, name: str) -> EvaluationLoader:
+def build_test_loader(cfg: CfgNode, name: str, *, mapper: Mapper | None = None) -> EvaluationLoader:
     """The loader of one data set for evaluation: batches of one image, `image_id` as in the JSON file.
+
+    Args:
+        cfg: the whole config.
+        name: of the data set.
+        mapper: from a record to the model's input; None: detectron2's own for evaluation.
 
     Raises:
         UserError: the data set is unknown or cannot be read; while iterating: an image cannot be read.
@@ -64,7 +65,8 @@ def build_test_loader(cfg: CfgNode, name: str) -> EvaluationLoader:
     register_datasets(cfg)
     workers = cfg.DATALOADER.NUM_WORKERS
     board = WorkerBoard(workers)
+    mapper = DatasetMapper(cfg, is_train=False) if mapper is None else mapper
     loader = build_detection_test_loader(
-        dataset=load_dataset(name), mapper=EvaluationMapper(cfg, board), num_workers=workers
+        dataset=load_dataset(name), mapper=EvaluationMapper(mapper, board), num_workers=workers
     )
     return EvaluationLoader(loader, board)

@@ -20,6 +20,7 @@ from adet_iuq.data.annotations.segmentation import valid_parts
 from adet_iuq.data.images.augmentation import build_lsj_augmentations
 from adet_iuq.data.images.reading import read_image
 from adet_iuq.data.loading.mapper import transformed_mask
+from adet_iuq.data.loading.registries import MAPPER_REGISTRY, SampleMapper
 from adet_iuq.data.seeding import seeded
 from adet_iuq.errors import UserError
 
@@ -29,7 +30,7 @@ Mask = npt.NDArray[np.bool_]
 Size = tuple[int, int]
 
 
-class LSJMapper:
+class LSJMapper(SampleMapper):
     """What both mappers share: the image and its transforms; every draw comes from the record's `sample_seed`.
 
     A call takes a record of detectron2's format with `sample_seed` besides. It returns a dict with `image`, a uint8 tensor
@@ -40,8 +41,6 @@ class LSJMapper:
     Raises:
         UserError: the image is missing, damaged, or of another size than its record says.
     """
-
-    needs = "annotations"  # what a record must hold
 
     @configurable
     def __init__(self, *, augmentations: list[T.Augmentation], image_format: str) -> None:
@@ -75,6 +74,7 @@ class LSJMapper:
         raise NotImplementedError
 
 
+@MAPPER_REGISTRY.register("coco_instance_lsj")
 class InstanceLSJMapper(LSJMapper):
     """`coco_instance_lsj`: crowds are dropped, polygons cut to the frame and rasterised there, boxes taken from them.
 
@@ -97,6 +97,7 @@ class InstanceLSJMapper(LSJMapper):
         return instances
 
 
+@MAPPER_REGISTRY.register("coco_panoptic_lsj")
 class PanopticLSJMapper(LSJMapper):
     """`coco_panoptic_lsj`: one mask a segment that is no crowd, things and stuff, by the colours of the panoptic PNG.
 

@@ -15,12 +15,14 @@ from detectron2.utils.logger import log_first_n
 from adet_iuq.data.annotations.segmentation import rle_problem, valid_parts
 from adet_iuq.data.images.augmentation import build_training_augmentations
 from adet_iuq.data.images.reading import read_image
+from adet_iuq.data.loading.registries import MAPPER_REGISTRY, SampleMapper
 from adet_iuq.data.seeding import seeded
 
 _LEAST_SIDE = 1e-5  # pixels; boxes with a smaller side are empty
 
 
-class TrainingMapper:
+@MAPPER_REGISTRY.register("")
+class TrainingMapper(SampleMapper):
     """Reads one record and augments it (CondInst specification, section 8); every draw comes from its `sample_seed`.
 
     A call takes a record of detectron2's format with `sample_seed` besides, and returns a dict with `image`, a uint8
@@ -32,8 +34,6 @@ class TrainingMapper:
     Raises:
         UserError: the image is missing, damaged, or of another size than its record says.
     """
-
-    needs = "annotations"  # what a record must hold
 
     @configurable
     def __init__(self, *, augmentations: list[T.Augmentation], image_format: str, recompute_boxes: bool) -> None:

@@ -5,11 +5,19 @@ walks the stream from the start without loading anything, which costs well under
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 
+from adet_iuq.data.loading.registries import SAMPLER_REGISTRY, Stream
+from adet_iuq.data.seeding import derive_seed
 from adet_iuq.errors import UserError
+
+_STREAM = 0  # what a seed is derived for
 
 # Position in the data set, and position in the infinite sequence of samples.
 IndexPair = tuple[int, int]
@@ -33,22 +41,19 @@ def repeated_stream(repeat_factors: torch.Tensor, seed: int) -> Iterator[int]:
         yield from indices[torch.randperm(len(indices), generator=generator)].tolist()
 
 
-def repeat_factors(sampler: str, records: Sequence[dict], threshold: float) -> torch.Tensor | None:
-    """How often each image comes in a pass, (N,) float; None: once.
+@SAMPLER_REGISTRY.register("TrainingSampler")
+def build_shuffled_stream(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> Stream:
+    """Every image once in a pass."""
+    return partial(shuffled_stream, len(records))
 
-    Args:
-        sampler: DATALOADER.SAMPLER_TRAIN.
-        records: the data set.
-        threshold: DATALOADER.REPEAT_THRESHOLD.
 
-    Raises:
-        UserError: there is no such sampler.
-    """
-    if sampler == "TrainingSampler":
-        return None
-    if sampler == "RepeatFactorTrainingSampler":
-        return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, threshold)
-    raise UserError(f"DATALOADER.SAMPLER_TRAIN '{sampler}': choose TrainingSampler or RepeatFactorTrainingSampler.")
+@SAMPLER_REGISTRY.register("RepeatFactorTrainingSampler")
+def build_repeated_stream(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> Stream:
+    """Images of rare classes more often, by DATALOADER.REPEAT_THRESHOLD."""
+    threshold = cfg.DATALOADER.REPEAT_THRESHOLD
+    return partial(
+        repeated_stream, RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, threshold)
+    )
 
 
 def grouped_batches(stream: Iterator[int], batch_size: int, wide: Sequence[bool] | None) -> Iterator[list[int]]:
@@ -83,3 +88,44 @@ def rank_batches(
         share = len(batch) // (world_size * micro_batches)
         firsts = [(micro * world_size + rank) * share for micro in range(micro_batches)]
         yield [(batch[i], step * len(batch) + i) for first in firsts for i in range(first, first + share)]
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which samples make up the batches of one process.
+
+    Attributes:
+        seed: of the run, any integer, the same in all processes.
+        start_iter: number of batches left out at the start; their images are not read.
+        images_per_batch: images of all processes together, in one step.
+        micro_batches: in how many equal parts a process takes its batch; see `rank_batches`.
+        rank, world_size: of the process.
+
+    Raises:
+        UserError: `images_per_batch` does not divide by the number of processes and micro-batches.
+    """
+
+    seed: int
+    start_iter: int
+    images_per_batch: int
+    micro_batches: int
+    rank: int
+    world_size: int
+
+    def __post_init__(self) -> None:
+        if self.images_per_batch < 1 or self.images_per_batch % self.world_size:
+            raise UserError(
+                f"A step loads {self.images_per_batch} images (SOLVER.IMS_PER_BATCH), which {self.world_size} processes "
+                f"cannot share evenly. Choose a multiple of {self.world_size}."
+            )
+        if self.images_per_batch % (self.world_size * self.micro_batches):
+            raise UserError(
+                f"A step loads {self.images_per_batch} images (SOLVER.IMS_PER_BATCH), which {self.world_size} process(es) "
+                f"cannot take in {self.micro_batches} equal micro-batches. Choose another SOLVER.IMS_PER_PROCESS, or 0 "
+                "for no accumulation."
+            )
+
+    def batches(self, stream: Stream, wide: Sequence[bool] | None) -> Iterator[list[IndexPair]]:
+        """The process's batches, without end; `wide` as for `grouped_batches`."""
+        whole = grouped_batches(stream(derive_seed(self.seed, _STREAM)), self.images_per_batch, wide)
+        return rank_batches(whole, self.start_iter, self.rank, self.world_size, self.micro_batches)

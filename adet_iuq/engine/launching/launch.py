@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import errno
-import logging
 import os
 import socket
 import sys
@@ -19,7 +18,7 @@ from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from adet_iuq.config import get_cfg, load_config
+from adet_iuq.config import add_project_option, get_cfg, load_keys
 from adet_iuq.engine.launching.compat import create_local_process_group, leave_process_group
 from adet_iuq.engine.launching.interruption import handled, stop_now
 from adet_iuq.engine.launching.placement import Placement, placement
@@ -33,9 +32,10 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """detectron2's parser; `--dist-url` defaults to a free port, so that two runs on one machine do not collide."""
+    """detectron2's parser and `--project`; `--dist-url` defaults to a free port, so that two runs do not collide."""
     parser = default_argument_parser()
-    parser.set_defaults(dist_url="auto")
+    add_project_option(parser)
+    parser.set_defaults(dist_url="auto", why_resumed="")  # why `launch` has set `resume` itself
     return parser
 
 
@@ -80,15 +80,11 @@ def uses_cuda(args: argparse.Namespace) -> bool:
 
 
 def _config(args: argparse.Namespace) -> CfgNode:
-    """What the launcher needs to know before any process is there to load the config; a broken one is `main`'s to refuse."""
-    log = logging.getLogger("adet_iuq.config.load")  # speaks when `main` loads it
-    before, log.disabled = log.disabled, True
+    """What the launcher needs to know before any process loads the config; a broken one is `main`'s to refuse."""
     try:
-        return load_config(args.config_file or None, args.opts).cfg
+        return load_keys(("MODEL.DEVICE", "DIST.TIMEOUT_MINUTES"), args.config_file or None, args.opts)
     except UserError:
         return get_cfg()
-    finally:
-        log.disabled = before
 
 
 def _timeout(args: argparse.Namespace) -> timedelta:

@@ -118,7 +118,13 @@ class TrainStep:
         if self._batches is None:
             assert self._data_loader is not None, "data_loader is not set"
             self._batches = iter(self._data_loader)
-        return next(self._batches)
+        batch = next(self._batches, None)
+        if batch is None:  # a loader from outside may end after one pass over its data
+            self._batches = iter(self._data_loader or ())
+            batch = next(self._batches, None)
+        if batch is None:
+            raise UserError("The training loader has no batch.")
+        return batch
 
     def _accumulate(self, batch: Batch) -> list[dict[str, Tensor]]:
         """Forward and backward of every micro-batch; the ranks exchange gradients in the last one only."""
@@ -143,6 +149,11 @@ class TrainStep:
         return {name: loss.detach().float() for name, loss in losses.items()}
 
     def _parts(self, batch: Batch) -> list[Batch]:
+        if len(batch) % self.micro_batches:  # a loader from outside need not know
+            raise UserError(
+                f"The training loader gave {len(batch)} images, which do not make {self.micro_batches} equal micro-batches "
+                "(SOLVER.IMS_PER_PROCESS); 0 takes all at once."
+            )
         size = len(batch) // self.micro_batches
         return [batch[start : start + size] for start in range(0, size * self.micro_batches, size)]
 

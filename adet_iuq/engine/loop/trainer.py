@@ -3,6 +3,7 @@
 import logging
 import os
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from detectron2.utils.events import EventStorage, EventWriter
 from torch import nn
 
 from adet_iuq.checkpoint import Checkpointer, build_checkpointer
-from adet_iuq.data import build_test_loader, build_train_loader
+from adet_iuq.data import TrainLoader, build_test_loader, build_train_loader
 from adet_iuq.engine.description import write_description
 from adet_iuq.engine.launching.interruption import StopRequest, handled
+from adet_iuq.engine.loop.batches import put_at_start
 from adet_iuq.engine.loop.guards import CollapseGuard
 from adet_iuq.engine.loop.hooks import BestCheckpointHook, CheckpointHook
 from adet_iuq.engine.loop.lr_scheduler import build_lr_scheduler
@@ -111,15 +113,12 @@ class Trainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode, *, seed: int = 0, start_iter: int = 0) -> Any:
-        """This rank's endless batches from iteration `start_iter` on."""
-        return build_train_loader(
-            cfg,
-            seed=seed,
-            start_iter=start_iter,
-            images_per_batch=find_segmenter(cfg).images_per_batch(cfg),
-            micro_batches=micro_batches(cfg, comm.get_world_size()),
-        )
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+        """This rank's endless batches. `train` tells a `TrainLoader` where to start; any other loader is taken as it is.
+
+        Override it with `return build_train_loader(cfg, mapper=MyMapper(cfg))` of adet_iuq.data for a mapper of your own.
+        """
+        return build_train_loader(cfg, images_per_batch=find_segmenter(cfg).images_per_batch(cfg))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
@@ -198,7 +197,8 @@ class Trainer(DefaultTrainer):
             UserError: a loss is not finite, an image cannot be read, a file cannot be written, a data worker died.
             TrainingInterrupted: stopped by a signal; everything is saved.
         """
-        loader = self.build_train_loader(self.cfg, seed=self.data_seed, start_iter=self.start_iter)
+        loader = self.build_train_loader(self.cfg)
+        put_at_start(loader, self.cfg, self.data_seed, self.start_iter)
         self._trainer.data_loader = loader
         self.iter = self.start_iter
         with EventStorage(self.start_iter) as self.storage:
@@ -210,7 +210,7 @@ class Trainer(DefaultTrainer):
                 # No after_train: it would evaluate, and a failed run has nothing to evaluate. A line that an unbroken run
                 # would not write has no place in the metrics of a run that goes on from here.
                 (close_writers if self._trainer.stop_agreed else write_and_close)(writers)
-                explained = loader.board.explain(error) if hasattr(loader, "board") else None
+                explained = loader.board.explain(error) if isinstance(loader, TrainLoader) else None
                 if explained is None:
                     raise
                 raise explained from error

@@ -16,7 +16,6 @@ from adet_iuq.data.loading.loader import training_records
 from adet_iuq.data.loading.sampler import (
     grouped_batches,
     rank_batches,
-    repeat_factors,
     repeated_stream,
     shuffled_stream,
 )
@@ -140,8 +139,8 @@ def test_streams_equal_detectron2s_samplers() -> None:
     ours, theirs = shuffled_stream(7, 11), iter(TrainingSampler(7, seed=11))
     assert list(itertools.islice(ours, 30)) == list(itertools.islice(theirs, 30))
     records = [{"annotations": [{"category_id": c}]} for c in (0, 0, 0, 0, 0, 1)]
-    factors = repeat_factors("RepeatFactorTrainingSampler", records, 0.9)
-    assert factors is not None and factors[5] > 2 > factors[0] > 1
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, 0.9)
+    assert factors[5] > 2 > factors[0] > 1
     ours, theirs = repeated_stream(factors, 11), iter(RepeatFactorTrainingSampler(factors, seed=11))
     assert list(itertools.islice(ours, 60)) == list(itertools.islice(theirs, 60))
 

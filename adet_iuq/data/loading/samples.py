@@ -1,0 +1,93 @@
+"""One training sample: its seed, its record, the mapper's work on it, and what takes its place if that fails."""
+
+import itertools
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from adet_iuq.data.images.reading import unreadable
+from adet_iuq.data.loading.registries import Mapper
+from adet_iuq.data.loading.sampler import IndexPair
+from adet_iuq.data.loading.workers import WorkerBoard
+from adet_iuq.data.seeding import derive_seed, seeded
+from adet_iuq.errors import UserError
+from adet_iuq.registry import callable_name
+
+logger = logging.getLogger(__name__)
+
+_SUBSTITUTE = 1  # what a seed is derived for
+_MOST_ATTEMPTS = 1000  # at one sample
+
+
+class Failure:
+    """A UserError on its way from a worker; torch would bury its message in a traceback."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+
+def unwrapped(loader: Iterable[Any]) -> Iterator[list[dict[str, Any]]]:
+    """The batches of a loader whose samples may be `Failure`s, which are raised."""
+    for batch in loader:
+        for sample in batch:
+            if isinstance(sample, Failure):
+                raise UserError(sample.message)
+        yield batch
+
+
+class TrainingSamples(Dataset):
+    """Maps (position in the data set, global sample number) to a mapped sample, or to a `Failure`.
+
+    The mapper is called with a record that has `sample_index` and `sample_seed`, and with the global random generators
+    seeded, so that any mapper's draws depend on the sample alone; see `SampleMapper`.
+
+    Args:
+        records: a `DatasetFromList`, or anything that yields fresh records.
+        mapper: any; detectron2's, too.
+        seed: of the run.
+        skip: how many unreadable images may be replaced by others; counted in each worker by itself.
+        board: where workers note what they read.
+    """
+
+    def __init__(self, records: Any, mapper: Mapper, seed: int, skip: int, board: WorkerBoard) -> None:
+        self.records, self.mapper, self.seed, self.skip = records, mapper, seed, skip
+        self.board = board
+        self._unreadable: set[str] = set()
+
+    def __getitem__(self, pair: IndexPair) -> dict[str, Any] | Failure:
+        index, sample_index = pair
+        sample_seed = derive_seed(self.seed, sample_index)
+        for attempt in itertools.count(1):
+            record = self.records[index]
+            numbers = {"image_id": record["image_id"], "sample_index": sample_index, "sample_seed": sample_seed}
+            record.update(numbers)
+            sample = self._mapped(record, record.get("file_name", f"record {index}"), sample_seed)
+            if isinstance(sample, dict):
+                return {**numbers, **sample}
+            if isinstance(sample, Failure):
+                return sample
+            if attempt == _MOST_ATTEMPTS:
+                break
+            index = derive_seed(sample_seed, _SUBSTITUTE, attempt) % len(self.records)
+        return Failure(f"{attempt} images in a row gave no sample; look at the mapper, {callable_name(self.mapper)}.")
+
+    def _mapped(self, record: dict[str, Any], name: str, seed: int) -> dict[str, Any] | Failure | None:
+        """None: another image shall take the place of this one."""
+        self.board.begin(name)
+        try:
+            with seeded(seed):
+                return self.mapper(record)
+        except Exception as error:
+            # A foreign mapper calls an unreadable image by any name.
+            clear = error if isinstance(error, UserError) else unreadable(record)
+            if clear is None:
+                raise RuntimeError(f"While preparing {name}: {type(error).__name__}: {error}") from error
+            self._unreadable.add(name)
+            if len(self._unreadable) > self.skip:
+                return Failure(str(clear))
+            logger.warning("%s Another image takes its place.", clear)
+            return None
+        finally:
+            self.board.end()
