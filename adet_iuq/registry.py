@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from types import FunctionType
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 T = TypeVar("T")
 Registered = TypeVar("Registered")
@@ -29,7 +29,7 @@ class Registry(Generic[T]):
         def add(thing: Registered) -> Registered:
             if self._found.get(name, thing) is not thing:
                 raise ValueError(f'The name "{name}" already stands for another {self.kind}; choose another one.')
-            self._found[name] = thing  # type: ignore[assignment]  # a class counts as the callable that makes its objects
+            self._found[name] = cast(T, thing)  # a class stays one for its importers, and here makes its objects
             return thing
 
         return add

@@ -55,13 +55,20 @@ def get_cfg(add_config: AddConfig | Sequence[AddConfig] = ()) -> CfgNode:
 
 
 def each(add_config: AddConfig | Sequence[AddConfig]) -> list[AddConfig]:
-    """One or several functions as a list."""
-    return list(add_config) if isinstance(add_config, list | tuple) else [add_config]  # type: ignore[list-item]
+    """One or several functions as a list.
+
+    Raises:
+        UserError: something else is among them.
+    """
+    functions = list(add_config) if isinstance(add_config, Sequence) else [add_config]
+    if not all(map(callable, functions)):
+        raise UserError(
+            f"add_config is {add_config!r}; it must be a function f(cfg) that adds keys to a config, or a list of such."
+        )
+    return functions
 
 
-def _add_keys(cfg: CfgNode, add: object) -> None:
-    if not callable(add):
-        raise UserError(f"add_config: {add!r} is no function; give functions f(cfg) that add keys to a config.")
+def _add_keys(cfg: CfgNode, add: AddConfig) -> None:
     try:
         add(cfg)
     except Exception as error:

@@ -47,10 +47,14 @@ def import_projects(places: Sequence[str]) -> tuple[AddConfig, ...]:
         places: folders or dotted names of modules.
 
     Raises:
-        UserError: as `import_project`.
+        UserError: as `import_project`; an `add_config` is no function.
     """
     modules = dict.fromkeys(import_project(place) for place in places)
-    return tuple(vars(module)["add_config"] for module in modules if "add_config" in vars(module))
+    found = {place.__name__: vars(place)["add_config"] for place in modules if "add_config" in vars(place)}
+    for name, function in found.items():
+        if not callable(function):
+            raise UserError(f"--project {name}: its add_config is {function!r}; it must be a function f(cfg).")
+    return tuple(found.values())
 
 
 def import_project(place: str) -> ModuleType:

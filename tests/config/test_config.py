@@ -96,6 +96,8 @@ def test_functions_add_keys_that_files_and_overrides_set(tmp_path: Path) -> None
     assert get_cfg(add_own_config).MODEL.OWN.WIDTH == 0.5 and "OWN" not in get_cfg().MODEL
     with pytest.raises(UserError, match=r"MODEL\.OWN\.WITH .*Did you mean MODEL\.OWN\.WIDTH"):
         load_config(None, ["MODEL.OWN.WITH", "2"], add_own_config)
+    with pytest.raises(UserError, match="those of a project need --project"):
+        load_config(str(file))
 
 
 def test_class_counts_of_added_keys_are_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +114,7 @@ def test_functions_that_add_no_keys_are_named() -> None:
     ):
         get_cfg([add_more_config, add_own_config])
     for wrong in ("add_own_config", 5, [None]):
-        with pytest.raises(UserError, match="is no function"):
+        with pytest.raises(UserError, match=r"add_config is .*; it must be a function"):
             get_cfg(wrong)  # type: ignore[arg-type]
 
 

@@ -78,6 +78,6 @@ def test_places_that_hold_no_project(tmp_path: Path, make: Make) -> None:
 
 
 def test_an_add_config_that_is_no_function(make: Make) -> None:
-    functions = import_projects([str(make("wrong", "add_config = 'keys'\n")), str(make("none", "x = 1\n"))])
-    with pytest.raises(UserError, match="'keys' is no function"):
-        load_config(None, [], functions)
+    assert import_projects([str(make("none", "x = 1\n"))]) == ()
+    with pytest.raises(UserError, match=r"project_wrong_.*: its add_config is 'keys'"):
+        import_projects([str(make("wrong", "add_config = 'keys'\n"))])
