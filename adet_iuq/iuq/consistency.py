@@ -1,4 +1,4 @@
-"""Finds ranks whose tensors should be the same and are not (MODEL.IUQ.MEMORY.CHECK_PERIOD)."""
+"""Finds ranks whose tensors should be the same and are not."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class IUQCriterion(nn.Module):
         Returns:
             The weighted loss, and `memory_fill` (0 to 1), `num_valid_pairs`, `fire_rate` (share of foreign pixels on
             which queries fire), `own_fire_rate` (the same on memory pixels of the query's own image). The rates and
-            pairs are 0 before START_ITER, and those of the sampled pixels where INTER.SAMPLE draws some.
+            pairs are 0 before `start_iter`, and those of the drawn pixels where `sample` draws some.
         """
         zero = connected_zero(scene)
         stats = {"memory_fill": torch.full_like(zero, memory.fill)}
