@@ -33,7 +33,7 @@ from adet_iuq.modeling.layers import (
 class Minimal(Segmenter):
     """The base segmenter; it knows nothing of instance-unique querying."""
 
-    # The pixels are p2's cells. `strided_masks` supervises cell i by the input pixel 4 i + 2, and `paste_masks` puts it there.
+    # Cell i of the fine map is supervised by the input pixel 4 i + 2 (`strided_masks`), and is drawn around it (`paste_masks`).
     pixel_stride = 4
     pixel_offset = 2.0
 
@@ -53,7 +53,7 @@ class Minimal(Segmenter):
     ) -> None:
         """
         Args:
-            backbone: a pyramid with "p2", of stride 4, and the queries' map.
+            backbone: a pyramid with "p2" to "p5", of strides 4 to 32.
             num_classes, query_feature, dim, mask_weight, score_thresh, max_detections: see config.py.
             pixel_mean, pixel_std: of the input's channels.
         """
@@ -67,7 +67,9 @@ class Minimal(Segmenter):
         self.tower = nn.Sequential(*conv_block(width + 2, width), *conv_block(width, width))
         self.classes, self.queries = (nn.Conv2d(width, count, 3, padding=1) for count in (num_classes, dim))
         self.pixels = nn.Sequential(*conv_block(width + 2, width), nn.Conv2d(width, dim, 1))
-        nn.init.constant_(self.classes.bias, -4.6)  # nearly all cells are background: each starts with a score of 0.01
+        self.classes.bias = nn.Parameter(
+            torch.full((num_classes,), -4.6)
+        )  # nearly all cells are background: scores start at 0.01
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -83,7 +85,9 @@ class Minimal(Segmenter):
         """Class logits (B, C, S, T), queries (B, D, S, T) and pixels (B, D, Hp / 4, Wp / 4) of (B, 3, Hp, Wp)."""
         maps = self.backbone(images)
         shared = self.tower(with_positions(maps[self.query_feature]))
-        return self.classes(shared), self.queries(shared), self.pixels(with_positions(maps["p2"]))
+        size = maps["p2"].shape[2:]
+        fine = sum(F.interpolate(maps[name], size, mode="bilinear") for name in ("p2", "p3", "p4", "p5"))
+        return self.classes(shared), self.queries(shared), self.pixels(with_positions(fine))
 
     def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
         """`loss_cls`, focal loss of the cells, and `loss_mask`, dice loss of the instances' masks."""
