@@ -1,7 +1,7 @@
 """The segmenters. Importing this package registers all of them with detectron2."""
 
 from adet_iuq.modeling import backbone, condinst, mask2former, solov2, sotr
-from adet_iuq.modeling.iuq_meta_arch import IUQMetaArch, Views, build_criterion, settings_from
+from adet_iuq.modeling.iuq_meta_arch import IUQMetaArch, Views, build_criterion, settings_from, transform_inputs
 from adet_iuq.modeling.segmenter import Segmenter, TrainingPass, content_size, output_size
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "settings_from",
     "solov2",
     "sotr",
+    "transform_inputs",
 ]

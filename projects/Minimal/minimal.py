@@ -33,7 +33,7 @@ from adet_iuq.modeling.layers import (
 class Minimal(Segmenter):
     """The base segmenter; it knows nothing of instance-unique querying."""
 
-    # Cell i of the fine map is supervised by the input pixel 4 i + 2 (`strided_masks`), and is drawn around it (`paste_masks`).
+    # Cell i of the fine map: `strided_masks` supervises it by the input pixel 4 i + 2, and `paste_masks` draws it there.
     pixel_stride = 4
     pixel_offset = 2.0
 
@@ -67,9 +67,8 @@ class Minimal(Segmenter):
         self.tower = nn.Sequential(*conv_block(width + 2, width), *conv_block(width, width))
         self.classes, self.queries = (nn.Conv2d(width, count, 3, padding=1) for count in (num_classes, dim))
         self.pixels = nn.Sequential(*conv_block(width + 2, width), nn.Conv2d(width, dim, 1))
-        self.classes.bias = nn.Parameter(
-            torch.full((num_classes,), -4.6)
-        )  # nearly all cells are background: scores start at 0.01
+        # Nearly all cells are background: scores start at 0.01.
+        self.classes.bias = nn.Parameter(torch.full((num_classes,), -4.6))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -86,7 +85,9 @@ class Minimal(Segmenter):
         maps = self.backbone(images)
         shared = self.tower(with_positions(maps[self.query_feature]))
         size = maps["p2"].shape[2:]
-        fine = sum(F.interpolate(maps[name], size, mode="bilinear") for name in ("p2", "p3", "p4", "p5"))
+        # Every map is read: a parameter without a gradient would hold up a training on several processes.
+        levels = [F.interpolate(maps[name], size, mode="bilinear") for name in ("p2", "p3", "p4", "p5")]
+        fine = torch.stack(levels).sum(0)
         return self.classes(shared), self.queries(shared), self.pixels(with_positions(fine))
 
     def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
