@@ -1,7 +1,9 @@
 """A segmenter in one file: cells of one coarse map are queries, a fine map holds the pixels, a mask is their dot product.
 
-Each instance is learned by one query, the cell under its centroid. B images, C classes, D numbers in a query and in a
-pixel, S x T query cells, K instances of an image, Q of all images that have a query, (Hp, Wp) the padded input.
+From the dot product goes the squared distance of pixel and query, times a factor that the query chooses: what is far away
+belongs to another instance. Each instance is learned by one query, the cell under its centroid. B images, C classes, D
+numbers in a pixel and D + 1 in a query, S x T query cells, K instances of an image, Q instances of all images that have a
+query, (Hp, Wp) the padded input.
 """
 
 from collections.abc import Sequence
@@ -64,9 +66,9 @@ class Minimal(Segmenter):
         self.mask_weight = self.mask_loss_ceiling = mask_weight  # a dice loss of 1
         self.pixel_dim = dim
         width = shape.channels
-        self.tower = nn.Sequential(*conv_block(width + 2, width), *conv_block(width, width))
-        self.classes, self.queries = (nn.Conv2d(width, count, 3, padding=1) for count in (num_classes, dim))
-        self.pixels = nn.Sequential(*conv_block(width + 2, width), nn.Conv2d(width, dim, 1))
+        self.tower = nn.Sequential(*conv_block(width, width), *conv_block(width, width))
+        self.classes, self.queries = (nn.Conv2d(width, count, 3, padding=1) for count in (num_classes, dim + 1))
+        self.pixels = nn.Sequential(*conv_block(width, width), nn.Conv2d(width, dim, 1))
         # Nearly all cells are background: scores start at 0.01.
         self.classes.bias = nn.Parameter(torch.full((num_classes,), -4.6))
 
@@ -81,14 +83,14 @@ class Minimal(Segmenter):
         }
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Class logits (B, C, S, T), queries (B, D, S, T) and pixels (B, D, Hp / 4, Wp / 4) of (B, 3, Hp, Wp)."""
+        """Class logits (B, C, S, T), queries (B, D + 1, S, T) and pixels (B, D, Hp / 4, Wp / 4) of (B, 3, Hp, Wp)."""
         maps = self.backbone(images)
-        shared = self.tower(with_positions(maps[self.query_feature]))
+        shared = self.tower(maps[self.query_feature])
         size = maps["p2"].shape[2:]
         # Every map is read: a parameter without a gradient would hold up a training on several processes.
         levels = [F.interpolate(maps[name], size, mode="bilinear") for name in ("p2", "p3", "p4", "p5")]
         fine = torch.stack(levels).sum(0)
-        return self.classes(shared), self.queries(shared), self.pixels(with_positions(fine))
+        return self.classes(shared), self.queries(shared), self.pixels(fine)
 
     def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
         """`loss_cls`, focal loss of the cells, and `loss_mask`, dice loss of the instances' masks."""
@@ -102,11 +104,12 @@ class Minimal(Segmenter):
         label = torch.cat([one.gt_classes[target] for one, (target, _) in zip(instances, matches, strict=True)])
         positive = (image * self.num_classes + label) * logits[0, 0].numel() + cell
         embeddings = queries.flatten(2)[image, :, cell]
-        mask_logits = dot_product_maps(embeddings, image, pixels)
+        locations = cell_centres(cell, logits.shape[3], self.query_stride)
+        found = mask_logits(embeddings, image, locations, pixels)
         return TrainingPass(
             losses={
                 "loss_cls": focal_loss_sum(logits, positive, alpha=0.25, gamma=2.0) / max(len(cell), 1),
-                "loss_mask": self.mask_weight * mean_dice(mask_logits, image, target, masks),
+                "loss_mask": self.mask_weight * mean_dice(found, image, target, masks),
             },
             features=pixels,
             embeddings=embeddings,
@@ -114,6 +117,7 @@ class Minimal(Segmenter):
             target_index=target,
             masks=masks,
             image_sizes=[content_size(inputs) for inputs in batched_inputs],
+            context={"location": locations},
         )
 
     def match(self, masks: Tensor, columns: int) -> tuple[Tensor, Tensor]:
@@ -140,10 +144,13 @@ class Minimal(Segmenter):
             scores = scores * (scores == F.max_pool2d(scores, 3, stride=1, padding=1))  # neighbours mean one instance
             score, place = scores.flatten().topk(min(self.max_detections, scores.numel()))
             place = place[score > self.score_thresh]
-            masks = (queries.flatten(1)[:, place % scores[0].numel()].T @ pixels.flatten(1)).sigmoid()
+            cell = place % scores[0].numel()
+            locations = cell_centres(cell, scores.shape[2], self.query_stride)
+            masks = mask_logits(
+                queries.flatten(1)[:, cell].T, torch.zeros_like(cell), locations, pixels[None]
+            ).sigmoid()
             result = Instances(output_size(inputs, size))
             result.scores, result.pred_classes = score[: len(place)], place // scores[0].numel()
-            masks = masks.view(-1, *pixels.shape[1:])
             result.pred_masks = paste_masks(masks, self.pixel_stride, (size[0], size[1]), result.image_size)
             result.pred_boxes = Boxes(mask_boxes(result.pred_masks))
             results.append({"instances": result})
@@ -155,10 +162,26 @@ def conv_block(channels: int, width: int) -> list[nn.Module]:
     return [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.GroupNorm(32, width), nn.ReLU()]
 
 
-def with_positions(maps: Tensor) -> Tensor:
-    """(B, channels, h, w) with two more channels, x and y from -1 to 1: a cell must know where it is to be unlike others."""
-    y, x = torch.meshgrid(*(torch.linspace(-1, 1, n).to(maps) for n in maps.shape[2:]), indexing="ij")
-    return torch.cat([maps, torch.stack([x, y]).expand(len(maps), -1, -1, -1)], dim=1)
+def cell_centres(cells: Tensor, columns: int, stride: int) -> Tensor:
+    """(n, 2) x, y in input pixels of cells (n,) that are counted row by row."""
+    return torch.stack([cells % columns, cells // columns], dim=1).float() * stride + stride / 2
+
+
+def mask_logits(embeddings: Tensor, image: Tensor, locations: Tensor, maps: Tensor) -> Tensor:
+    """Logits (Q, Hf, Wf) of queries (Q, D + 1) at locations (Q, 2) on the maps (B, D, Hf, Wf) of their images (Q,)."""
+    cells = torch.arange(maps[0, 0].numel(), device=maps.device)
+    squared = squared_distances(locations, cell_centres(cells, maps.shape[3], Minimal.pixel_stride))
+    return dot_product_maps(embeddings[:, :-1], image, maps) - far_away(embeddings, squared).view(-1, *maps.shape[2:])
+
+
+def squared_distances(queries: Tensor, pixels: Tensor) -> Tensor:
+    """(Q, P) squared distances of locations (Q, 2) and (P, 2), in units of 16 input pixels."""
+    return ((queries[:, None] - pixels[None]) / 16).square().sum(2)
+
+
+def far_away(embeddings: Tensor, squared: Tensor) -> Tensor:
+    """What the distances (Q, P) take from the logits: the last number of a query says how much."""
+    return F.softplus(embeddings[:, -1:]) * squared
 
 
 def mean_dice(

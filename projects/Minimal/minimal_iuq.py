@@ -9,14 +9,15 @@ from torch import Tensor
 
 from adet_iuq.iuq import Pixels, Queries, Scene
 from adet_iuq.modeling import IUQMetaArch
-from adet_iuq.modeling.layers import dot_product_maps
 
-from .minimal import Minimal, mean_dice
+from .minimal import Minimal, far_away, mask_logits, mean_dice, squared_distances
 
 
 @META_ARCH_REGISTRY.register()
 class MinimalIUQ(IUQMetaArch, Minimal):
     """The same trained with `loss_inter` and `loss_equi`; its weights and its evaluation are Minimal's."""
+
+    bytes_per_pair = 40  # coordinate differences and their squares
 
     @classmethod
     def memory_arguments(cls, cfg: CfgNode, base: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,11 +25,12 @@ class MinimalIUQ(IUQMetaArch, Minimal):
 
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
         """(Q, P) logits of all queries on pixels of any image."""
-        return queries.embeddings @ pixels.features.T
+        squared = squared_distances(queries.context["location"], pixels.locations)
+        return queries.embeddings[:, :-1] @ pixels.features.T - far_away(queries.embeddings, squared)
 
     def retrieve_map(self, queries: Queries, maps: Tensor) -> Tensor:
         """(Q, Hf, Wf) logits of every query on its own image's map."""
-        return dot_product_maps(queries.embeddings, queries.image_index, maps)
+        return mask_logits(queries.embeddings, queries.image_index, queries.context["location"], maps)
 
     def mask_loss(self, logits: Tensor, scene: Scene, valid: Tensor) -> Tensor:
         """The base dice loss, without its weight, over the cells in `valid`."""

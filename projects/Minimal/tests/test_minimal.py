@@ -29,7 +29,7 @@ def test_a_batch_gives_one_query_an_instance_with_its_label(base: Any) -> None:
     done = base.training_pass(inputs)
     pairs = list(zip(done.image_index.tolist(), done.target_index.tolist(), strict=True))
     assert 3 < len(pairs) == len(set(pairs)) <= 5
-    assert done.features.shape == (2, 32, 24, 24) and done.embeddings.shape == (len(pairs), 32)
+    assert done.features.shape == (2, 32, 24, 24) and done.embeddings.shape == (len(pairs), 33)
     assert set(done.losses) == {"loss_cls", "loss_mask"} and done.losses["loss_mask"] <= base.mask_loss_ceiling
 
 
@@ -49,7 +49,9 @@ def test_masks_move_with_the_map(model: Any, g: CropFlip) -> None:
     warped, valid = warp_features(maps, [g], [(64, 64)], **geometry)
     view = g.masks(masks)
     seen = view.flatten(1).sum(1) > 100
-    queries = Queries(torch.eye(4)[seen], torch.zeros(4, dtype=torch.long)[seen], torch.arange(4)[seen])
+    everywhere = torch.full((4, 1), -100.0)  # a distance takes nothing away
+    embeddings, location = torch.cat([torch.eye(4), everywhere], dim=1), {"location": torch.zeros(4, 2)}
+    queries = Queries(embeddings, torch.zeros(4, dtype=torch.long), torch.arange(4), location).select(seen)
     scene = Scene(queries, warped, **geometry, masks=[view], image_ids=torch.zeros(1), image_sizes=[(g.h, g.w)])
     assert seen.sum() >= 2
     assert model.mask_loss(model.retrieve_map(queries, warped), scene, valid) < 1e-3
