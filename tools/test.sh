@@ -7,6 +7,8 @@ echo "== ruff"
 .venv/bin/python -m ruff check .
 .venv/bin/python -m ruff format --check .
 echo "== mypy"
-.venv/bin/python -m mypy adet_iuq tools tests datasets
+folders=(adet_iuq tools tests datasets examples)
+[ -d projects ] && folders+=(projects)
+.venv/bin/python -m mypy "${folders[@]}"
 echo "== pytest"
 .venv/bin/python -m pytest -q "$@"

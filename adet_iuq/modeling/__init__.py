@@ -4,7 +4,7 @@ from adet_iuq.modeling import backbone, condinst, mask2former, solov2, sotr
 from adet_iuq.modeling.iuq_meta_arch import IUQMetaArch
 from adet_iuq.modeling.iuq_settings import build_criterion, settings_from
 from adet_iuq.modeling.segmenter import Segmenter, TrainingPass, content_size, output_size
-from adet_iuq.modeling.views import Views
+from adet_iuq.modeling.views import Views, transform_inputs
 
 __all__ = [
     "IUQMetaArch",
@@ -20,4 +20,5 @@ __all__ = [
     "settings_from",
     "solov2",
     "sotr",
+    "transform_inputs",
 ]
