@@ -57,7 +57,7 @@ def allowed(place: Path, name: str) -> bool:
     if within(name, "adet"):
         return False
     if place.parts[0] == "projects":
-        return not any(part.startswith("_") for part in name.split(".")) or not within(name, "adet_iuq")
+        return not within(name, "adet_iuq") or is_public(name)
     if within(name, "projects"):
         return False
     package = place.parts[1]
@@ -65,9 +65,25 @@ def allowed(place: Path, name: str) -> bool:
         return within(name, "adet_iuq.iuq") or within(name, "torch") or name.split(".")[0] in sys.stdlib_module_names
     if package == "modeling":
         return allowed_in_modeling(place, name)
-    if package in ("engine", "data", "evaluation"):
+    if package in ("engine", "data", "evaluation", "checkpoint"):
         return not any(within(name, f"adet_iuq.modeling.{one}") for one in (*SEGMENTERS, "grid"))
     return True
+
+
+def is_public(name: str) -> bool:
+    """Whether `name` is a package of adet_iuq, or what a package exports in `__all__`; and the errors."""
+    *package, last = name.split(".")
+    if REPOSITORY.joinpath(*package, last).is_dir():
+        return True
+    file = REPOSITORY.joinpath(*package, "__init__.py")
+    if not file.is_file():
+        return package == ["adet_iuq", "errors"]
+    exported = [n.value for n in ast.parse(file.read_text()).body if isinstance(n, ast.Assign) and exports(n)]
+    return any(last in ast.literal_eval(names) for names in exported)
+
+
+def exports(node: ast.Assign) -> bool:
+    return any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets)
 
 
 def allowed_in_modeling(place: Path, name: str) -> bool:
@@ -99,6 +115,8 @@ def test_no_breach() -> None:
         ("adet_iuq/data/loading/loader.py", "import projects.SOLQ"),
         ("adet_iuq/config/load.py", "from adet.config import get_cfg"),
         ("projects/SOLQ/solq.py", "from adet_iuq.iuq._private import x"),
+        ("projects/SOLQ/solq.py", "from adet_iuq.engine.loop.state import run_state"),
+        ("projects/SOLQ/solq.py", "from adet_iuq.modeling import Unheard"),
     ],
 )
 def test_breach_is_found(tmp_path: Path, place: str, line: str) -> None:

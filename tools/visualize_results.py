@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
+from adet_iuq.config import add_project_option, import_projects
 from adet_iuq.data import load_dataset
 from adet_iuq.data.images.reading import read_image
 from adet_iuq.engine.predictor import Predictor, inference_config
@@ -27,7 +28,7 @@ def visualize(args: argparse.Namespace) -> None:
     Raises:
         UserError: the config, the weights, the data set or an image is not usable.
     """
-    cfg = inference_config(args.config_file, args.weights, args.opts)
+    cfg = inference_config(args.config_file, args.weights, args.opts, import_projects(args.project))
     dataset = args.dataset or (cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "")
     if not dataset:
         raise UserError("DATASETS.TEST is empty: name a data set with --dataset.")
@@ -52,6 +53,7 @@ def main(words: list[str] | None = None) -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE")
+    add_project_option(parser)
     parser.add_argument("--weights", required=True, metavar="FILE")
     parser.add_argument("--output", required=True, metavar="FOLDER")
     parser.add_argument("--dataset", default="", help="default: the first of DATASETS.TEST")

@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 def num_classes_sections(cfg: CfgNode, prefix: str = "") -> dict[str, CfgNode]:
     """Every section that has a key NUM_CLASSES, wherever it stands in `cfg`, by the dotted name of that key.
 
-    The sections are those of `cfg` itself: who sets the NUM_CLASSES of one changes `cfg`.
+    The sections are those of `cfg` itself: setting NUM_CLASSES in one of them changes `cfg`.
     """
     found: dict[str, CfgNode] = {}
     for name, value in cfg.items():

@@ -1,4 +1,4 @@
-"""The meta-architecture of a run: found by its name, and held to be a `Segmenter` before anything else happens."""
+"""The meta-architecture of a run: found by its name, and checked to be a `Segmenter` before anything is built."""
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -25,7 +25,7 @@ def find_segmenter(cfg: CfgNode) -> type[Segmenter]:
     if found is None:
         raise UserError(f'MODEL.META_ARCHITECTURE "{name}" does not exist. There are {known}.')
     raise UserError(
-        f'MODEL.META_ARCHITECTURE "{name}" is no Segmenter, so that this trainer does not know its losses and state. '
+        f'MODEL.META_ARCHITECTURE "{name}" is no Segmenter, so this trainer cannot know its losses and state. '
         f"Inherit adet_iuq.modeling.Segmenter (projects/Minimal/README.md shows how), or choose one of {known}."
     )
 

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, Any
 
 import torch
 from detectron2.config import CfgNode
@@ -34,13 +34,15 @@ def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] 
     anything has shown that this one can start. The trainer writes that file.
 
     Args:
-        args: of `argument_parser`.
+        args: of `argument_parser`, or of detectron2's parser, which has no projects.
         add_config: one or several functions f(cfg) that add keys of their own, besides those of the projects.
 
     Raises:
         UserError: a project, the config, OUTPUT_DIR or a data set is unusable.
     """
-    loaded = load_config(args.config_file or None, args.opts, [*import_projects(args.project), *each(add_config)])
+    loaded = load_config(
+        args.config_file or None, args.opts, [*import_projects(_option(args, "project", ())), *each(add_config)]
+    )
     cfg = loaded.cfg
     fell_back = choose_device(cfg, user_set="MODEL.DEVICE" in loaded.explicit)
     register_datasets(cfg)
@@ -51,8 +53,9 @@ def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] 
         survive_full_disk(setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name))
     logger.info("Process %d of %d. Environment:\n%s", comm.get_rank(), comm.get_world_size(), collect_env_info())
     logger.info("Command line: %s", args)
-    if args.why_resumed:
-        logger.info(args.why_resumed)
+    why_resumed = _option(args, "why_resumed", "")
+    if why_resumed:
+        logger.info(why_resumed)
     logger.info("Config:\n%s", cfg.dump())
     if fell_back:
         logger.info("No CUDA device was found: this run uses the CPU.")
@@ -61,6 +64,11 @@ def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] 
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
         ensure_datasets_sound(cfg)
     return cfg
+
+
+def _option(args: argparse.Namespace, name: str, default: Any) -> Any:
+    """An option that only this project's parser has."""
+    return vars(args).get(name, default)
 
 
 def choose_device(cfg: CfgNode, user_set: bool) -> bool:

@@ -25,10 +25,10 @@ class IUQCriterion(nn.Module):
     Args:
         memory: of the inter-scene term; None: no such term, nothing is sampled or stored.
         sampler: picks the pixels that enter the memory.
-        inter: the inter-scene term.
+        inter: the inter-scene term, which needs a memory; None: the defaults, if there is a memory.
         equi: the equivariance term; None: no such term.
         reduce_normalizer: divide sums by the mean of the ranks' counts instead of this rank's own, so that the ranks'
-            losses average to that of one process with all their images. L_mask is the segmenter's.
+            losses average to that of one process with all their images. It does not reach the segmenter's own mask loss.
     """
 
     def __init__(
@@ -36,14 +36,16 @@ class IUQCriterion(nn.Module):
         *,
         memory: PixelMemory | None = None,
         sampler: PixelSampler = InstanceSampler(),
-        inter: InterSceneLoss = InterSceneLoss(),
+        inter: InterSceneLoss | None = None,
         equi: EquivarianceLoss | None = None,
         reduce_normalizer: bool = False,
     ) -> None:
         super().__init__()
+        if inter is not None and memory is None:
+            raise ValueError("The inter-scene loss needs a memory to look into.")
         self.memory = memory
         self.sampler = sampler
-        self.inter = inter
+        self.inter = inter or InterSceneLoss()
         self.equi = equi
         self.reduce_normalizer = reduce_normalizer
 

@@ -44,7 +44,7 @@ class EquivarianceLoss:
             segmenter: its retrieval on maps and its mask loss.
             scene: of B images and then their B views, view b being g_b of image b.
             transforms: the B transforms g_b.
-            reduce: means over cells count those of all ranks. L_mask is the segmenter's, who decides for itself.
+            reduce: means over cells count those of all ranks. The segmenter's own mask loss decides for itself.
 
         Returns:
             The loss, and for "query" `equi_fire_rate`, the share of queries that fire on any valid cell of g(I).

@@ -123,7 +123,7 @@ class InterSceneLoss:
         with_gradient = torch.is_grad_enabled() and embeddings.requires_grad
         dtype = torch.promote_types(embeddings.dtype, torch.float32)
         with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
-            queries = queries.select(slice(None)).to(dtype=dtype)  # views under no_grad: without graph, the context too
+            queries = queries.select(slice(None)).to(dtype=dtype)  # slices under no_grad have no graph
             query_weights = query_weights.to(dtype)
             gradient = torch.zeros_like(queries.embeddings)
             value = gradient.new_zeros(())

@@ -46,10 +46,12 @@ def sharded_inter_loss(
         Loss and counts of this rank's queries. Differentiable once.
     """
     parts = _gather(queries, query_ids, query_weights)
+    # At least float32: a gradient that is still to be summed and scaled would vanish in half precision.
+    dtype = torch.promote_types(queries.embeddings.dtype, torch.float32)
     matched = []
     for everyone, ids, weights in parts:
         with torch.enable_grad():
-            leaf = everyone.embeddings.detach().requires_grad_()
+            leaf = everyone.embeddings.detach().to(dtype).requires_grad_()
             result = loss(
                 replace(everyone, embeddings=leaf),
                 ids,

@@ -20,6 +20,9 @@ from adet_iuq.modeling.parts import part
 from adet_iuq.modeling.segmenter import Segmenter
 from adet_iuq.modeling.views import Views, on_device, transform_inputs
 
+# How IMS_PER_BATCH counts: "paired": views, of which an image has two; "extra": images.
+_VIEWS = ("paired", "extra")
+
 
 class IUQMetaArch(Segmenter):
     """Goes before a segmenter: `class CondInstIUQ(IUQMetaArch, CondInst)`. In evaluation it is that segmenter.
@@ -57,8 +60,11 @@ class IUQMetaArch(Segmenter):
             UserError: a value that the method does not know.
         """
         base = super().from_config(cfg)
+        if cfg.MODEL.IUQ.EQUI.VIEWS not in _VIEWS:
+            raise UserError(f'MODEL.IUQ.EQUI.VIEWS is "{cfg.MODEL.IUQ.EQUI.VIEWS}"; it can be {" or ".join(_VIEWS)}.')
+        views = settings_from(Views, cfg.MODEL.IUQ.EQUI, "MODEL.IUQ.EQUI")
         criterion = build_criterion(cfg, cls.memory_arguments(cfg, base))
-        return {**base, "criterion": criterion, "views": settings_from(Views, cfg.MODEL.IUQ.EQUI)}
+        return {**base, "criterion": criterion, "views": views}
 
     @classmethod
     def memory_arguments(cls, cfg: CfgNode, base: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +74,7 @@ class IUQMetaArch(Segmenter):
             cfg: the whole config.
             base: arguments of the segmenter's constructor.
         """
-        return {"pixel_dim": cls.pixel_dim}
+        return {"pixel_dim": base.get("pixel_dim", cls.pixel_dim)}
 
     @abstractmethod
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
@@ -148,11 +154,17 @@ class IUQMetaArch(Segmenter):
         done = self.training_pass(batched_inputs)
         memory = self.iuq_criterion.memory
         wanted = {} if memory is None else memory.context_shapes
+        if not done.instance_context.keys() >= wanted.keys():
+            raise UserError(
+                f"The pixel memory keeps {sorted(wanted)} of every pixel's instance, but a training pass of "
+                f"{type(self).__name__} tells {sorted(done.instance_context)} only (instance_context)."
+            )
         scene = Scene(
             queries=Queries(done.embeddings, done.image_index, done.target_index, done.context),
             features=done.features,
             stride=self.pixel_stride,
             offset=self.pixel_offset,
+            nominal_offset=self.pixel_nominal_offset,
             masks=done.masks,
             image_sizes=done.image_sizes,
             instance_context={name: done.instance_context[name] for name in wanted},

@@ -37,14 +37,26 @@ def build_criterion(cfg: CfgNode, memory_arguments: Mapping[str, Any]) -> IUQCri
                 pixels_per_instance=memory.PIXELS_PER_INSTANCE,
                 pixels_per_image=memory.PIXELS_PER_IMAGE,
             ),
-            inter=settings_from(InterSceneLoss, iuq.INTER),
-            equi=settings_from(EquivarianceLoss, iuq.EQUI) if iuq.EQUI.ENABLED else None,
+            inter=settings_from(InterSceneLoss, iuq.INTER, "MODEL.IUQ.INTER") if iuq.INTER.ENABLED else None,
+            equi=settings_from(EquivarianceLoss, iuq.EQUI, "MODEL.IUQ.EQUI") if iuq.EQUI.ENABLED else None,
             reduce_normalizer=cfg.MODEL.REDUCE_NORMALIZER,
         )
     except ValueError as error:
-        raise UserError(f"MODEL.IUQ: {error}") from error
+        raise UserError(f"MODEL.IUQ.MEMORY: {error}") from error
 
 
-def settings_from(kind: type[Settings], section: CfgNode) -> Settings:
-    """A dataclass of settings from the keys of a section that bear its fields' names, in capitals."""
-    return kind(**{field.name: section[field.name.upper()] for field in fields(kind)})  # type: ignore[arg-type]
+def settings_from(kind: type[Settings], section: CfgNode, name: str) -> Settings:
+    """A dataclass of settings from the keys of a section that bear its fields' names, in capitals.
+
+    Args:
+        kind: the dataclass.
+        section: of a config.
+        name: of the section, for the message.
+
+    Raises:
+        UserError: the dataclass refuses a value.
+    """
+    try:
+        return kind(**{field.name: section[field.name.upper()] for field in fields(kind)})  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from error

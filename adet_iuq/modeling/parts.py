@@ -1,4 +1,4 @@
-"""Named parts of a segmenter's pass: ranges that profilers show, and that one listener may hear begin and end.
+"""Named parts of a segmenter's pass: ranges that profilers show, and that a listener is told of.
 
 Segmenters mark what they do, as a block or a whole function, by these names:
 
@@ -21,7 +21,7 @@ PARTS = ("backbone", "heads", "targets", "losses", "iuq", "nms", "postprocess")
 
 
 class PartListener(Protocol):
-    """Who hears of parts, such as a clock."""
+    """Is told when a part begins and ends; a clock, for example."""
 
     def enter(self, name: str) -> None:
         """A part begins."""
@@ -30,7 +30,7 @@ class PartListener(Protocol):
         """The latest part ends."""
 
 
-_listener: PartListener | None = None  # the one at work
+_listener: PartListener | None = None  # the active one
 
 
 @contextmanager
@@ -50,9 +50,9 @@ def part(name: str) -> Iterator[None]:
 
 @contextmanager
 def heard_by(listener: PartListener) -> Iterator[None]:
-    """Inside, `listener` hears of all parts; one at a time."""
+    """Inside, `listener` is told of all parts; there is one listener at a time."""
     global _listener
-    assert _listener is None, "somebody else is listening"
+    assert _listener is None, "another listener is active"
     _listener = listener
     try:
         yield

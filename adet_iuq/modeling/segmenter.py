@@ -32,10 +32,10 @@ class TrainingPass:
 class Segmenter(nn.Module, ABC):
     """A meta-architecture that the trainer, the evaluation and the checkpoints of this project take.
 
-    A subclass implements `training_pass` and `inference`, and overrides what its defaults below do not say rightly.
+    A subclass implements `training_pass` and `inference`, and overrides those of the defaults below that do not fit it.
     """
 
-    # Names, prefixes or suffixes of tensors without information: a checkpoint may hold them or not.
+    # Names, prefixes or suffixes of tensors that carry no information and may be missing from a checkpoint.
     optional_checkpoint_keys: tuple[str, ...] = ()
     # The loss that reaches `mask_loss_ceiling` when all masks are empty or everything (a dice loss: its weight).
     mask_loss_name: str = "loss_mask"
@@ -44,6 +44,8 @@ class Segmenter(nn.Module, ABC):
     pixel_dim: int = 256
     pixel_stride: int = 4
     pixel_offset: float = 1.5
+    # Where cell 0 lies as seen by a query that reads positions; None: at the middle, stride / 2.
+    pixel_nominal_offset: float | None = None
     # What decoding takes for each pair of a query and a pixel, its backward pass included; it steers chunk sizes only.
     bytes_per_pair: int = 0
 
@@ -106,7 +108,7 @@ class Segmenter(nn.Module, ABC):
         """Takes over what `training_state` gave."""
 
     def iuq_state(self) -> dict[str, Tensor]:
-        """What is spread over the ranks: every rank calls it, and what rank 0 gets is complete."""
+        """State that is spread over the ranks. A collective call, from which rank 0 gets the whole of it."""
         return {}
 
     def load_iuq_state(self, state: Mapping[str, Tensor]) -> None:
@@ -114,12 +116,16 @@ class Segmenter(nn.Module, ABC):
 
     @classmethod
     def images_per_batch(cls, cfg: CfgNode) -> int:
-        """Images that one iteration reads over all ranks; UserError if IMS_PER_BATCH does not suit the segmenter."""
+        """Images that one iteration reads over all ranks; only a trainer with a config asks.
+
+        Raises:
+            UserError: SOLVER.IMS_PER_BATCH does not suit the segmenter.
+        """
         return int(cfg.SOLVER.IMS_PER_BATCH)
 
     @classmethod
     def accumulation_caveat(cls, cfg: CfgNode) -> str:
-        """What a user who accumulates gradients over micro-batches should know; empty: nothing."""
+        """What a user who accumulates gradients over micro-batches should know; only a trainer with a config asks."""
         return ""
 
 

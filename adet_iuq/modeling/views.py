@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 
-from adet_iuq.errors import UserError
 from adet_iuq.iuq import CropFlip, image_generator
 from adet_iuq.modeling.layers import instance_masks, mask_boxes
 from adet_iuq.modeling.segmenter import content_size
@@ -17,16 +16,16 @@ from adet_iuq.modeling.segmenter import content_size
 class Views:
     """How the second view g(I) of an image is drawn; names and meanings as MODEL.IUQ.EQUI."""
 
-    views: str = "paired"
     flip_prob: float = 0.5
     crop_min: float = 0.6
     crop_max: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.views not in ("paired", "extra"):
-            raise UserError(f'MODEL.IUQ.EQUI.VIEWS is "{self.views}"; it can be "paired" or "extra".')
         if not 0 < self.crop_min <= self.crop_max <= 1:
-            raise UserError("MODEL.IUQ.EQUI needs 0 < CROP_MIN <= CROP_MAX <= 1.")
+            raise ValueError(
+                f"A crop keeps a share of each side, 0 < crop_min <= crop_max <= 1; these are {self.crop_min} and "
+                f"{self.crop_max}."
+            )
 
     def draw(self, inputs: Mapping[str, Any], stride: int, offset: float) -> CropFlip:
         """g of one image, keyed to its sample: neither rank nor batch has a say in it.

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from detectron2.engine import default_argument_parser
 
 import adet_iuq
+from adet_iuq.engine import setup
 from helpers.toy_segmenter import metrics, toy_options
 
 TOOLS = Path(adet_iuq.__file__).parents[1] / "tools"
@@ -91,3 +93,8 @@ def test_a_project_that_is_none(project: Path, run: Run, tmp_path: Path) -> None
         assert done.returncode == 2, done.stderr
         assert done.stderr.count(words) == 1 and "Traceback" not in done.stderr
     assert "model.py, line 1)" in done.stderr
+
+
+def test_setup_takes_the_arguments_of_detectron2s_own_parser(tmp_path: Path) -> None:
+    args = default_argument_parser().parse_args(["--num-gpus", "1", *toy_options(tmp_path)])
+    assert setup(args).MODEL.META_ARCHITECTURE == "ToySegmenter"

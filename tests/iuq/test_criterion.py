@@ -29,7 +29,7 @@ def _criterion(
     return IUQCriterion(
         memory=None if inter is None else PixelMemory(4, capacity=capacity),
         sampler=InstanceSampler(5),
-        inter=InterSceneLoss(**(inter or {})),
+        inter=None if inter is None else InterSceneLoss(**inter),
         equi=None if equi is None else EquivarianceLoss(**equi),
     )
 
@@ -166,3 +166,8 @@ def test_no_model_state_but_the_memory() -> None:
 def test_wrong_calls(make_scene: MakeScene, segmenter: Retriever) -> None:
     with pytest.raises(ValueError, match="2 transforms for 2 views"):
         _criterion(equi={})(segmenter, make_scene([1, 1]), transforms_of(2), num_originals=1, iteration=0)
+
+
+def test_an_inter_scene_loss_without_a_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a memory"):
+        IUQCriterion(inter=InterSceneLoss(weight=2.0))

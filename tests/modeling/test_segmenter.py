@@ -97,16 +97,27 @@ def test_a_memory_for_other_pixels_is_refused() -> None:
         LeastIUQ(criterion=IUQCriterion(memory=PixelMemory(8, capacity=10)), views=Views())
 
 
-@pytest.mark.parametrize("values", [{"views": "both"}, {"crop_min": 0.0}, {"crop_min": 0.9, "crop_max": 0.8}])
-def test_views_that_cannot_be_drawn_are_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"MODEL\.IUQ\.EQUI"):
-        Views(**values)
+@pytest.mark.parametrize("low,high", [(0.0, 1.0), (0.9, 0.8), (0.5, 1.2)])
+def test_views_that_cannot_be_drawn_are_refused(low: float, high: float) -> None:
+    with pytest.raises(ValueError, match="0 < crop_min <= crop_max <= 1"):
+        Views(crop_min=low, crop_max=high)
+    cfg = get_cfg()
+    cfg.MODEL.IUQ.EQUI.CROP_MIN, cfg.MODEL.IUQ.EQUI.CROP_MAX = low, high
+    with pytest.raises(UserError, match=r"MODEL\.IUQ\.EQUI: A crop keeps"):
+        settings_from(Views, cfg.MODEL.IUQ.EQUI, "MODEL.IUQ.EQUI")
+
+
+def test_a_memory_of_more_than_a_pass_tells_is_refused() -> None:
+    memory = PixelMemory(3, capacity=10, context={"depth": ()})
+    model = type("Shallow", (LeastIUQ,), {"pixel_dim": 3})(criterion=IUQCriterion(memory=memory), views=Views())
+    with pytest.raises(UserError, match=r"keeps \['depth'\].* Shallow tells \[\] only"):
+        model.forward_scene([{"image": torch.zeros(3, 20, 33)}])
 
 
 def test_settings_are_filled_by_name() -> None:
     cfg = get_cfg()
-    cfg.MODEL.IUQ.EQUI.CROP_MIN, cfg.MODEL.IUQ.EQUI.VIEWS = 0.75, "extra"
-    assert settings_from(Views, cfg.MODEL.IUQ.EQUI) == Views(views="extra", crop_min=0.75)
+    cfg.MODEL.IUQ.EQUI.CROP_MIN = 0.75
+    assert settings_from(Views, cfg.MODEL.IUQ.EQUI, "MODEL.IUQ.EQUI") == Views(crop_min=0.75)
 
 
 @pytest.mark.parametrize("name", DECLARED)
@@ -114,13 +125,13 @@ def test_built_in_segmenters_declare_what_a_pass_gives(name: str) -> None:
     recipe, overrides, mask_loss, pixels = DECLARED[name]
     model = small_model(recipe, *overrides)
     assert isinstance(model, IUQMetaArch) and type(model).__name__ == f"{name}IUQ"
-    inputs = [discs(64, 96, 3, seed=1), discs(96, 64, 2, seed=2)]
+    inputs = [discs(64, 96, 3, seed=1), {**discs(96, 64, 2, seed=2), "content_size": (80, 60)}]
     done = model.training_pass(inputs)
     assert (model.mask_loss_name, model.mask_loss_ceiling) == mask_loss and mask_loss[0] in done.losses
     assert done.features.shape[:2] == (2, model.pixel_dim) and model.pixel_dim == (pixels[0] or model.pixel_dim)
     assert (model.pixel_stride, model.pixel_offset) == pixels[1:]
     assert done.features.shape[2] == model.preprocess(inputs).tensor.shape[2] // model.pixel_stride
-    assert done.image_sizes == [(64, 96), (96, 64)]
+    assert done.image_sizes == [(64, 96), (80, 60)]
     assert [mask.shape[1:] for mask in done.masks] == [(64, 96), (96, 64)]
     count = len(done.embeddings)
     assert count > 0 and done.image_index.shape == done.target_index.shape == (count,)

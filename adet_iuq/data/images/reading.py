@@ -37,7 +37,12 @@ def read_image(record: dict[str, Any], image_format: str) -> npt.NDArray[np.uint
 
 
 def unreadable(record: dict[str, Any]) -> UserError | None:
-    """Why the image of a record cannot be read; None if it can. For mappers that say it in words of their own."""
+    """Why the image of a record cannot be read; None if it can, or if the record names no image.
+
+    It serves mappers that say it in words of their own.
+    """
+    if not record.keys() >= {"file_name", "height", "width"}:
+        return None
     try:
         read_image(record, "BGR")
     except UserError as error:

@@ -51,7 +51,9 @@ class TrainLoader:
         self._records, self._mapper = DatasetFromList(records, copy=False), mapper
 
     def start_at(self, *, seed: int, iteration: int, images_per_batch: int, micro_batches: int) -> None:
-        """Makes the next `iter` begin with the batch of an iteration. The trainer, who alone knows these, calls it.
+        """Makes the next `iter` begin with the batch of an iteration.
+
+        The trainer calls it, because only the trainer knows these numbers.
 
         Args:
             seed, iteration, images_per_batch, micro_batches: as `BatchPlan` says, `iteration` as its `start_iter`; they

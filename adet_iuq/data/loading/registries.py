@@ -78,7 +78,7 @@ def check_needs(name: str, record: dict[str, Any], mapper: Mapper, mapper_name: 
         mapper_name: INPUT.DATASET_MAPPER_NAME.
 
     Raises:
-        UserError: it has not.
+        UserError: the record lacks that key.
     """
     needs = needs_of(mapper)
     if needs not in record:

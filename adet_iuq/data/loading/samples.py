@@ -64,10 +64,10 @@ class TrainingSamples(Dataset):
             numbers = {"image_id": record["image_id"], "sample_index": sample_index, "sample_seed": sample_seed}
             record.update(numbers)
             sample = self._mapped(record, record.get("file_name", f"record {index}"), sample_seed)
-            if isinstance(sample, dict):
-                return {**numbers, **sample}
             if isinstance(sample, Failure):
                 return sample
+            if sample is not None:
+                return {**numbers, **sample}
             if attempt == _MOST_ATTEMPTS:
                 break
             index = derive_seed(sample_seed, _SUBSTITUTE, attempt) % len(self.records)

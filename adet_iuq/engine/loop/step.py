@@ -115,12 +115,12 @@ class TrainStep:
         self.grad_scaler.update()
 
     def _next_batch(self) -> Batch:
+        assert self._data_loader is not None, "data_loader is not set"
         if self._batches is None:
-            assert self._data_loader is not None, "data_loader is not set"
             self._batches = iter(self._data_loader)
         batch = next(self._batches, None)
         if batch is None:  # a loader from outside may end after one pass over its data
-            self._batches = iter(self._data_loader or ())
+            self._batches = iter(self._data_loader)
             batch = next(self._batches, None)
         if batch is None:
             raise UserError("The training loader has no batch.")

@@ -129,8 +129,7 @@ class CondInst(Segmenter):
     def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
         """Losses; FCOS's positives as queries, with their location and scale, on the dense map at stride 8.
 
-        `instance_context` says of every instance where its query would sit and at which scale (Eq. 5 with REL_COORDS
-        "instance").
+        `instance_context` says of every instance where its query would sit, and at which scale.
         """
         images = self.preprocess(batched_inputs)
         instances = [inputs["instances"].to(self.device) for inputs in batched_inputs]

@@ -15,6 +15,7 @@ from adet_iuq.modeling.iuq_meta_arch import IUQMetaArch
 
 # A pixel's own instance, as extras of a memory pixel: where the query of that instance would sit, and its scale.
 REFERENCE: dict[str, tuple[int, ...]] = {"reference_location": (2,), "reference_scale": ()}
+REL_COORDS = ("query", "instance")
 
 
 @META_ARCH_REGISTRY.register()
@@ -32,15 +33,24 @@ class CondInstIUQ(IUQMetaArch, CondInst):
             rel_coords: "query": a memory pixel lies at its own position in its image, as seen from the query;
                 "instance": as seen from its own instance, and the memory then has the context `REFERENCE`.
             iuq: arguments of `IUQMetaArch` and `CondInst`.
+
+        Raises:
+            ValueError: an unknown value, or a memory without that context.
         """
         super().__init__(**iuq)
-        if rel_coords not in ("query", "instance"):
-            raise UserError(f'MODEL.IUQ.INTER.REL_COORDS is "{rel_coords}"; it can be "query" or "instance".')
+        if rel_coords not in REL_COORDS:
+            raise ValueError(f"Unknown rel_coords '{rel_coords}'; choose one of {', '.join(REL_COORDS)}.")
+        memory = self.iuq_criterion.memory
+        if rel_coords == "instance" and memory is not None and memory.context_shapes != REFERENCE:
+            raise ValueError('rel_coords "instance" needs PixelMemory(..., context=REFERENCE).')
         self.instance_coordinates = rel_coords == "instance"
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {**super().from_config(cfg), "rel_coords": cfg.MODEL.IUQ.INTER.REL_COORDS}
+        rel_coords = cfg.MODEL.IUQ.INTER.REL_COORDS
+        if rel_coords not in REL_COORDS:
+            raise UserError(f'MODEL.IUQ.INTER.REL_COORDS is "{rel_coords}"; it can be {" or ".join(REL_COORDS)}.')
+        return {**super().from_config(cfg), "rel_coords": rel_coords}
 
     @classmethod
     def memory_arguments(cls, cfg: CfgNode, base: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Shapes: B images, L levels, S_l cells along each side of level l, N cells of all
 instance, D channels of queries and map, C classes, (Hp, Wp) padded input.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,7 @@ class GridSegmenter(Segmenter):
     mask_loss_name = "loss_ins"
     pixel_stride = STRIDE
     pixel_offset = (STRIDE - 1) / 2  # a cell of the map, as of the quarter-size masks, covers whole pixels
+    pixel_nominal_offset = pixel_offset
 
     def __init__(
         self,
@@ -76,9 +78,9 @@ class GridSegmenter(Segmenter):
         self.in_features, self.mask_in_features = list(in_features), list(mask_in_features)
         self.pixel_dim, self.mask_loss_ceiling = mask_head.out_channels, loss_settings.mask_weight
 
+    @abstractmethod
     def predict(self, features: dict[str, Tensor]) -> GridMaps:
         """Class logits, queries and dense map from the backbone's maps."""
-        raise NotImplementedError
 
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Each image's `instances`: scores, pred_classes, pred_masks (bool, output size) and their tight pred_boxes."""

@@ -56,6 +56,9 @@ class MaskFormer(Segmenter):
     optional_checkpoint_keys = ("criterion.empty_weight",)
     # Of the two mask losses this one has a ceiling, `mask_loss_ceiling`, which it reaches when the masks collapse.
     mask_loss_name = "loss_dice"
+    # Which matched queries a training pass hands on: those of the "last" prediction or of "all", of things or of stuff too.
+    query_layers: str = "last"
+    stuff_instances: bool = False
 
     @configurable
     def __init__(
@@ -69,8 +72,6 @@ class MaskFormer(Segmenter):
         size_divisibility: int,
         things: Sequence[int] | None,
         test: TestSettings,
-        query_layers: str = "last",
-        stuff_instances: bool = False,
     ) -> None:
         """
         Args:
@@ -81,18 +82,10 @@ class MaskFormer(Segmenter):
             size_divisibility: of the padded input; 0 or less: as the backbone needs.
             things: classes that are things, as far as the training set tells; None: all.
             test: what to return in evaluation.
-            query_layers: whose matched queries a training pass hands on: "last", of the last prediction, or "all".
-            stuff_instances: whether it hands on those of stuff segments as well.
-
-        Raises:
-            UserError: an unknown `query_layers`.
         """
         divisibility = size_divisibility if size_divisibility > 0 else backbone.size_divisibility
         super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std, size_divisibility=divisibility)
-        if query_layers not in ("last", "all"):
-            raise UserError(f'MODEL.IUQ.MASK_FORMER.QUERY_LAYERS is "{query_layers}"; it can be last or all.')
         self.backbone, self.sem_seg_head, self.criterion = backbone, sem_seg_head, set_criterion
-        self.query_layers, self.stuff_instances = query_layers, stuff_instances
         self.things, self.test = things, test
         self.mask_loss_ceiling = set_criterion.dice_weight
         self.pixel_dim, self.pixel_stride = sem_seg_head.pixel_decoder.mask_channels, sem_seg_head.pixel_decoder.stride
@@ -137,8 +130,9 @@ class MaskFormer(Segmenter):
         predictions, mask_features = self._predictions(images)
         frame = (images.tensor.shape[2], images.tensor.shape[3])
         losses, matches = self.criterion(predictions, mask_features, targets, frame)
-        instances = [self._is_instance(target) for target in targets]
-        embeddings, image_index, target_index = self._matched(predictions[-len(matches) :], matches, instances)
+        with part("targets"):
+            instances = [self._is_instance(target) for target in targets]
+            embeddings, image_index, target_index = self._matched(predictions[-len(matches) :], matches, instances)
         return TrainingPass(
             losses=losses,
             features=mask_features,

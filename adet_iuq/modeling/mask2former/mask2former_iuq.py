@@ -30,7 +30,7 @@ class ViewLoss:
 
     def __post_init__(self) -> None:
         if self.equi_mask_loss not in ("bce", "focal"):
-            raise UserError(f'MODEL.IUQ.MASK_FORMER.EQUI_MASK_LOSS is "{self.equi_mask_loss}"; it can be bce or focal.')
+            raise ValueError(f"Unknown equi_mask_loss '{self.equi_mask_loss}'; choose bce or focal.")
 
     def total(self, logits: Tensor, wanted: Tensor, counting: Tensor | None) -> Tensor:
         """Weighted sum over queries of the losses of mask logits at points (Q, points), where `counting` (bool)."""
@@ -50,23 +50,29 @@ class MaskFormerIUQ(IUQMetaArch, MaskFormer):
     """
 
     @configurable
-    def __init__(self, *, view_loss: ViewLoss, **iuq: Any) -> None:
+    def __init__(
+        self, *, view_loss: ViewLoss, query_layers: str = "last", stuff_instances: bool = False, **iuq: Any
+    ) -> None:
         """
         Args:
             view_loss: L_mask of the equivariance term.
+            query_layers: "last": the matched queries of the last prediction; "all": of every one that has losses.
+            stuff_instances: whether stuff segments count as instances.
             iuq: arguments of `IUQMetaArch` and `MaskFormer`.
         """
         super().__init__(**iuq)
-        self.view_loss = view_loss
+        self.view_loss, self.query_layers, self.stuff_instances = view_loss, query_layers, stuff_instances
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         settings = cfg.MODEL.IUQ.MASK_FORMER
+        if settings.QUERY_LAYERS not in ("last", "all"):
+            raise UserError(f'MODEL.IUQ.MASK_FORMER.QUERY_LAYERS is "{settings.QUERY_LAYERS}"; it can be last or all.')
         return {
             **super().from_config(cfg),
             "query_layers": settings.QUERY_LAYERS,
             "stuff_instances": settings.STUFF_INSTANCES,
-            "view_loss": settings_from(ViewLoss, settings),
+            "view_loss": settings_from(ViewLoss, settings, "MODEL.IUQ.MASK_FORMER"),
         }
 
     @classmethod

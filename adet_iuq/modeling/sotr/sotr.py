@@ -1,7 +1,7 @@
 """SOTR: a transformer on grids over the image makes class logits and 1x1 dynamic kernels (arXiv 2108.06747).
 
-The published model under its published names; parity spec in ../shared/parity/sotr/spec.md. Grids, targets, losses,
-mask branch and inference are SOLOv2's.
+The published model under its published names; parity spec in ../shared/parity/sotr/spec.md. What it shares with
+SOLOv2 (grids, targets, losses, mask branch, inference) stands in `adet_iuq.modeling.grid`.
 """
 
 from typing import Any

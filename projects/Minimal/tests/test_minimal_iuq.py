@@ -17,7 +17,7 @@ def scenes() -> list[dict[str, Any]]:
 
 
 def views_of(model: Any, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Any]]:
-    transforms = [model.sample_transform(one) for one in inputs]
+    transforms = [model._sample_transform(one) for one in inputs]
     return inputs + [transform_inputs(one, g) for one, g in zip(inputs, transforms, strict=True)], transforms
 
 

@@ -198,3 +198,12 @@ def test_keys_of_scale_reach_the_memory_and_the_criterion() -> None:
     assert criterion.reduce_normalizer and model.reduce_normalizer and model.proposal_generator.reduce_normalizer
     default = small_model(*IUQ).iuq_criterion
     assert default.inter.sample == -1 and default.memory.check_period == 0 and not default.reduce_normalizer
+
+
+def test_instance_coordinates_need_a_memory_that_keeps_the_reference() -> None:
+    cfg = small_cfg(*IUQ)
+    arguments = CondInstIUQ.from_config(cfg)
+    with pytest.raises(ValueError, match="context=REFERENCE"):
+        CondInstIUQ(**{**arguments, "rel_coords": "instance"})
+    with pytest.raises(ValueError, match="choose one of query, instance"):
+        CondInstIUQ(**{**arguments, "rel_coords": "pixel"})

@@ -87,7 +87,7 @@ def test_polygons_and_bitmasks_give_the_same_masks() -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4, 8])
-def test_sample_masks_reads_the_middle_and_pads(stride: int) -> None:
+def test_strided_masks_reads_the_middle_and_pads(stride: int) -> None:
     masks = torch.rand(3, 21, 30) > 0.5
     padded = F.pad(masks, (0, 2, 0, 11))
     expected = padded[:, stride // 2 :: stride, stride // 2 :: stride].float()
