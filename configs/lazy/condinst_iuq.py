@@ -107,7 +107,7 @@ model = L(CondInstIUQ)(
         inter=L(InterSceneLoss)(start_iter=1000, ramp_iters=1000, max_queries=100),
         equi=L(EquivarianceLoss)(weight=3.0),
     ),
-    views=L(Views)(views="paired"),
+    views=L(Views)(),
 )
 
 dataloader = dict(

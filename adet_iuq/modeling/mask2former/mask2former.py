@@ -132,6 +132,7 @@ class MaskFormer(Segmenter):
         losses, matches = self.criterion(predictions, mask_features, targets, frame)
         with part("targets"):
             instances = [self._is_instance(target) for target in targets]
+        with part("heads"):
             embeddings, image_index, target_index = self._matched(predictions[-len(matches) :], matches, instances)
         return TrainingPass(
             losses=losses,
