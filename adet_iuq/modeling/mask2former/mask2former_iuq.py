@@ -17,6 +17,8 @@ from adet_iuq.modeling.layers import dot_product_maps, loss_count
 from adet_iuq.modeling.mask2former import mask_losses
 from adet_iuq.modeling.mask2former.mask2former import MaskFormer
 
+QUERY_LAYERS = ("last", "all")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViewLoss:
@@ -59,15 +61,22 @@ class MaskFormerIUQ(IUQMetaArch, MaskFormer):
             query_layers: "last": the matched queries of the last prediction; "all": of every one that has losses.
             stuff_instances: whether stuff segments count as instances.
             iuq: arguments of `IUQMetaArch` and `MaskFormer`.
+
+        Raises:
+            ValueError: unknown `query_layers`.
         """
         super().__init__(**iuq)
+        if query_layers not in QUERY_LAYERS:
+            raise ValueError(f"Unknown query_layers '{query_layers}'; choose one of {', '.join(QUERY_LAYERS)}.")
         self.view_loss, self.query_layers, self.stuff_instances = view_loss, query_layers, stuff_instances
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         settings = cfg.MODEL.IUQ.MASK_FORMER
-        if settings.QUERY_LAYERS not in ("last", "all"):
-            raise UserError(f'MODEL.IUQ.MASK_FORMER.QUERY_LAYERS is "{settings.QUERY_LAYERS}"; it can be last or all.')
+        if settings.QUERY_LAYERS not in QUERY_LAYERS:
+            raise UserError(
+                f'MODEL.IUQ.MASK_FORMER.QUERY_LAYERS is "{settings.QUERY_LAYERS}"; it can be {" or ".join(QUERY_LAYERS)}.'
+            )
         return {
             **super().from_config(cfg),
             "query_layers": settings.QUERY_LAYERS,

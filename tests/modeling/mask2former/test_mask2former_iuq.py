@@ -16,7 +16,7 @@ from adet_iuq.modeling.mask2former.matcher import Matches
 from adet_iuq.modeling.mask2former.transformer_decoder import Prediction
 from adet_iuq.modeling.segmenter import content_size
 from adet_iuq.modeling.views import transform_inputs
-from helpers.scenes import discs, mask2former_model
+from helpers.scenes import SMALL_MASK2FORMER, discs, mask2former_model, small_cfg
 
 BASE = "Mask2Former/R50_50ep_paper.yaml"
 IUQ = ("Mask2Former/R50_50ep_iuq.yaml", "MODEL.IUQ.INTER.START_ITER", "0", "MODEL.IUQ.INTER.RAMP_ITERS", "0")
@@ -340,3 +340,9 @@ def test_fifty_steps_in_bfloat16_stay_finite() -> None:
         optimizer.step()
         first, last = (float(total.detach()) if step == 0 else first), float(total.detach())
     assert last < first
+
+
+def test_an_unknown_choice_of_layers_is_refused_without_a_config_too() -> None:
+    arguments = MaskFormerIUQ.from_config(small_cfg(*IUQ, *SMALL_MASK2FORMER))
+    with pytest.raises(ValueError, match="Unknown query_layers 'first'"):
+        MaskFormerIUQ(**{**arguments, "query_layers": "first"})
