@@ -1,9 +1,8 @@
 """Splits the training images of "embryos" for tuning, so that nothing is tuned on its val. Images are not copied.
 
-    python datasets/tune_embryos.py  # writes output/embryos_tune/{train,val}.json
-                                          # (configs/Studies/Base-embryos-tune.yaml
+    python datasets/tune_embryos.py     # writes output/embryos_tune/{train,val}.json
 
-Whole recording sessions are held out, 33 of the 154 images (21 %).
+Whole recording sessions are held out, 33 of the 154 images (21 %). configs/Studies/Base-embryos-tune.yaml reads the files.
 """
 
 import argparse

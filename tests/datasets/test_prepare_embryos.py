@@ -34,7 +34,8 @@ def source(tmp_path: Path) -> Path:
     """A clone whose folder `data` is an export of seven pictures with two embryos each, one of them a sliver."""
     root = tmp_path / "clone/data"
     for split, names in PICTURES.items():
-        records, annotations = [], []
+        records: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for number, name in enumerate(names):
             records.append({"id": number, "file_name": name, "width": 1024, "height": 784})
             for polygon in (SQUARE, SLIVER):
@@ -119,8 +120,8 @@ def test_an_export_of_the_finished_set_gives_its_json_files(tmp_path: Path) -> N
         write_export(tmp_path, published, records, annotations)
     write(tmp_path, tmp_path / "out")
     for split in ("train", "val"):
-        ours, theirs = (json.loads((folder / f"{split}.json").read_text()) for folder in (tmp_path / "out", DATA / "embryos"))
-        assert ours == theirs
+        made, known = tmp_path / "out", DATA / "embryos"
+        assert json.loads((made / f"{split}.json").read_text()) == json.loads((known / f"{split}.json").read_text())
     with pytest.raises(UserError, match="Masks and names agree, so the set serves"):
         verify(tmp_path / "out", known_checksums("embryos"))
 

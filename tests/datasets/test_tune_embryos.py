@@ -19,7 +19,7 @@ SOURCES = [
 
 def test_whole_sessions_are_held_out() -> None:
     images = [{"id": number, "source": source} for number, source in enumerate(SOURCES, start=1)]
-    annotations = [{"id": 10 * i["id"], "image_id": i["id"], "category_id": 1} for i in images]
+    annotations = [{"id": 10 * number, "image_id": number, "category_id": 1} for number in range(1, 5)]
     parts = tuning_split({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "embryo"}]})
     assert [image["id"] for image in parts["train"]["images"]] == [2, 4]
     assert [annotation["id"] for annotation in parts["val"]["annotations"]] == [10, 30]
