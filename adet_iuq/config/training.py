@@ -14,6 +14,8 @@ def add_data_config(cfg: CfgNode) -> None:
     # The embedded scenes `shapes_train` and `shapes_val`.
     cfg.DATASETS.SHAPES = CfgNode()
     cfg.DATASETS.SHAPES.ROOT = ""  # cache folder; empty: $ADET_IUQ_CACHE, else ~/.cache/adet_iuq
+    # "mixed": five classes, all sizes. "crowded": one class, 20 to 40 near-identical touching instances an image.
+    cfg.DATASETS.SHAPES.PRESET = "mixed"
     cfg.DATASETS.SHAPES.SIZE = 192  # side of the square images, pixels
     cfg.DATASETS.SHAPES.NUM_TRAIN = 200
     cfg.DATASETS.SHAPES.NUM_VAL = 50

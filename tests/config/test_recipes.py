@@ -15,9 +15,13 @@ from adet_iuq.config import get_cfg, load_config
 from helpers.golden import REPOSITORY
 
 METHOD = "configs/iuq.yaml"
-FILES = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "configs").rglob("*.yaml"))
+FOUND = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "configs").rglob("*.yaml"))
+# Beside their bases, configs/Studies holds studies, which name a base but are no configs themselves.
+FILES = [name for name in FOUND if "/Studies/" not in name or "/Base-" in name]
 # Files that others name in a list of _BASE_ and that are not launched.
 PARTS = {name for name in FILES if Path(name).name.startswith("Base-") or name == METHOD}
+STUDY_BASES = {name for name in FILES if "/Studies/" in name}
+STUDY_TRUNK = "configs/Studies/Base-lite0.yaml"
 IUQ_RECIPES = [name for name in FILES if name.endswith("_iuq.yaml")]
 # Pairs whose schedules differ on purpose: with the method these overfits see half as many images an iteration, or need
 # fewer iterations to reach what they should.
@@ -95,7 +99,7 @@ def test_every_file_is_launched_or_stood_upon() -> None:
         bases = yaml.safe_load((REPOSITORY / name).read_text()).get("_BASE_", [])
         for base in [bases] if isinstance(bases, str) else bases:
             named.add(str((REPOSITORY / name).parent.joinpath(base).resolve().relative_to(REPOSITORY)))
-    assert PARTS <= named <= set(FILES)
+    assert PARTS - STUDY_BASES <= named <= set(FILES)  # studies stand upon their bases, by name
 
 
 @pytest.mark.parametrize(
@@ -114,6 +118,39 @@ def test_an_iuq_recipe_differs_from_its_base_in_the_method_only(name: str) -> No
     changed = {key for key in iuq if iuq[key] != base[key] and not key.startswith("MODEL.IUQ.")}
     schedule = set(SCHEDULE) if name in OWN_SCHEDULE else set()
     assert changed == {"MODEL.META_ARCHITECTURE", "OUTPUT_DIR"} | schedule
+
+
+def differences(name: str, base: str) -> set[str]:
+    """The keys that two files resolve to different values."""
+    ours, theirs = leaves(name), leaves(base)
+    return {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+
+
+def test_the_trunk_of_the_studies_is_condinst_on_a_pretrained_backbone() -> None:
+    cfg = leaves(STUDY_TRUNK)
+    assert cfg["MODEL.META_ARCHITECTURE"] == "CondInstIUQ"
+    assert not cfg["MODEL.IUQ.INTER.ENABLED"] and not cfg["MODEL.IUQ.EQUI.ENABLED"]
+    assert cfg["MODEL.WEIGHTS"] == "pretrained://" + cfg["MODEL.TIMM.NAME"]
+    different = {key for key in differences(STUDY_TRUNK, "configs/Base-small.yaml") if not key.startswith("MODEL.IUQ.")}
+    assert different == {
+        *("MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.BACKBONE.NAME"),
+        *("MODEL.TIMM.NAME", "INPUT.FORMAT", "SOLVER.STEPS", "SOLVER.MAX_ITER"),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(STUDY_BASES - {STUDY_TRUNK}))
+def test_the_bases_of_the_studies_differ_in_their_data_only(name: str) -> None:
+    assert all(key.startswith("DATASETS.") for key in differences(name, STUDY_TRUNK))
+    cfg = leaves(name)
+    kind = Path(name).stem.removeprefix("Base-").replace("-", "_")
+    assert (cfg["DATASETS.TRAIN"], cfg["DATASETS.TEST"]) == ((f"{kind}_train",), (f"{kind}_val",))
+    files = [entry[1] for entry in cfg["DATASETS.REGISTER"]]
+    assert len(files) == len(set(files)) == (0 if kind == "shapes" else 2)
+
+
+def test_what_is_tuned_on_embryos_reads_no_image_of_their_val() -> None:
+    cfg = leaves("configs/Studies/Base-embryos-tune.yaml")
+    assert {entry[2] for entry in cfg["DATASETS.REGISTER"]} == {"$ADET_IUQ_DATA/embryos/train"}
 
 
 def test_no_recipe_names_a_folder_beside_the_checkout() -> None:

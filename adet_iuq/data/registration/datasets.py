@@ -21,7 +21,7 @@ from adet_iuq.data.shapes.panoptic import (
     shapes_panoptic_loader,
     shapes_panoptic_metadata,
 )
-from adet_iuq.data.shapes.render import CLASSES
+from adet_iuq.data.shapes.presets import preset_of
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -120,13 +120,13 @@ def _register_scenes(name: str, load: Callable[[], list[dict[str, Any]]], metada
 
 
 def _shapes_metadata(cfg: CfgNode, split: str) -> dict[str, Any]:
-    folder = shapes_split(cfg, split)
+    folder, classes = shapes_split(cfg, split), preset_of(cfg).classes
     return {
         "json_file": str(folder / ANNOTATIONS),
         "image_root": str(folder),
         "evaluator_type": "coco",
-        "thing_classes": list(CLASSES),
-        "thing_dataset_id_to_contiguous_id": {number + 1: number for number in range(len(CLASSES))},
+        "thing_classes": list(classes),
+        "thing_dataset_id_to_contiguous_id": {number + 1: number for number in range(len(classes))},
     }
 
 

@@ -22,7 +22,8 @@ from PIL import Image
 
 from adet_iuq.data.cache import cache_folder
 from adet_iuq.data.seeding import derive_seed
-from adet_iuq.data.shapes.render import CLASSES, Figure, rasterize, render_scene
+from adet_iuq.data.shapes.presets import DEFAULT, Preset, preset_of
+from adet_iuq.data.shapes.render import Figure, rasterize
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def shapes_split(cfg: CfgNode, split: str) -> Path:
     """The folder of `split` ("train" or "val") under DATASETS.SHAPES, which holds `annotations.json` and the images.
 
     Raises:
-        UserError: a key of DATASETS.SHAPES is out of range.
+        UserError: a key of DATASETS.SHAPES is out of range, or names no preset.
     """
     keys = cfg.DATASETS.SHAPES
     number = keys.NUM_TRAIN if split == "train" else keys.NUM_VAL
@@ -46,7 +47,9 @@ def shapes_split(cfg: CfgNode, split: str) -> Path:
             f"DATASETS.SHAPES: SIZE {keys.SIZE} must be at least {_LEAST_SIZE}, NUM_TRAIN {keys.NUM_TRAIN} and "
             f"NUM_VAL {keys.NUM_VAL} at least 1."
         )
-    name = f"v{FORMAT_VERSION}-{split}-size{keys.SIZE}-num{number}-seed{keys.SEED}"
+    preset_of(cfg)
+    kind = "" if keys.PRESET == DEFAULT else f"-{keys.PRESET}"
+    name = f"v{FORMAT_VERSION}{kind}-{split}-size{keys.SIZE}-num{number}-seed{keys.SEED}"
     mark = hashlib.sha256(name.encode()).hexdigest()[:8]
     return cache_folder(keys.ROOT) / "shapes" / f"{name}-{mark}"
 
@@ -85,14 +88,14 @@ def _is_whole(folder: Path) -> bool:
 
 def _render_to(folder: Path, cfg: CfgNode, split: str) -> None:
     keys = cfg.DATASETS.SHAPES
-    number = keys.NUM_TRAIN if split == "train" else keys.NUM_VAL
+    number, preset = keys.NUM_TRAIN if split == "train" else keys.NUM_VAL, preset_of(cfg)
     logger.info("Rendering %d scenes of %d x %d pixels to %s", number, keys.SIZE, keys.SIZE, folder)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name))
     try:
-        content = _coco_frame()
+        content = _coco_frame(preset)
         for index in range(number):
             seed = derive_seed(FORMAT_VERSION, keys.SEED, SPLITS.index(split), index)
-            scene = render_scene(keys.SIZE, np.random.default_rng(seed))
+            scene = preset.render(keys.SIZE, np.random.default_rng(seed))
             file_name = f"{index + 1:06d}.png"
             (partial / file_name).write_bytes(_png(scene.image))
             content["images"].append({"id": index + 1, "file_name": file_name, "height": keys.SIZE, "width": keys.SIZE})
@@ -108,8 +111,8 @@ def _render_to(folder: Path, cfg: CfgNode, split: str) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _coco_frame() -> dict[str, Any]:
-    categories = [{"id": number + 1, "name": name} for number, name in enumerate(CLASSES)]
+def _coco_frame(preset: Preset) -> dict[str, Any]:
+    categories = [{"id": number + 1, "name": name} for number, name in enumerate(preset.classes)]
     info = {"description": f"adet_iuq shapes, format {FORMAT_VERSION}"}
     return {"info": info, "licenses": [], "categories": categories, "images": [], "annotations": []}
 

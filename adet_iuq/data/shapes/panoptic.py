@@ -6,7 +6,7 @@ Made once from the rendered scenes, beside them; images and instance annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 from adet_iuq.data.annotations.panoptic import id_colours, load_panoptic_records, panoptic_metadata
 from adet_iuq.data.shapes.dataset import ANNOTATIONS, render_shapes, shapes_split
-from adet_iuq.data.shapes.render import CLASSES
+from adet_iuq.data.shapes.presets import preset_of
 from adet_iuq.errors import UserError
 
 SHAPES_PANOPTIC = {"shapes_panoptic_train": "train", "shapes_panoptic_val": "val"}
@@ -28,9 +28,9 @@ PANOPTIC_JSON = "panoptic.json"
 _FORMAT_VERSION = 1  # raise it with every change to what is written
 
 
-def shapes_panoptic_categories() -> list[dict[str, Any]]:
-    """COCO's panoptic `categories`: the shapes, then the ground."""
-    names = [*CLASSES, BACKGROUND]
+def shapes_panoptic_categories(classes: Sequence[str]) -> list[dict[str, Any]]:
+    """COCO's panoptic `categories`: the shapes of these classes, then the ground."""
+    names = [*classes, BACKGROUND]
     return [{"id": i + 1, "name": name, "isthing": int(name != BACKGROUND)} for i, name in enumerate(names)]
 
 
@@ -74,7 +74,7 @@ def shapes_panoptic_metadata(cfg: CfgNode, split: str) -> dict[str, Any]:
     """What detectron2's catalog says of a split: classes, files, and which evaluator it gets."""
     folder, scenes = shapes_panoptic_folder(cfg, split), shapes_split(cfg, split)
     return {
-        **panoptic_metadata(shapes_panoptic_categories()),
+        **panoptic_metadata(shapes_panoptic_categories(preset_of(cfg).classes)),
         "json_file": str(scenes / ANNOTATIONS),
         "image_root": str(scenes),
         "panoptic_json": str(folder / PANOPTIC_JSON),
@@ -87,15 +87,16 @@ def shapes_panoptic_metadata(cfg: CfgNode, split: str) -> dict[str, Any]:
 
 def _write_panoptic(folder: Path, scenes: Path) -> None:
     content = json.loads((scenes / ANNOTATIONS).read_bytes())
+    categories = shapes_panoptic_categories([category["name"] for category in content["categories"]])
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name))
     try:
         entries = []
         for image in content["images"]:
             annotations = [a for a in content["annotations"] if a["image_id"] == image["id"]]
-            ids, segments = _panoptic_map(annotations, image["height"], image["width"])
+            ids, segments = _panoptic_map(annotations, categories, image["height"], image["width"])
             Image.fromarray(id_colours(ids)).save(partial / image["file_name"])
             entries.append({"image_id": image["id"], "file_name": image["file_name"], "segments_info": segments})
-        whole = {"images": content["images"], "annotations": entries, "categories": shapes_panoptic_categories()}
+        whole = {"images": content["images"], "annotations": entries, "categories": categories}
         (partial / PANOPTIC_JSON).write_text(json.dumps(whole, sort_keys=True), encoding="utf-8")
         partial.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
@@ -105,7 +106,7 @@ def _write_panoptic(folder: Path, scenes: Path) -> None:
 
 
 def _panoptic_map(
-    annotations: list[dict[str, Any]], height: int, width: int
+    annotations: list[dict[str, Any]], categories: list[dict[str, Any]], height: int, width: int
 ) -> tuple[npt.NDArray[np.int64], list[dict[str, Any]]]:
     """Ids (H, W) and segments of one scene, whose visible masks do not overlap; the ground comes last."""
     ground = len(annotations) + 1
@@ -115,9 +116,9 @@ def _panoptic_map(
         if isinstance(segmentation, list):
             segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
         ids[mask_util.decode(segmentation) > 0] = number + 1
-    categories = [annotation["category_id"] for annotation in annotations] + [len(CLASSES) + 1]
+    labels = [*(annotation["category_id"] for annotation in annotations), categories[-1]["id"]]
     segments = []
-    for number, category in enumerate(categories):
+    for number, category in enumerate(labels):
         mask = ids == number + 1
         box = mask_util.toBbox(mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))).tolist()
         segments.append({"id": number + 1, "category_id": category, "area": int(mask.sum()), "bbox": box, "iscrowd": 0})

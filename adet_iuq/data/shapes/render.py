@@ -26,12 +26,13 @@ _RING_HOLE = 0.5  # inner radius over outer radius
 
 @dataclass(frozen=True)
 class Look:
-    """What look-alikes share: class, texture and colours (RGB, 0-255)."""
+    """What look-alikes share: class, texture, colours (RGB, 0-255), and whether they are rings."""
 
     label: int
     texture: str
     front: Array
     back: Array
+    hollow: bool = False
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Scene:
 
 def render_scene(size: int, rng: np.random.Generator) -> Scene:
     """Draws a square scene of `size` pixels a side; everything random comes from `rng`."""
-    canvas = _background(size, rng)
+    canvas = background(size, rng)
     figures: list[Figure] = []
     count = 0 if rng.random() < _EMPTY_SHARE else int(rng.integers(3, 11))
     prototypes = [_random_look(rng) for _ in range(2)]
@@ -69,8 +70,8 @@ def render_scene(size: int, rng: np.random.Generator) -> Scene:
         # Most figures copy one of two prototypes: telling copies apart takes more than class and colour.
         look = prototypes[int(rng.integers(2))] if rng.random() < 0.65 else _random_look(rng)
         for _attempt in range(8):
-            if _place(figures, _outline(look, size, rng, figures), look, size):
-                _paint(canvas, figures[-1], rng)
+            if place(figures, _outline(look, size, rng, figures), look, size):
+                paint(canvas, figures[-1], rng)
                 break
     canvas += rng.normal(0.0, 4.0, canvas.shape)
     return Scene(np.clip(canvas, 0, 255).astype(np.uint8), figures)
@@ -79,21 +80,22 @@ def render_scene(size: int, rng: np.random.Generator) -> Scene:
 def _random_look(rng: np.random.Generator) -> Look:
     label = int(rng.integers(len(CLASSES)))
     hue = rng.random() if rng.random() < _ODD_COLOUR_SHARE else label / len(CLASSES) + rng.uniform(-0.05, 0.05)
-    front = _colour(hue, rng.uniform(0.65, 1.0), rng.uniform(0.7, 1.0))
-    back = _colour(hue + rng.uniform(-0.04, 0.04), rng.uniform(0.3, 0.8), rng.uniform(0.3, 0.55))
-    return Look(label, TEXTURES[int(rng.integers(len(TEXTURES)))], front, back)
+    front = colour(hue, rng.uniform(0.65, 1.0), rng.uniform(0.7, 1.0))
+    back = colour(hue + rng.uniform(-0.04, 0.04), rng.uniform(0.3, 0.8), rng.uniform(0.3, 0.55))
+    return Look(label, TEXTURES[int(rng.integers(len(TEXTURES)))], front, back, CLASSES[label] == "ring")
 
 
-def _colour(hue: float, saturation: float, value: float) -> Array:
+def colour(hue: float, saturation: float, value: float) -> Array:
+    """RGB, 0-255, from hue (any real number, in turns), saturation and value, 0-1."""
     return np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value)) * 255.0
 
 
-def _background(size: int, rng: np.random.Generator) -> Array:
+def background(size: int, rng: np.random.Generator) -> Array:
     """A dull two-colour gradient with patches and clutter: pieces of lines, which belong to no class."""
     y, x = np.mgrid[0:size, 0:size] / size
     angle = rng.uniform(0, 2 * np.pi)
     slope = np.clip(0.5 + (x - 0.5) * np.cos(angle) + (y - 0.5) * np.sin(angle), 0, 1)[..., None]
-    ends = [_colour(rng.random(), rng.uniform(0.0, 0.25), rng.uniform(0.25, 0.85)) for _ in range(2)]
+    ends = [colour(rng.random(), rng.uniform(0.0, 0.25), rng.uniform(0.25, 0.85)) for _ in range(2)]
     canvas = ends[0] * slope + ends[1] * (1 - slope)
     coarse = rng.normal(0.0, 14.0, (size // 16 + 2, size // 16 + 2, 3))
     canvas += np.kron(coarse, np.ones((16, 16, 1)))[:size, :size]
@@ -102,7 +104,7 @@ def _background(size: int, rng: np.random.Generator) -> Array:
         along = (x * size - start[0]) * np.cos(direction) + (y * size - start[1]) * np.sin(direction)
         across = (y * size - start[1]) * np.cos(direction) - (x * size - start[0]) * np.sin(direction)
         line = (np.abs(along) < rng.uniform(1, size / 5)) & (np.abs(across) < rng.uniform(0.6, 1.6))
-        canvas[line] = _colour(rng.random(), rng.uniform(0, 0.5), rng.uniform(0.1, 0.9))
+        canvas[line] = colour(rng.random(), rng.uniform(0, 0.5), rng.uniform(0.1, 0.9))
     return canvas
 
 
@@ -127,22 +129,29 @@ def _outline(look: Look, size: int, rng: np.random.Generator, figures: list[Figu
     return np.asarray(np.round(centre + radius * points, 2))
 
 
-def _place(figures: list[Figure], polygon: Array, look: Look, size: int) -> bool:
-    """Adds the figure on top, unless too little of it, or too little of another one, would be seen."""
+def place(figures: list[Figure], polygon: Array, look: Look, size: int, least_visible: float = _LEAST_VISIBLE) -> bool:
+    """Adds the figure on top, unless less than `least_visible` of it, or of another one, would be seen."""
     full = rasterize(polygon, size)
-    if CLASSES[look.label] == "ring":
+    if look.hollow:
         full &= ~rasterize(ring_hole(polygon), size)
     whole = 0.5 * abs(np.sum(polygon[:, 0] * np.roll(polygon[:, 1], 1) - polygon[:, 1] * np.roll(polygon[:, 0], 1)))
-    if full.sum() < max(_LEAST_PIXELS, _LEAST_VISIBLE * whole):
+    if full.sum() < max(_LEAST_PIXELS, least_visible * whole):
         return False
-    remaining = [figure.visible & ~full for figure in figures]
-    for figure, rest in zip(figures, remaining, strict=True):
-        if rest.sum() < max(_LEAST_PIXELS, _LEAST_VISIBLE * figure.full.sum()):
+    near = [figure for figure in figures if _boxes_meet(figure.polygon, polygon)]
+    remaining = [figure.visible & ~full for figure in near]
+    for figure, rest in zip(near, remaining, strict=True):
+        if rest.sum() < max(_LEAST_PIXELS, least_visible * figure.full.sum()):
             return False
-    for figure, rest in zip(figures, remaining, strict=True):
+    for figure, rest in zip(near, remaining, strict=True):
         figure.visible = rest
     figures.append(Figure(look, polygon, full, full.copy()))
     return True
+
+
+def _boxes_meet(polygon: Array, other: Array) -> bool:
+    """Whether the outlines' boxes, a pixel wider on every side, share a point: if not, neither hides the other."""
+    low, high = polygon.min(axis=0) - 2, polygon.max(axis=0) + 2
+    return bool(np.all((low <= other.max(axis=0)) & (other.min(axis=0) <= high)))
 
 
 def ring_hole(polygon: Array) -> Array:
@@ -156,7 +165,7 @@ def rasterize(polygon: Array, size: int) -> Mask:
     return np.asarray(mask_util.decode(mask_util.frPyObjects([polygon.reshape(-1).tolist()], size, size))[..., 0] > 0)
 
 
-def _paint(canvas: Array, figure: Figure, rng: np.random.Generator) -> None:
+def paint(canvas: Array, figure: Figure, rng: np.random.Generator) -> None:
     """Paints all of the figure's pixels, with a dark rim that separates it from its look-alikes."""
     rows, columns = np.nonzero(figure.full)
     centre = figure.polygon.mean(axis=0)

@@ -1,0 +1,156 @@
+"""What the preparing scripts share: where the source lies, where the data set goes, and whether it is the known one.
+
+`checksums/NAME.json` holds, for each split of a data set, the sha256 of every image's pixels (RGB, rows from the top; not of
+the file, whose bytes depend on the encoder) under its file name, in the order of the JSON file, and one sha256 of all masks.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pycocotools.mask as mask_util
+from PIL import Image
+
+from adet_iuq.errors import EXIT_USER_ERROR, UserError
+
+SPLITS = ("train", "val")
+VARIABLE = "ADET_IUQ_DATA"
+_NAMED = 5  # so many differing files are named, the rest counted
+
+
+def prepare(
+    name: str, description: str, how_to_get: str, write: Callable[[Path, Path], None], arguments: list[str] | None
+) -> int:
+    """The command line of a preparing script; returns the exit code.
+
+    Args:
+        name: of the data set and of its list of checksums.
+        description: the help text.
+        how_to_get: commands that fetch the source, shown where it is missing.
+        write: takes the folder of the source and the folder to write `{train,val}.json` and the images to.
+        arguments: of the command line; None: those of the process.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, help="folder or zip file of the source; without it: says how to get it")
+    parser.add_argument("--output", type=Path, help=f"folder to write (default: ${VARIABLE}/{name})")
+    parsed = parser.parse_args(arguments)
+    try:
+        if parsed.source is None:
+            raise UserError(f"This script does not download. Get the source, then name it with --source:\n{how_to_get}")
+        output = parsed.output or _default_output(name)
+        with opened(parsed.source) as source:
+            _write_once(write, source, output)
+        verify(output, known_checksums(name))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    print(f"{output}: images and masks are those of datasets/checksums/{name}.json")
+    return 0
+
+
+def _default_output(name: str) -> Path:
+    if not os.environ.get(VARIABLE):
+        raise UserError(f"The environment variable {VARIABLE} is not set; set it, or name a folder with --output.")
+    return Path(os.environ[VARIABLE]) / name
+
+
+def _write_once(write: Callable[[Path, Path], None], source: Path, output: Path) -> None:
+    there = [output / f"{split}.json" for split in SPLITS if (output / f"{split}.json").exists()]
+    if there:
+        raise UserError(f"{there[0]} exists. Remove {output}, or name another folder with --output.")
+    try:
+        write(source, output)
+    except OSError as error:
+        raise UserError(f"Preparing {output} from {source} failed: {error}.") from error
+
+
+@contextmanager
+def opened(source: Path) -> Iterator[Path]:
+    """The source as a folder: itself, or a zip file unpacked for the time of the block.
+
+    Raises:
+        UserError: it is neither a folder nor a zip file.
+    """
+    if source.is_dir():
+        yield source
+        return
+    if not source.is_file() or not zipfile.is_zipfile(source):
+        raise UserError(f"--source {source} is neither a folder nor a (whole) zip file.")
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(source) as archive:
+        archive.extractall(folder)
+        yield Path(folder)
+
+
+def known_checksums(name: str) -> dict[str, Any]:
+    """The list that comes with the repository, `{split: {"images": {file name: sha256}, "masks": sha256}}`."""
+    listed: dict[str, Any] = json.loads((Path(__file__).parent / "checksums" / f"{name}.json").read_text())
+    return listed
+
+
+def checksums(folder: Path) -> dict[str, Any]:
+    """What `known_checksums` should say of a prepared folder."""
+    result = {}
+    for split in SPLITS:
+        data = json.loads((folder / f"{split}.json").read_text())
+        images = {image["file_name"]: _pixels(folder / split / image["file_name"]) for image in data["images"]}
+        result[split] = {"images": images, "masks": _masks(data)}
+    return result
+
+
+def _pixels(path: Path) -> str:
+    return hashlib.sha256(Image.open(path).convert("RGB").tobytes()).hexdigest()
+
+
+def _masks(data: dict[str, Any]) -> str:
+    """One sha256 of all masks as run-length codes, whichever way and in whichever order the file holds them."""
+    images = {image["id"]: image for image in data["images"]}
+    lines = []
+    for annotation in data["annotations"]:
+        image, segmentation = images[annotation["image_id"]], annotation["segmentation"]
+        if isinstance(segmentation, list):
+            parts = mask_util.frPyObjects(segmentation, image["height"], image["width"])
+            counts = mask_util.merge(parts)["counts"].decode("ascii")
+        else:
+            counts = segmentation["counts"]
+        lines.append(f"{image['file_name']} {annotation['category_id']} {counts}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def verify(folder: Path, listed: dict[str, Any]) -> None:
+    """Compares a prepared folder with a list of checksums.
+
+    Raises:
+        UserError: images are missing, are too many, or differ, or masks differ; the files stay where they are.
+    """
+    found = checksums(folder)
+    for split in SPLITS:
+        ours, theirs = found[split]["images"], listed[split]["images"]
+        if list(ours) != list(theirs):
+            names = sorted(set(ours) ^ set(theirs)) or ["their order"]
+            raise UserError(
+                f"{folder / split}.json does not list the known images: {_some(names)}. Is the source whole?"
+            )
+        if found[split]["masks"] != listed[split]["masks"]:
+            raise UserError(
+                f"{folder / split}.json: the masks are not the known ones. Is the source the named version?"
+            )
+        differing = [name for name in ours if ours[name] != theirs[name]]
+        if differing:
+            raise UserError(
+                f"{folder / split}: images that differ from the known ones: {_some(differing)}. Masks and names agree, so "
+                "the set serves, with other figures than published ones in the last digits; other versions of Pillow or "
+                "libjpeg can be the reason."
+            )
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
