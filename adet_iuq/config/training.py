@@ -62,6 +62,10 @@ def add_training_config(cfg: CfgNode) -> None:
     cfg.GUARD = CfgNode()
     # Warn when for so many steps the mask loss stood at its ceiling and no query fired anywhere; 0: never.
     cfg.GUARD.COLLAPSE_ITERS = 100
+    # Every so many iterations the log of an IUQ model gets `iuq/gradient_ratio`, the norm of the gradient of the weighted
+    # inter-scene loss over that of the base's mask loss, both on the query embeddings, and `iuq/gradient_cosine` between
+    # them: the strength of the term, which its value does not tell. It costs part of a backward pass. 0: never.
+    cfg.GUARD.GRADIENT_RATIO_PERIOD = 0
     # How many unreadable images a data worker may replace by others before it stops.
     cfg.GUARD.SKIP_CORRUPT_IMAGES = 0
 

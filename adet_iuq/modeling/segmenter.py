@@ -27,6 +27,8 @@ class TrainingPass:
     image_sizes: list[tuple[int, int]]  # B x (h, w) that the scene fills, before padding
     context: dict[str, Tensor] = field(default_factory=dict)  # (Q, ...), what decoding needs besides the embedding
     instance_context: dict[str, list[Tensor]] = field(default_factory=dict)  # B x (K_b, ...), the same of an instance
+    # Where the mask loss has its own copy of the queries: the tensors that it and `embeddings` were selected from.
+    query_sources: list[Tensor] = field(default_factory=list)
 
 
 class Segmenter(nn.Module, ABC):

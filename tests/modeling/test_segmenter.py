@@ -111,7 +111,20 @@ def test_a_memory_of_more_than_a_pass_tells_is_refused() -> None:
     memory = PixelMemory(3, capacity=10, context={"depth": ()})
     model = type("Shallow", (LeastIUQ,), {"pixel_dim": 3})(criterion=IUQCriterion(memory=memory), views=Views())
     with pytest.raises(UserError, match=r"keeps \['depth'\].* Shallow tells \[\] only"):
-        model.forward_scene([{"image": torch.zeros(3, 20, 33)}])
+        model.forward_scene([{"image": torch.zeros(3, 20, 33), "image_id": 1}])
+
+
+def test_the_inter_scene_term_needs_image_ids() -> None:
+    """A position in the batch would take a view for a foreign image, and one image for another in the next batch."""
+    inputs = [{"image": torch.zeros(3, 20, 33), "image_id": 1}, {"image": torch.zeros(3, 20, 33)}]
+    small = type("Small", (LeastIUQ,), {"pixel_dim": 3})
+    model = small(criterion=IUQCriterion(memory=PixelMemory(3, capacity=10)), views=Views())
+    with pytest.raises(UserError, match=r"no `image_id`.*add the integer image_id"):
+        model(inputs)
+    with pytest.raises(UserError, match="integer image ids"):
+        model([{**inputs[0], "image_id": "000001.jpg"}])
+    scene, _ = small(criterion=IUQCriterion(), views=Views()).forward_scene(inputs)
+    assert scene.image_ids.tolist() == [1, -1]
 
 
 def test_settings_are_filled_by_name() -> None:

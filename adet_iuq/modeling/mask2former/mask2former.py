@@ -132,8 +132,10 @@ class MaskFormer(Segmenter):
         losses, matches = self.criterion(predictions, mask_features, targets, frame)
         with part("targets"):
             instances = [self._is_instance(target) for target in targets]
+        used = 1 if self.query_layers == "last" else len(matches)
+        predictions, matches = predictions[-used:], matches[-used:]
         with part("heads"):
-            embeddings, image_index, target_index = self._matched(predictions[-len(matches) :], matches, instances)
+            embeddings, image_index, target_index = self._matched(predictions, matches, instances)
         return TrainingPass(
             losses=losses,
             features=mask_features,
@@ -142,6 +144,7 @@ class MaskFormer(Segmenter):
             target_index=target_index,
             masks=[target.masks[kept] for target, kept in zip(targets, instances, strict=True)],
             image_sizes=[content_size(inputs) for inputs in batched_inputs],
+            query_sources=[prediction.embeddings for prediction in predictions],
         )
 
     def _is_instance(self, target: Targets) -> Tensor:
@@ -154,13 +157,12 @@ class MaskFormer(Segmenter):
         self, predictions: Sequence[Prediction], matches: Sequence[Matches], instances: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mask embeddings (Q, D) of matched queries whose target is an instance, their image, and its row among those."""
-        start = len(matches) - 1 if self.query_layers == "last" else 0
         # Row of each target among the instances of its image; all images' targets one after the other.
         kept = torch.cat(list(instances))
         rows = torch.cat([one.cumsum(0) - 1 for one in instances])
         first = torch.tensor([0, *(len(one) for one in instances[:-1])], device=self.device).cumsum(0)
         embeddings, images, targets = [], [], []
-        for prediction, match in zip(predictions[start:], matches[start:], strict=True):
+        for prediction, match in zip(predictions, matches, strict=True):
             place = first[match.image] + match.target
             chosen = kept[place]
             embeddings.append(prediction.embeddings[match.image, match.query][chosen])
