@@ -58,7 +58,7 @@ def add_training_config(cfg: CfgNode) -> None:
     cfg.DIST.TIMEOUT_MINUTES = 30.0
 
     cfg.GUARD = CfgNode()
-    # Warn when for so many steps the mask loss stood at its ceiling and no query fired anywhere; 0: never.
+    # Warn when for so many steps the mask loss stood where it is without any mask and no query fired anywhere; 0: never.
     cfg.GUARD.COLLAPSE_ITERS = 100
     # How many unreadable images a data worker may replace by others before it stops.
     cfg.GUARD.SKIP_CORRUPT_IMAGES = 0
