@@ -55,9 +55,10 @@ def stop_on_nonfinite(
 class CollapseGuard(HookBase):
     """Warns, once an episode, when mask loss and firing rates say that the model predicts no masks any more.
 
-    It looks for masks that are empty, which is where a strong inter-scene loss drives them: the mask loss of the step is what it
-    is without any mask, and none of the rates in which an IUQ model logs where its queries fire is above zero. Without any
-    evidence about firing (a base model, or before MODEL.IUQ.INTER.START_ITER) it keeps quiet.
+    It looks for masks that are empty, which is where a strong inter-scene loss drives them (masks that are everything are not
+    its business): the mask loss of the step is what it is without any mask, and none of the rates in which an IUQ model logs
+    where its queries fire is above zero. Without any evidence about firing (a base model, or before
+    MODEL.IUQ.INTER.START_ITER) it keeps quiet.
 
     Args:
         patience: how many steps in a row; 0 switches it off.
@@ -89,5 +90,6 @@ class CollapseGuard(HookBase):
         latest = {name: value for name, (value, when) in self.trainer.storage.latest().items() if when == now}
         if latest.get(self.name, 0.0) < self.threshold:
             return False
-        evidence = latest.get("iuq/num_valid_pairs", 0.0) > 0 or "iuq/equi_fire_rate" in latest
+        # Zero before the inter-scene term starts: masks that are still empty by then are young, not collapsed.
+        evidence = latest.get("iuq/num_valid_pairs", float("iuq/equi_fire_rate" in latest)) > 0
         return evidence and all(latest.get(name, 0.0) == 0.0 for name in _FIRE_RATES)
