@@ -60,7 +60,7 @@ def add_training_config(cfg: CfgNode) -> None:
     cfg.DIST.TIMEOUT_MINUTES = 30.0
 
     cfg.GUARD = CfgNode()
-    # Warn when for so many steps the mask loss stood at its ceiling and no query fired anywhere; 0: never.
+    # Warn when for so many steps the mask loss stood where it is without any mask and no query fired anywhere; 0: never.
     cfg.GUARD.COLLAPSE_ITERS = 100
     # Every so many iterations the log of an IUQ model gets `iuq/gradient_ratio`, the norm of the gradient of the weighted
     # inter-scene loss over that of the base's mask loss, both on the query embeddings, and `iuq/gradient_cosine` between

@@ -39,9 +39,11 @@ class Segmenter(nn.Module, ABC):
 
     # Names, prefixes or suffixes of tensors that carry no information and may be missing from a checkpoint.
     optional_checkpoint_keys: tuple[str, ...] = ()
-    # The loss that reaches `mask_loss_ceiling` when all masks are empty or everything (a dice loss: its weight).
+    # The loss that shows whether masks are found, its greatest value (a dice loss: its weight), and the share of that value
+    # from which on all masks are empty: logits are then below zero, and not yet so far that nothing is left of the overlap.
     mask_loss_name: str = "loss_mask"
     mask_loss_ceiling: float = 1.0
+    mask_loss_collapsed: float = 0.95
     # The dense map: its channels, pixels of the network input from cell to cell, and the pixel that supervises cell 0.
     pixel_dim: int = 256
     pixel_stride: int = 4

@@ -77,7 +77,7 @@ def test_defaults_are_a_whole_contract() -> None:
     model.load_iuq_state({})
     model.set_iteration(7)
     assert model.iteration == 7 and model.optional_checkpoint_keys == () and model.bytes_per_pair == 0
-    assert (model.mask_loss_name, model.mask_loss_ceiling) == ("loss_mask", 1.0)
+    assert (model.mask_loss_name, model.mask_loss_ceiling, model.mask_loss_collapsed) == ("loss_mask", 1.0, 0.95)
     assert (model.pixel_dim, model.pixel_stride, model.pixel_offset) == (256, 4, 1.5)
     cfg = get_cfg()
     assert Least.images_per_batch(cfg) == cfg.SOLVER.IMS_PER_BATCH and Least.accumulation_caveat(cfg) == ""

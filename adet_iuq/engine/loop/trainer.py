@@ -138,7 +138,7 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         """Timer, schedule, guards, checkpoints, evaluation, writers; in this order."""
-        cfg, segmenter = self.cfg, unwrap(self.model)
+        cfg = self.cfg
 
         def evaluate() -> dict[str, Any]:
             self.last_results = self.test(cfg, self.model)
@@ -147,7 +147,7 @@ class Trainer(DefaultTrainer):
         result = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            CollapseGuard(cfg.GUARD.COLLAPSE_ITERS, segmenter.mask_loss_ceiling, segmenter.mask_loss_name),
+            CollapseGuard(cfg.GUARD.COLLAPSE_ITERS, unwrap(self.model)),
             # Before the evaluation: when that fails, the weights are safe.
             CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD),
         ]

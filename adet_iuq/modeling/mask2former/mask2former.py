@@ -54,8 +54,10 @@ class MaskFormer(Segmenter):
 
     # A checkpoint may hold it or not: it is made anew from the config.
     optional_checkpoint_keys = ("criterion.empty_weight",)
-    # Of the two mask losses this one has a ceiling, `mask_loss_ceiling`, which it reaches when the masks collapse.
+    # Of the two mask losses this one has a ceiling. Its quotient has one more above and below: without any mask it stands at
+    # s / (s + 1) for an instance that s of the points lie on, at a half or more for all that one lies on.
     mask_loss_name = "loss_dice"
+    mask_loss_collapsed = 0.5
     # Which matched queries a training pass hands on: those of the "last" prediction or of "all", of things or of stuff too.
     query_layers: str = "last"
     stuff_instances: bool = False
