@@ -48,7 +48,8 @@ def add_training_config(cfg: CfgNode) -> None:
     # lr(t) = (base - ending) * (1 - t / MAX_ITER) ** power + ending. Key names of detectron2's DeepLab project.
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
-    # "float16" (with a gradient scaler, CUDA only) or "bfloat16" (CUDA and CPU); read when SOLVER.AMP.ENABLED.
+    # Read when SOLVER.AMP.ENABLED: "float16" (with a gradient scaler, CUDA only), "bfloat16" (CUDA and CPU), or "auto":
+    # bfloat16 on GPUs and CPUs that compute with it (CPUs: AVX-512 BF16 or AMX), float16 on other GPUs, else float32.
     cfg.SOLVER.AMP.DTYPE = "float16"
     # The metric whose best checkpoint is kept as model_best.pth; empty: none.
     cfg.SOLVER.BEST_CHECKPOINT = CfgNode()
