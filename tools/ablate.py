@@ -20,10 +20,11 @@ from pathlib import Path
 from rich.console import Console
 
 from adet_iuq.errors import EXIT_USER_ERROR, UserError
-from adet_iuq.studies import Run, Runner, Study, load_study, write_report
+from adet_iuq.studies import Run, Runner, Study, load_study
 from adet_iuq.studies.commands import LAUNCHERS, ONE_THREAD, command, printed_command
 from adet_iuq.studies.folder import StudyFolder
 from adet_iuq.studies.progress import duration, seconds_left, status_table
+from adet_iuq.studies.report import write_report
 from adet_iuq.studies.revision import Code, prepare_code
 from adet_iuq.studies.runner import collect, pause, slots
 

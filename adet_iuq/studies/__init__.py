@@ -4,8 +4,7 @@ A study talks to a training through its command line and the files that it leave
 trainings of a study are those of one revision of the code, whatever the revision of the runner is.
 """
 
-from adet_iuq.studies.report import write_report
 from adet_iuq.studies.runner import Runner
 from adet_iuq.studies.study import Run, Study, load_study
 
-__all__ = ["Run", "Runner", "Study", "load_study", "write_report"]
+__all__ = ["Run", "Runner", "Study", "load_study"]

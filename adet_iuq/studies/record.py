@@ -1,7 +1,7 @@
 """The JSON file of a finished run: all that tables and figures are made of.
 
-Names of metrics: `segm/AP` of the run's first test set, `NAME/segm/AP` of any other one, and `train/KEY`, the mean of a key of
-metrics.json (all losses and all of `iuq/`) over the last fifth of the training.
+Names of metrics: `segm/AP` of the run's first test set, `NAME/segm/AP` of any other one, and `train/KEY`, the mean of a key
+of metrics.json (all losses and all of `iuq/`) over the last fifth of the training.
 """
 
 import dataclasses
@@ -147,7 +147,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def series(lines: list[dict[str, Any]], iterations: int) -> dict[str, float]:
-    """Means of all losses and all of `iuq/` over the last fifth of the training; keys without a finite number are left out."""
+    """Means of all losses and all of `iuq/` over the last fifth of the training, of finite numbers."""
     late = [line for line in lines if (1 - LAST_PART) * iterations <= line["iteration"] < iterations]
     means = {}
     for key in sorted({key for line in late for key in line if key.startswith("iuq/") or "loss" in key}):

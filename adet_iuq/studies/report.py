@@ -16,10 +16,10 @@ from adet_iuq.studies.tables import Table, chosen_metrics, difference_table, mea
 
 REPORT_FILE = "report.md"
 _NOTES = (
-    "Runs of one seed share initial weights and data order. Intervals are Student's t intervals of the mean paired difference "
-    "over seeds; with several arms and metrics some are clear of zero by chance. `cost` is the mean over seeds of an arm's "
-    "processor time (on a GPU: of its time) over that of the base arm, start and evaluation included, runs that were killed "
-    "in the middle left out. `train/` metrics are means over the last fifth of the training."
+    "Runs of one seed share initial weights and data order. Intervals are Student's t intervals of the mean paired "
+    "difference over seeds; with several arms and metrics some are clear of zero by chance. `cost` is the mean over seeds "
+    "of an arm's processor time (on a GPU: of its time) over that of the base arm, start and evaluation included, runs that "
+    "were killed in the middle left out. `train/` metrics are means over the last fifth of the training."
 )
 
 
@@ -102,5 +102,6 @@ def _head(study: Study, records: Sequence[Record]) -> str:
     iterations = ", ".join(str(number) for number in sorted({record.iterations for record in records}))
     return (
         f"# {study.title}\n\n"
-        f"{len(records)} runs of {iterations} iterations, revision {records[0].revision}.{rest} Machine: {'; '.join(machines)}.\n"
+        f"{len(records)} runs of {iterations} iterations, revision {records[0].revision}.{rest} "
+        f"Machine: {'; '.join(machines)}.\n"
     )

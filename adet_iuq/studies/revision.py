@@ -1,4 +1,4 @@
-"""The code of a study: a copy of one revision, which all its runs use, however long they take and whatever is committed since."""
+"""The code of a study: a copy of one revision, which all its runs use, whatever is committed meanwhile."""
 
 import hashlib
 import io
@@ -70,8 +70,8 @@ def prepare_code(output: Path, origin: Path, recorded: Iterable[str]) -> Code:
         code = Code(origin, f"version-{__version__}-{_digest(origin)}", origin)
     if wanted not in (None, code.revision):
         raise UserError(
-            f"The finished runs in {output} are of revision {wanted}, and the code of this study is {code.revision}. A table "
-            "never mixes revisions: choose another folder with --output, or move its folder runs away."
+            f"The finished runs in {output} are of revision {wanted}, and the code of this study is {code.revision}. A "
+            "table never mixes revisions: choose another folder with --output, or move its folder runs away."
         )
     _check_import(code)
     return code
@@ -112,7 +112,7 @@ def _clean_head(origin: Path) -> str:
     changed = _git(origin, "status", "--porcelain", "--untracked-files=no").decode().splitlines()
     if changed:
         raise UserError(
-            f"{origin} has uncommitted changes ({', '.join(line[3:] for line in changed[:5])}), which no revision would name. "
+            f"{origin} has uncommitted changes ({', '.join(line[3:] for line in changed[:5])}), which no revision names. "
             "Commit them (or git stash), then start the study."
         )
     return _git(origin, "rev-parse", "HEAD").decode().strip()
@@ -124,8 +124,8 @@ def _extract(origin: Path, revision: str, copy: Path) -> None:
         archive = _git(origin, "archive", "--format=tar", revision)
     except UserError as error:
         raise UserError(
-            f"The study's runs are of revision {revision}, which this checkout cannot give: {error} Fetch it (git fetch), or "
-            "choose another folder with --output."
+            f"The study's runs are of revision {revision}, which this checkout cannot give: {error} Fetch it (git fetch), "
+            "or choose another folder with --output."
         ) from error
     copy.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=copy.parent, prefix=".code."))

@@ -22,7 +22,7 @@ from adet_iuq.studies.study import Run, Study
 
 _POLL_SECONDS = 0.2
 _LOG_LINES = 30
-# Of runs that were asked to stop: all is saved, or it came before there was anything to save, or they were not let finish it.
+# Of runs that were asked to stop: all is saved, there was nothing to save yet, or they were not let finish it.
 _STOPPED = (EXIT_INTERRUPTED, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
 _ACKNOWLEDGE_SECONDS = 15.0
 
@@ -159,14 +159,16 @@ class Runner:
             self._say("Stopped; the same command goes on.")
             return EXIT_INTERRUPTED
         if self.failed:
-            self._say(
-                f"{len(self.failed)} runs failed: {', '.join(run.name for run in self.failed)}. The same command tries again."
-            )
+            names = ", ".join(run.name for run in self.failed)
+            self._say(f"{len(self.failed)} runs failed: {names}. The same command tries again.")
         return 1 if self.failed else 0
 
     @contextlib.contextmanager
     def _handled(self) -> Iterator[None]:
-        """Within, Ctrl-C and SIGTERM make the runs save and stop, a second one ends them. SIGHUP stays as it is: nohup's, or the end."""
+        """Within, Ctrl-C and SIGTERM make the runs save and stop, a second one ends them.
+
+        SIGHUP stays as it is: nohup's, or the end.
+        """
 
         def handle(number: int, _: FrameType | None) -> None:
             self._stopping += 1

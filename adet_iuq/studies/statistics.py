@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 
@@ -59,7 +59,7 @@ def paired_difference(arm: Mapping[int, float], base: Mapping[int, float]) -> Di
     count = len(differences.values)
     if count < 2:
         return Difference(differences.values, differences.mean, math.nan, math.nan)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * differences.deviation / math.sqrt(count)
+    half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * differences.deviation / math.sqrt(count)
     return Difference(differences.values, differences.mean, differences.mean - half, differences.mean + half)
 
 

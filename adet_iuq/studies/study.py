@@ -12,8 +12,8 @@
     keep_weights: false                # of finished runs
     quick: {seeds: [1, 2], arms: [...], datasets: [...], overrides: [KEY, VALUE, ...]}     # --quick, a part in minutes
 
-`title`, `overrides`, `datasets`, `metrics`, `keep_weights` and `quick` may be left out. A key that several levels set takes the
-value of the last one: overrides, then the data set's, the arm's, and those of `quick`.
+`title`, `overrides`, `datasets`, `metrics`, `keep_weights` and `quick` may be left out. A key that several levels set takes
+the value of the last one: overrides, then the data set's, the arm's, and those of `quick`.
 """
 
 import dataclasses
@@ -201,7 +201,8 @@ def _check_names(names: Any, known: Mapping[str, Any], place: str) -> None:
 def _name(value: Any, place: str) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise UserError(
-            f"{place}: {value!r} becomes the name of a file; use letters, digits, _, + and - only (YAML reads on, off, yes and no as truth values unless they are quoted)."
+            f"{place}: {value!r} becomes the name of a file; use letters, digits, _, + and "
+            "- only, and quotes for words that YAML takes for something else, such as on, off, yes, no and numbers."
         )
     return value
 

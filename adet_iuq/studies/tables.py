@@ -11,7 +11,7 @@ from adet_iuq.studies.record import Record
 from adet_iuq.studies.statistics import mean_ratio, paired_difference, summary
 from adet_iuq.studies.study import Study
 
-# {arm: {seed: value}}
+# A number by arm and seed.
 ByArm = Mapping[str, Mapping[int, float]]
 
 

@@ -1,7 +1,7 @@
 """Stands in for a training of a study: python fake_run.py FOLDER ARM SEED STEPS.
 
-It counts to STEPS, 20 a second, and leaves what a training leaves. SIGTERM makes it save its count, from which it goes on, and
-exit with 75. The arm "bad" fails until a file `mended` lies beside its folder.
+It counts to STEPS, 20 a second, and leaves what a training leaves. SIGTERM makes it save its count, from which it goes on,
+and exit with 75. The arm "bad" fails until a file `mended` lies beside its folder.
 """
 
 import json

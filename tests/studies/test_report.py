@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from adet_iuq.errors import UserError
-from adet_iuq.studies import Study, load_study, write_report
+from adet_iuq.studies import Study, load_study
 from adet_iuq.studies.record import Record, Usage, write_record
+from adet_iuq.studies.report import write_report
 
 VALUES = {"base": (50.0, 52.0, 54.0), "inter": (51.0, 54.0, 57.0), "equi": (40.0, 41.0, 60.0)}
 
@@ -17,7 +18,7 @@ def made_up(folder: Path, datasets: tuple[str, ...] = ("",)) -> Study:
     """A study of three arms and three seeds, with its records in `folder`/runs."""
     (folder / "base.yaml").write_text("{}\n")
     tree = {"name": "made_up", "title": "Made up", "config": "base.yaml", "base": "base", "seeds": [1, 2, 3]}
-    named = {"datasets": {name: [] for name in datasets}} if datasets != ("",) else {}
+    named: dict[str, object] = {"datasets": {name: [] for name in datasets}} if datasets != ("",) else {}
     content = {**tree, **named, "arms": {arm: [] for arm in VALUES}}
     (folder / "study.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     study = load_study(folder / "study.yaml")
@@ -110,7 +111,7 @@ def test_runs_of_several_machines(tmp_path: Path) -> None:
 
 def test_nothing_to_report(tmp_path: Path) -> None:
     study = made_up(tmp_path)
-    with pytest.raises(UserError, match="no run has any of them. There are segm/AP, train/iuq"):
+    with pytest.raises(UserError, match=r"no run has any of them\. There are segm/AP, train/iuq"):
         write_report(dataclasses.replace(study, metrics=("box/AP",)), [tmp_path])
     with pytest.raises(UserError, match="No finished runs of made_up"):
         write_report(study, [tmp_path / "empty"])
