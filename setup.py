@@ -40,6 +40,9 @@ setup(
         "timm>=1.0",
         "supervision>=0.20",
         "rich",
+        "scipy",
+        "matplotlib",
+        "PyYAML",
         "tensorboard",
     ],
     extras_require={
