@@ -15,14 +15,15 @@ from helpers.scenes import small_cfg
 
 OPTIONS = (
     "DATASETS.TRAIN", "()", "DATASETS.TEST", "('shapes_val',)", "DATASETS.SHAPES.SIZE", "64",
-    "DATASETS.SHAPES.NUM_VAL", "10", "INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0",
-    "MODEL.FCOS.INFERENCE_TH_TEST", "0.0", "MODEL.REDUCE_NORMALIZER", "True", "TEST.MOSAIC.ENABLED", "True",
+    "DATASETS.SHAPES.NUM_VAL", "6", "INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0",
+    "MODEL.FCOS.INFERENCE_TH_TEST", "0.0", "MODEL.FCOS.NUM_CLASSES", "5", "MODEL.FCOS.POST_NMS_TOPK_TEST", "30",
+    "MODEL.REDUCE_NORMALIZER", "True", "TEST.MOSAIC.ENABLED", "True",
     "TEST.MOSAIC.SCORE", "0.0", "TEST.QUERY_PROBE.ENABLED", "True", "TEST.QUERY_PROBE.IMAGES", "3",
 )  # fmt: skip
 
 
 def evaluate(output: Path) -> dict[str, Any]:
-    """A CondInst with random weights on ten scenes: three mosaics, the probe a collective call in each pass."""
+    """A CondInst with random weights on six scenes: two mosaics, the probe a collective call in each pass."""
     cfg = small_cfg("CondInst/R50_1x_iuq.yaml", *OPTIONS, "OUTPUT_DIR", str(output))
     torch.manual_seed(0)
     Trainer.test(cfg, build_model(cfg).eval())
@@ -37,6 +38,7 @@ def worker(rank: int, ranks: int, folder: Path, output: str) -> dict[str, Any]:
     return evaluate(Path(output))
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADET_IUQ_CACHE", str(tmp_path / "cache"))
     two = run_ranks(__file__, 2, tmp_path, str(tmp_path / "two"))[0]

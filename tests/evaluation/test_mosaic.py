@@ -25,7 +25,8 @@ TILES = [[0, 0, 10, 8], [10, 0, 20, 8], [0, 8, 10, 16], [10, 8, 20, 16]]
 def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CfgNode:
     """Five images of 30 squares each, so that a mosaic has more than COCO's 100 detections an image, and one crowd."""
     monkeypatch.setenv("ADET_IUQ_CACHE", str(tmp_path / "cache"))
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image in range(1, 6):
         images.append({"id": image, "file_name": f"{image}.png", "height": 50, "width": 60})
         Image.fromarray(np.full((50, 60, 3), 20 * image, dtype=np.uint8)).save(tmp_path / f"{image}.png")

@@ -16,7 +16,7 @@ from adet_iuq.evaluation.queries import check_probe, measure_queries, probe_quer
 from adet_iuq.iuq import IUQCriterion, Pixels, Queries, Scene, masks_at_cells
 from adet_iuq.modeling import IUQMetaArch, TrainingPass, Views, content_size
 from adet_iuq.modeling.layers import instance_masks
-from helpers.grid_checks import SMALL_SOLOV2, SMALL_SOTR
+from helpers.grid_checks import CASES
 from helpers.scenes import discs, mask2former_model, small_model
 from helpers.toy_segmenter import BareSegmenter
 
@@ -31,6 +31,7 @@ class ColourQueries(IUQMetaArch):
     """
 
     pixel_dim, pixel_offset = 3, 0.0
+    passes: Tensor
 
     def __init__(self, drift: float = 0.0) -> None:
         super().__init__(criterion=IUQCriterion(), views=Views(), pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3)
@@ -124,8 +125,8 @@ SEGMENTERS: dict[str, Any] = {
     "condinst reference": lambda *o: small_model(
         "CondInst/R50_1x_iuq.yaml", "MODEL.IUQ.INTER.REL_COORDS", "instance", *o
     ),
-    "solov2": lambda *o: small_model("SOLOv2/R50_1x_iuq.yaml", *SMALL_SOLOV2, *o),
-    "sotr": lambda *o: small_model("SOTR/R50_iuq.yaml", *SMALL_SOTR, *o),
+    "solov2": lambda *o: CASES["solov2"].model(CASES["solov2"].iuq_recipe, *o),
+    "sotr": lambda *o: CASES["sotr"].model(CASES["sotr"].iuq_recipe, *o),
     "mask2former": lambda *o: mask2former_model("Mask2Former/R50_50ep_iuq.yaml", *o),
     "toy": lambda *o: ColourQueries(),
 }

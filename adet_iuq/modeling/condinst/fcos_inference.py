@@ -30,8 +30,7 @@ class DetectionSettings:
 
     def times(self, images: int) -> "DetectionSettings":
         """The same for a picture that holds several images: as many times the candidates and detections."""
-        topk = {"pre_nms_topk": images * self.pre_nms_topk, "post_nms_topk": images * self.post_nms_topk}
-        return replace(self, **topk)
+        return replace(self, pre_nms_topk=images * self.pre_nms_topk, post_nms_topk=images * self.post_nms_topk)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from adet_iuq.engine import Trainer, setup
 from adet_iuq.errors import UserError
 from helpers.toy_segmenter import ToySegmenter, metrics, toy_args, train
 
-MOSAIC = {"TEST__MOSAIC__ENABLED": True, "SOLVER__MAX_ITER": 3}
+MOSAIC: dict[str, Any] = {"TEST__MOSAIC__ENABLED": True, "SOLVER__MAX_ITER": 3}
 
 
 @META_ARCH_REGISTRY.register()
@@ -43,7 +43,7 @@ def test_mosaics_are_evaluated_beside_their_set(tmp_path: Path) -> None:
 
 def test_a_training_reports_them_and_keeps_the_best_of_the_set_itself(tmp_path: Path) -> None:
     train(toy_args(tmp_path, **MOSAIC))
-    last = metrics(tmp_path)[2]
+    last = metrics(tmp_path)[3]
     assert {"shapes_val/segm/AP", "shapes_val_mosaic/segm/AP", "shapes_val_mosaic/mosaic/leak_rate"} <= last.keys()
     best = json.loads((tmp_path / "model_best.json").read_text())
     assert best["metric"] == "shapes_val/segm/AP"
