@@ -1,4 +1,4 @@
-"""Keys of the data, of the training loop and of the timm bridge."""
+"""Keys of the data, of the training loop, of evaluations and of the timm bridge."""
 
 from detectron2.config import CfgNode
 
@@ -69,6 +69,22 @@ def add_training_config(cfg: CfgNode) -> None:
     cfg.GUARD.GRADIENT_RATIO_PERIOD = 0
     # How many unreadable images a data worker may replace by others before it stops.
     cfg.GUARD.SKIP_CORRUPT_IMAGES = 0
+
+
+def add_test_config(cfg: CfgNode) -> None:
+    """Adds `TEST.*` keys: what an evaluation measures besides the metrics of its data sets."""
+    # Mosaics of each COCO-type set in DATASETS.TEST: 2 x 2 images in one, evaluated as `<name>_mosaic` at twice the test
+    # size, with four times the detections: AP, and how much masks leak into other images (evaluation/mosaic.py).
+    cfg.TEST.MOSAIC = CfgNode()
+    cfg.TEST.MOSAIC.ENABLED = False
+    cfg.TEST.MOSAIC.SEED = 0  # decides which images meet
+    cfg.TEST.MOSAIC.SCORE = 0.3  # detections count for the leak rate from this score on
+    # What the terms of instance-unique querying are about, on images of each COCO-type set in DATASETS.TEST: how often
+    # queries fire on pixels of other images, and how equivariant masks and features are (evaluation/queries.py).
+    cfg.TEST.QUERY_PROBE = CfgNode()
+    cfg.TEST.QUERY_PROBE.ENABLED = False
+    cfg.TEST.QUERY_PROBE.IMAGES = 32  # drawn from the set's; all, where it has fewer
+    cfg.TEST.QUERY_PROBE.SEED = 0  # of that draw, of the pixels and of the views
 
 
 def add_normalizer_config(cfg: CfgNode) -> None:

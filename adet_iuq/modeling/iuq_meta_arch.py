@@ -198,7 +198,8 @@ class IUQMetaArch(Segmenter):
     def _scene(self, done: TrainingPass, batched_inputs: list[dict[str, Any]]) -> Scene:
         """What the method sees of a training pass."""
         memory = self.iuq_criterion.memory
-        wanted = {} if memory is None else memory.context_shapes
+        # Without a memory, pixels keep all that there is: measurements on held-out images ask queries about them.
+        wanted = done.instance_context if memory is None else memory.context_shapes
         if not done.instance_context.keys() >= wanted.keys():
             raise UserError(
                 f"The pixel memory keeps {sorted(wanted)} of every pixel's instance, but a training pass of "

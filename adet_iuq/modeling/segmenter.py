@@ -4,7 +4,8 @@ Shapes: B images, Q queries with a target, K_b instances of image b, (H, W) netw
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,8 @@ class Segmenter(nn.Module, ABC):
     pixel_nominal_offset: float | None = None
     # What decoding takes for each pair of a query and a pixel, its backward pass included; it steers chunk sizes only.
     bytes_per_pair: int = 0
+    # Images in one picture: `inference` allows so many times its number of detections. 4 while mosaics are evaluated.
+    images_per_picture: int = 1
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -89,11 +92,23 @@ class Segmenter(nn.Module, ABC):
 
     @abstractmethod
     def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
-        """One forward pass in training: the losses, and what they were made of."""
+        """One forward pass in training: the losses, and what they were made of.
+
+        Measurements on held-out images call it in evaluation mode, where no layer may update its statistics.
+        """
 
     @abstractmethod
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Results of each image, in detectron2's format: a dict with `instances`, for example."""
+
+    @contextmanager
+    def pictures_of(self, images: int) -> Iterator[None]:
+        """Inside, each picture holds so many images."""
+        before, self.images_per_picture = self.images_per_picture, images
+        try:
+            yield
+        finally:
+            self.images_per_picture = before
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalised images, zero padded right and below to a common size."""

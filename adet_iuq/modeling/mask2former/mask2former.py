@@ -223,7 +223,8 @@ class MaskFormer(Segmenter):
             )
         if test.instance_on:
             kept = self.things if test.panoptic_on else None
-            result["instances"] = instance_inference(logits, masks, geometry, test.detections_per_image, kept)
+            count = test.detections_per_image * self.images_per_picture  # at most one a query and class, all the same
+            result["instances"] = instance_inference(logits, masks, geometry, count, kept)
         return result
 
 
