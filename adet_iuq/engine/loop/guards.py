@@ -55,9 +55,9 @@ def stop_on_nonfinite(
 class CollapseGuard(HookBase):
     """Warns, once an episode, when mask loss and firing rates say that the model predicts no masks any more.
 
-    It looks for masks that are empty, which is where a strong inter-scene loss drives them (masks that are everything are not
-    its business): the mask loss of the step is what it is without any mask, and none of the rates in which an IUQ model logs
-    where its queries fire is above zero. Without any evidence about firing (a base model, or before
+    It looks for masks that are empty, which is where a strong inter-scene loss drives them (masks that are everything are
+    not its business): the mask loss of the step is what it is without any mask, and none of the rates in which an IUQ model
+    logs where its queries fire is above zero. Without any evidence about firing (a base model, or before
     MODEL.IUQ.INTER.START_ITER) it keeps quiet.
 
     Args:
