@@ -150,7 +150,8 @@ def test_the_trunk_of_the_studies_is_condinst_on_a_pretrained_backbone() -> None
     different = {key for key in differences(STUDY_TRUNK, "configs/Base-small.yaml") if not key.startswith("MODEL.IUQ.")}
     assert different == {
         *("MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.BACKBONE.NAME"),
-        *("MODEL.TIMM.NAME", "INPUT.FORMAT", "SOLVER.STEPS", "SOLVER.MAX_ITER"),
+        *("MODEL.TIMM.NAME", "INPUT.FORMAT", "INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST"),
+        *("SOLVER.STEPS", "SOLVER.MAX_ITER"),
     }
 
 
