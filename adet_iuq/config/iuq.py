@@ -43,8 +43,8 @@ def _add_inter(iuq: CfgNode) -> None:
     iuq.INTER.SAMPLE = -1
     # CondInst: where a memory pixel lies for a query's relative coordinates. "query": at its own position in the frame
     # of its image. "instance": as seen from its own instance, so that position does not give it away. It is much stronger:
-    # 52 % of foreign pixels fire instead of 4.7 %, and the term's gradient is 24 times the mask loss's where "query" has 1.9.
-    # It needs about a tenth of the WEIGHT.
+    # 52 % of foreign pixels fire instead of 4.7 %, and the term's gradient is 24 times the mask loss's where "query" has
+    # 1.9. It needs about a tenth of the WEIGHT.
     iuq.INTER.REL_COORDS = "query"
     # Bytes that one chunk of the query-pixel matrix may take; changes speed and memory, never the loss. 0: 16 MiB on the
     # CPU, 128 MiB on a GPU.
@@ -88,7 +88,7 @@ def _add_equivariance(iuq: CfgNode) -> None:
     # "paired": IMS_PER_BATCH counts views, so half as many images an iteration. "extra": IMS_PER_BATCH images and as
     # many views on top of them.
     iuq.EQUI.VIEWS = "paired"
-    # Under flips SOLOv2's absolute coordinates fight Eq. 8, whose dice loss is 0.84 on a trained model, against 0.63 without.
+    # Under flips SOLOv2's absolute coordinates fight Eq. 8: its dice loss is 0.84 on a trained model, against 0.63 without.
     iuq.EQUI.FLIP_PROB = 0.5
     iuq.EQUI.CROP_MIN = 0.6  # width and height of the crop, as shares of the image's, are drawn independently
     iuq.EQUI.CROP_MAX = 1.0

@@ -238,8 +238,8 @@ def _scene_ids(batched_inputs: list[dict[str, Any]], device: torch.device, neede
     if needed and not all("image_id" in inputs for inputs in batched_inputs):
         raise UserError(
             "The inter-scene loss tells images apart by their ids, but the data mapper gives some images no `image_id` (it "
-            f"gives {', '.join(sorted(batched_inputs[0]))}). Let it add the integer image_id of the data set's record, the same "
-            "whenever that image comes, or switch the loss off (MODEL.IUQ.INTER.ENABLED False)."
+            f"gives {', '.join(sorted(batched_inputs[0]))}). Let it add the integer image_id of the data set's record, the "
+            "same whenever that image comes, or switch the loss off (MODEL.IUQ.INTER.ENABLED False)."
         )
     if not all(isinstance(image_id, int) for image_id in ids):
         raise UserError(f"Instance-unique querying needs integer image ids from the data mapper, not {ids[:3]}.")

@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor
 
 from adet_iuq.modeling import IUQMetaArch, TrainingPass
-from helpers.grid_checks import AT_ONCE, grid_options
+from helpers.grid_checks import AT_ONCE, grid_options, quieten
 from helpers.scenes import SMALL_MASK2FORMER, discs, small_model
 
 RECIPES = {
@@ -28,7 +28,8 @@ Scalars = dict[str, float]
 def build(name: str, *overrides: str) -> IUQMetaArch:
     recipe, small = RECIPES[name]
     model: IUQMetaArch = small_model(recipe, *small, *AT_ONCE, *overrides)
-    model.backbone.bottom_up.stem.conv1.norm.weight.fill_(0.01)  # type: ignore[union-attr]
+    if name in ("SOLOv2", "SOTR"):  # random weights would saturate every sigmoid
+        quieten(model)
     return model
 
 

@@ -134,8 +134,7 @@ class MaskFormer(Segmenter):
         losses, matches = self.criterion(predictions, mask_features, targets, frame)
         with part("targets"):
             instances = [self._is_instance(target) for target in targets]
-        used = 1 if self.query_layers == "last" else len(matches)
-        predictions, matches = predictions[-used:], matches[-used:]
+        predictions = predictions[-len(matches) :]
         with part("heads"):
             embeddings, image_index, target_index = self._matched(predictions, matches, instances)
         return TrainingPass(
@@ -146,7 +145,7 @@ class MaskFormer(Segmenter):
             target_index=target_index,
             masks=[target.masks[kept] for target, kept in zip(targets, instances, strict=True)],
             image_sizes=[content_size(inputs) for inputs in batched_inputs],
-            query_sources=[prediction.embeddings for prediction in predictions],
+            query_sources=[prediction.embeddings for prediction in predictions[self._first_used(matches) :]],
         )
 
     def _is_instance(self, target: Targets) -> Tensor:
@@ -155,16 +154,21 @@ class MaskFormer(Segmenter):
             return torch.ones_like(target.labels, dtype=torch.bool)
         return torch.isin(target.labels, torch.as_tensor(self.things, device=target.labels.device))
 
+    def _first_used(self, matches: Sequence[Matches]) -> int:
+        """Number of the first prediction whose matched queries a training pass returns."""
+        return len(matches) - 1 if self.query_layers == "last" else 0
+
     def _matched(
         self, predictions: Sequence[Prediction], matches: Sequence[Matches], instances: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mask embeddings (Q, D) of matched queries whose target is an instance, their image, and its row among those."""
+        start = self._first_used(matches)
         # Row of each target among the instances of its image; all images' targets one after the other.
         kept = torch.cat(list(instances))
         rows = torch.cat([one.cumsum(0) - 1 for one in instances])
         first = torch.tensor([0, *(len(one) for one in instances[:-1])], device=self.device).cumsum(0)
         embeddings, images, targets = [], [], []
-        for prediction, match in zip(predictions, matches, strict=True):
+        for prediction, match in zip(predictions[start:], matches[start:], strict=True):
             place = first[match.image] + match.target
             chosen = kept[place]
             embeddings.append(prediction.embeddings[match.image, match.query][chosen])
