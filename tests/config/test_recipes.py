@@ -151,7 +151,8 @@ def test_the_trunk_of_the_studies_is_condinst_on_a_pretrained_backbone() -> None
     assert different == {
         *("MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.BACKBONE.NAME"),
         *("MODEL.TIMM.NAME", "INPUT.FORMAT", "INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST"),
-        *("SOLVER.STEPS", "SOLVER.MAX_ITER"),
+        *("MODEL.FPN.OUT_CHANNELS", "MODEL.FCOS.NUM_CLS_CONVS", "MODEL.FCOS.NUM_BOX_CONVS"),
+        *("MODEL.CONDINST.MASK_BRANCH.NUM_CONVS", "SOLVER.STEPS", "SOLVER.MAX_ITER"),
     }
 
 

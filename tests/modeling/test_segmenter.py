@@ -119,7 +119,7 @@ def test_a_memory_of_more_than_a_pass_tells_is_refused() -> None:
 
 def test_the_inter_scene_term_needs_image_ids() -> None:
     """A position in the batch would take a view for a foreign image, and one image for another in the next batch."""
-    inputs = [{"image": torch.zeros(3, 20, 33), "image_id": 1}, {"image": torch.zeros(3, 20, 33)}]
+    inputs: list[dict[str, Any]] = [{"image": torch.zeros(3, 20, 33), "image_id": 1}, {"image": torch.zeros(3, 20, 33)}]
     small = type("Small", (LeastIUQ,), {"pixel_dim": 3})
     model = small(criterion=IUQCriterion(memory=PixelMemory(3, capacity=10)), views=Views())
     with pytest.raises(UserError, match=r"no `image_id`.*add the integer image_id"):
