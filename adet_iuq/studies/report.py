@@ -83,7 +83,7 @@ def write_report(study: Study, folders: Sequence[Path], console: Console | None 
 
 
 def dataset_tables(study: Study, records: Sequence[Record]) -> list[Table]:
-    """Of one data set's records: the means, and the differences to the base arm.
+    """Of one data set's records: the means, and the differences to the base arm and to each control.
 
     Raises:
         UserError: no record has any of the study's metrics.
@@ -92,7 +92,8 @@ def dataset_tables(study: Study, records: Sequence[Record]) -> list[Table]:
     if not metrics:
         known = sorted({name for record in records for name in record.metrics()})
         raise UserError(f"metrics of {study.path}: no run has any of them. There are {', '.join(known)}.")
-    return [mean_table(study, records, metrics), difference_table(study, records, metrics)]
+    differences = [difference_table(study, records, metrics, control) for control in (study.base, *study.controls)]
+    return [mean_table(study, records, metrics), *differences]
 
 
 def _head(study: Study, records: Sequence[Record]) -> str:

@@ -4,6 +4,7 @@
     title: "Table 3 on shapes"
     config: Base-shapes.yaml           # of all runs, relative to the study's file
     base: base                         # the arm that all others are compared with
+    controls: [augmentation]           # further arms that all others are compared with
     seeds: [1, 2, 3]
     overrides: [KEY, VALUE, ...]       # of all runs
     datasets: {NAME: [KEY, VALUE, ...], ...}    # without any: those of the config
@@ -12,8 +13,8 @@
     keep_weights: false                # of finished runs
     quick: {seeds: [1, 2], arms: [...], datasets: [...], overrides: [KEY, VALUE, ...]}     # --quick, a part in minutes
 
-`title`, `overrides`, `datasets`, `metrics`, `keep_weights` and `quick` may be left out. A key that several levels set takes
-the value of the last one: overrides, then the data set's, the arm's, and those of `quick`.
+`title`, `controls`, `overrides`, `datasets`, `metrics`, `keep_weights` and `quick` may be left out. A key that several levels
+set takes the value of the last one: overrides, then the data set's, the arm's, and those of `quick`.
 """
 
 import dataclasses
@@ -28,11 +29,12 @@ import yaml
 from adet_iuq.errors import UserError
 
 REQUIRED = ("name", "config", "base", "seeds", "arms")
-OPTIONAL = ("title", "overrides", "datasets", "metrics", "keep_weights", "quick")
+OPTIONAL = ("title", "controls", "overrides", "datasets", "metrics", "keep_weights", "quick")
 QUICK = ("seeds", "arms", "datasets", "overrides")
 DEFAULT_METRICS = (
-    "segm/AP", "segm/AP50", "segm/APs", "segm/APm", "segm/APl", "*mosaic*/segm/AP", "*leak*", "*held_out*", "*equivariance*",
-    "train/iuq/fire_rate", "train/iuq/gradient_ratio",
+    "segm/AP", "segm/AP50", "segm/APs", "segm/APm", "segm/APl", "*_mosaic/segm/AP", "*_mosaic/mosaic/leak_rate",
+    "queries/fire_rate", "queries/equi_error", "queries/equi_iou", "train/iuq/fire_rate",
+    "train/iuq/gradient_ratio",
 )  # fmt: skip
 _RUNNERS_OWN = ("SEED", "OUTPUT_DIR")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
@@ -76,6 +78,7 @@ class Study:
     title: str
     config: Path
     base: str
+    controls: tuple[str, ...]
     seeds: tuple[int, ...]
     overrides: tuple[str, ...]
     datasets: Mapping[str, tuple[str, ...]]
@@ -124,6 +127,7 @@ def load_study(path: Path, quick: bool = False) -> Study:
         title=str(tree.get("title", tree["name"])),
         config=path.parent / str(tree["config"]),
         base=str(tree["base"]),
+        controls=tuple(map(str, tree.get("controls", []))),
         seeds=_seeds(tree["seeds"], f"seeds in {path}"),
         overrides=_overrides(tree.get("overrides", []), f"overrides in {path}"),
         datasets=_named_overrides(tree["datasets"], f"datasets in {path}") if "datasets" in tree else {"": ()},
@@ -134,6 +138,8 @@ def load_study(path: Path, quick: bool = False) -> Study:
     if not study.config.is_file():
         raise UserError(f"config in {path}: {study.config} does not exist; the path is relative to the study's file.")
     _check_names([study.base], study.arms, f"base in {path}")
+    if study.controls:
+        _check_names(list(study.controls), study.arms, f"controls in {path}")
     shortened = (
         _quick(study, tree["quick"]) if "quick" in tree else None
     )  # a broken `quick` is an error without --quick, too
@@ -161,6 +167,7 @@ def _quick(study: Study, tree: Any) -> Study:
         name=f"{study.name}_quick",
         title=f"{study.title} (quick)",
         seeds=_seeds(tree.get("seeds", list(study.seeds)), f"seeds of {place}"),
+        controls=tuple(name for name in study.controls if name in arms),
         arms={name: words for name, words in study.arms.items() if name in arms},
         datasets={name: words for name, words in study.datasets.items() if name in datasets},
         last_overrides=_overrides(tree.get("overrides", []), f"overrides of {place}"),

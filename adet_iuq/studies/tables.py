@@ -73,11 +73,11 @@ def mean_table(study: Study, records: Sequence[Record], metrics: Sequence[str]) 
     return Table("Mean ± standard deviation over seeds", ["arm", "n", "cost", *metrics], rows)
 
 
-def difference_table(study: Study, records: Sequence[Record], metrics: Sequence[str]) -> Table:
-    """A row an arm but the base: mean paired difference to it and its interval, of every metric."""
-    columns = [_difference_column(metric_by_arm(study, records, metric), study.base) for metric in metrics]
-    rows = [[arm, *(column[arm] for column in columns)] for arm in study.arms if arm != study.base]
-    title = f"Difference to {study.base}, seed by seed: mean [95 % interval], **bold** where it is clear of zero"
+def difference_table(study: Study, records: Sequence[Record], metrics: Sequence[str], control: str) -> Table:
+    """A row an arm but the control: mean paired difference to it and its interval, of every metric."""
+    columns = [_difference_column(metric_by_arm(study, records, metric), control) for metric in metrics]
+    rows = [[arm, *(column[arm] for column in columns)] for arm in study.arms if arm != control]
+    title = f"Difference to {control}, seed by seed: mean [95 % interval], **bold** where it is clear of zero"
     return Table(title, ["arm", *metrics], rows)
 
 
@@ -87,11 +87,11 @@ def _mean_column(values: ByArm) -> dict[str, str]:
     return {arm: f"{_number(one.mean, digits)} ± {_number(one.deviation, digits)}" for arm, one in found.items()}
 
 
-def _difference_column(values: ByArm, base: str) -> dict[str, str]:
+def _difference_column(values: ByArm, control: str) -> dict[str, str]:
     digits = _digits(number for arm in values.values() for number in arm.values())
     cells = {}
     for arm, numbers in values.items():
-        one = paired_difference(numbers, values[base])
+        one = paired_difference(numbers, values[control])
         low, high = _number(one.low, digits, "+"), _number(one.high, digits, "+")
         text = f"{_number(one.mean, digits, '+')} [{low}, {high}]"
         cells[arm] = f"**{text}**" if one.is_clear else text

@@ -55,6 +55,14 @@ def test_the_numbers(tmp_path: Path) -> None:
     assert "| equi | -5.00 [-28.70, +18.70] |" in text
 
 
+def test_a_control_has_a_table_of_its_own(tmp_path: Path) -> None:
+    study = dataclasses.replace(made_up(tmp_path), controls=("inter",))
+    text = write_report(study, [tmp_path]).read_text()
+    own = text[text.index("Difference to inter") :]
+    assert "| base | -2.00 [-4.48, +0.48] |" in own and "| inter |" not in own
+    assert "Difference to base" in text
+
+
 def test_an_interval_clear_of_zero_is_bold(tmp_path: Path) -> None:
     study = made_up(tmp_path)
     for seed in (1, 2, 3):

@@ -56,6 +56,13 @@ def test_quick_is_a_part_with_the_last_word(tmp_path: Path) -> None:
     assert load_study(path).runs()[0].overrides == ("B", "1")
 
 
+def test_controls_are_arms_and_quick_drops_those_that_it_leaves_out(tmp_path: Path) -> None:
+    path = written(tmp_path, controls=["on"], quick={"arms": ["off"]})
+    assert load_study(path).controls == ("on",) and load_study(path, quick=True).controls == ()
+    with pytest.raises(UserError, match=r"controls in .*: there is no gone"):
+        load_study(written(tmp_path, controls=["gone"]))
+
+
 @pytest.mark.parametrize(
     "changes,message",
     [
