@@ -13,8 +13,8 @@
     keep_weights: false                # of finished runs
     quick: {seeds: [1, 2], arms: [...], datasets: [...], overrides: [KEY, VALUE, ...]}     # --quick, a part in minutes
 
-`title`, `controls`, `overrides`, `datasets`, `metrics`, `keep_weights` and `quick` may be left out. A key that several levels
-set takes the value of the last one: overrides, then the data set's, the arm's, and those of `quick`.
+`title`, `controls`, `overrides`, `datasets`, `metrics`, `keep_weights` and `quick` may be left out. A key that several
+levels set takes the value of the last one: overrides, then the data set's, the arm's, and those of `quick`.
 """
 
 import dataclasses
