@@ -77,6 +77,7 @@ def ablate(args: argparse.Namespace) -> int:
         print(f"Report: {write_report(study, args.report or [folder.path])}")
     elif args.check:
         check_configs(study)
+        print(f"{study.path}: the config of every arm loads; {len(study.runs())} runs.")
     else:
         records = folder.records(study.runs())
         if not (folder.path / "code").is_dir():  # later on the code that counts is no longer this one
