@@ -56,7 +56,7 @@ def painted(height: int, width: int) -> dict[str, Any]:
     instances = Instances((height, width))
     instances.gt_masks, instances.gt_classes = BitMasks(masks), torch.arange(COLOURS)
     instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
-    return {"image": image, "instances": instances}
+    return {"image": image, "instances": instances, "image_id": 1}
 
 
 def equi_loss(toy: Toy, inputs: list[dict[str, Any]], transforms: list[CropFlip]) -> Tensor:
