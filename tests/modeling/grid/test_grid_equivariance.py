@@ -108,7 +108,8 @@ def test_gradient_of_the_equi_loss_reaches_map_and_queries(toy: Toy) -> None:
 
 def test_a_pixel_of_the_memory_is_its_channels(toy: Toy) -> None:
     """Retrieval across images is the product of the map's own retrieval, whatever the pixel's position."""
-    scene, _ = toy.forward_scene([painted(128, 160), painted(96, 96)])
+    inputs = [{**painted(*size), "image_id": index} for index, size in enumerate([(128, 160), (96, 96)])]
+    scene, _ = toy.forward_scene(inputs)
     pixels = toy.iuq_criterion.sampler(scene)
     logits = toy.retrieve(scene.queries, pixels)
     on_maps = toy.retrieve_map(scene.queries, scene.features)
