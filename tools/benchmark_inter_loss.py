@@ -24,7 +24,7 @@ from benchmarking import alternate, peak_bytes
 from torch import Tensor
 
 from adet_iuq.iuq import InterSceneLoss, Pixels, Queries
-from adet_iuq.iuq.memory import count_images
+from adet_iuq.iuq.image_counts import count_images
 from adet_iuq.modeling.condinst.mask_head import DynamicMaskHead, DynamicQueries
 
 HIDDEN = 8
@@ -121,7 +121,7 @@ def plain_step(case: Case, queries: Queries, ids: Tensor, pixels: Pixels) -> Ten
     foreign = (ids[:, None] != pixels.image_ids[None]) & (pixels.image_ids >= 0)[None]
     logits = case.plain_retrieve(queries, pixels)
     cross_entropy = F.softplus(logits)
-    per_pair = 0.9 * (torch.exp(2.5 * (logits - cross_entropy)) * cross_entropy)
+    per_pair = 0.1 * (torch.exp(2.5 * (logits - cross_entropy)) * cross_entropy)
     value = per_pair.masked_fill(~foreign, 0.0).sum() / foreign.sum()
     return torch.autograd.grad(value, queries.embeddings)[0]
 

@@ -59,7 +59,8 @@ def build(cfg: Any, capacity: int) -> tuple[nn.Module, PixelMemory]:
         raise UserError(
             f"{cfg.MODEL.META_ARCHITECTURE} has no memory; name an _iuq config with MODEL.IUQ.INTER.ENABLED."
         )
-    model.set_iteration(cfg.MODEL.IUQ.INTER.START_ITER + cfg.MODEL.IUQ.INTER.RAMP_ITERS + 1)
+    inter = model.iuq_criterion.inter
+    model.set_iteration(inter.start_iter + inter.ramp_iters + 1)
     fill(model.iuq_criterion.memory, capacity, cfg.MODEL.DEVICE)
     device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
     wrapped: nn.Module = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)

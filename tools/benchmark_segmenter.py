@@ -151,8 +151,8 @@ def benchmark_training(found: list[Candidate], args: argparse.Namespace) -> None
     inputs = [synthetic_input(args.size, args.instances, labels, seed) for seed in range(args.batch)]
     for candidate in found:
         if isinstance(candidate.model, IUQMetaArch):
-            inter = candidate.cfg.MODEL.IUQ.INTER
-            candidate.model.set_iteration(inter.START_ITER + inter.RAMP_ITERS + 1)
+            inter = candidate.model.iuq_criterion.inter
+            candidate.model.set_iteration(inter.start_iter + inter.ramp_iters + 1)
         train_step(candidate, inputs)
         fill_memory(candidate)
     steps = [partial(train_step, candidate, inputs) for candidate in found]

@@ -13,6 +13,7 @@ from detectron2.utils import comm
 
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.checkpoint import build_checkpointer
+from adet_iuq.data.registration.mosaic import evaluated_sets
 from adet_iuq.engine import Trainer, argument_parser, launch, setup
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation import print_results
@@ -41,7 +42,7 @@ def main(args: argparse.Namespace) -> None:
         trainer.resume_or_load(resume=args.resume)
         results = trainer.train()
     if comm.is_main_process() and cfg.DATASETS.TEST:
-        print_results(results, cfg.DATASETS.TEST)
+        print_results(results, evaluated_sets(cfg))
 
 
 if __name__ == "__main__":

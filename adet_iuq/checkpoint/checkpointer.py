@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from adet_iuq.checkpoint.compatibility import compare, evaluation_problem, listing, optional_keys, training_problem
 from adet_iuq.checkpoint.files import read_checkpoint
 from adet_iuq.checkpoint.modernize import modern_names
+from adet_iuq.checkpoint.pretrained import check_pretrained, is_pretrained, read_pretrained, timm_names
 from adet_iuq.checkpoint.resume import Checkpoint, read_checkpoint_to_resume
 from adet_iuq.config.num_classes import all_num_classes
 from adet_iuq.errors import UserError
@@ -91,8 +92,8 @@ class Checkpointer:
         """Loads the weights of a file into the model.
 
         Args:
-            path: local path, or anything detectron2's path manager knows (`detectron2://`, https); empty: nothing is
-                loaded.
+            path: local path, anything detectron2's path manager knows (`detectron2://`, https), or `pretrained://` and a
+                name (pretrained.py); empty: nothing is loaded.
             strict: the file must hold every tensor of the model. Else the training starts from it: what is missing, or
                 belongs to another number of classes, is listed and keeps its initialisation.
 
@@ -103,7 +104,8 @@ class Checkpointer:
             logger.info("No weights to load: the model keeps its random initialisation.")
             return
         logger.info("Loading %s ...", path)
-        self._load_weights(read_checkpoint(_fetch(path)), path, strict)
+        content = read_pretrained(path) if is_pretrained(path) else read_checkpoint(_fetch(path))
+        self._load_weights(content, path, strict)
 
     def load_last(self) -> Checkpoint | None:
         """Loads the weights of the last sound checkpoint in `save_dir`, reading it once.
@@ -126,10 +128,12 @@ class Checkpointer:
         return found
 
     def _load_weights(self, content: dict[str, Any], path: str, strict: bool) -> None:
-        tensors = self._converted(content, path)
+        own = named_tensors(content["model"], path)
+        tensors = self._converted(own, content, path)
         file = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         model = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
         comparison = compare(file, model, optional_keys(self.model), self.class_counts)
+        comparison.sources = _sources(tensors, own)
         problem = evaluation_problem(comparison) if strict else training_problem(comparison)
         if problem is not None:
             wanted = "needs weights of exactly its architecture and classes" if strict else "cannot start from them"
@@ -139,13 +143,13 @@ class Checkpointer:
             )
         _warn_of(f"{path} lacks these tensors, which keep their initialisation", comparison.missing)
         _warn_of(f"{path} is of another number of classes; these tensors keep their initialisation", comparison.resized)
-        _warn_of(f"{path} also holds these tensors, which are left aside", comparison.unexpected)
+        _warn_of(f"{path} also holds these tensors, which are left aside", comparison.in_file(comparison.unexpected))
         self.model.load_state_dict({name: tensors[name] for name in comparison.matched}, strict=False)
         logger.info("Loaded %d of the model's %d tensors.", len(comparison.matched), len(model))
 
-    def _converted(self, content: dict[str, Any], path: str) -> dict[str, Tensor]:
-        """The weights of a file under this model's names."""
-        tensors = named_tensors(content["model"], path)
+    def _converted(self, own: dict[str, Tensor], content: dict[str, Any], path: str) -> dict[str, Tensor]:
+        """The weights of a file, from its `own` names to this model's."""
+        tensors = timm_names(path, own) if is_pretrained(path) else own
         if content.get("matching_heuristics", False):
             caffe2 = content.get("__author__") == "Caffe2"
             try:
@@ -156,7 +160,12 @@ class Checkpointer:
 
 
 def build_checkpointer(cfg: CfgNode, model: nn.Module) -> Checkpointer:
-    """The checkpointer of a run: files in OUTPUT_DIR, class counts from every NUM_CLASSES of the config."""
+    """The checkpointer of a run: files in OUTPUT_DIR, class counts from every NUM_CLASSES of the config.
+
+    Raises:
+        UserError: MODEL.WEIGHTS names weights of a package that the config does not fit.
+    """
+    check_pretrained(cfg, model.state_dict().keys())
     return Checkpointer(model, cfg.OUTPUT_DIR, class_counts=all_num_classes(cfg))
 
 
@@ -176,6 +185,12 @@ def named_tensors(weights: dict[str, Any], path: str) -> dict[str, Tensor]:
     if tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return tensors
+
+
+def _sources(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, tuple[str]]:
+    """The file's own name of every tensor, whatever has renamed it: renaming leaves the tensor itself alone."""
+    names = {id(tensor): name for name, tensor in own.items()}
+    return {name: (names[id(tensor)],) for name, tensor in tensors.items() if id(tensor) in names}
 
 
 def _fetch(path: str) -> str:

@@ -1,7 +1,7 @@
 """Does a file's set of weights belong to a model? Decided from names and shapes alone."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -19,8 +19,11 @@ _INESSENTIAL = (
     "relative_position_index",
     "attn_mask",
 )
-# First parts of the names that image classifiers give to what stands on their trunk.
-_CLASSIFIER = frozenset({"fc", "fc1000", "head", "classifier", "linear", "norm", "pre_logits", "pred"})
+# First parts of the names that image classifiers give to what stands on their trunk; conv_head, bn2 and norm_head: of timm's
+# EfficientNet and MobileNet.
+CLASSIFIER = frozenset(
+    {"fc", "fc1000", "head", "classifier", "linear", "norm", "pre_logits", "pred", "conv_head", "bn2", "norm_head"}
+)
 _BACKBONE = "backbone."
 # Swin's output norms, which no classifier has.
 _OUTPUT_NORM = re.compile(r"backbone\.(bottom_up\.)?norm\d\.")
@@ -39,6 +42,7 @@ class Comparison:
         missing: in the model only.
         unexpected: in the file only.
         shapes: of `resized` and `mismatched`: in the file, in the model.
+        sources: what the file itself calls the tensors that have been renamed, by the new names.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -47,6 +51,11 @@ class Comparison:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     shapes: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
+    sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def in_file(self, names: Iterable[str]) -> list[str]:
+        """The file's own names, for people who look into it."""
+        return [own for name in names for own in self.sources.get(name, (name,))]
 
 
 def compare(
@@ -92,7 +101,7 @@ def training_problem(comparison: Comparison) -> str | None:
     that holds a backbone or an image classifier.
     """
     if not comparison.matched:
-        return f"not one of its tensors fits the model; it holds {listing(comparison.unexpected)}"
+        return f"not one of its tensors fits the model; it holds {listing(comparison.in_file(comparison.unexpected))}"
     if comparison.mismatched:
         return f"tensors have other shapes than in the model: {listing(comparison.mismatched, comparison.shapes)}"
     known = set(comparison.matched) | set(comparison.resized)
@@ -101,13 +110,13 @@ def training_problem(comparison: Comparison) -> str | None:
     foreign = [
         name
         for name in comparison.unexpected
-        if not name.startswith(_BACKBONE) and name.split(".")[0] not in trunk_parts | _CLASSIFIER
+        if not name.startswith(_BACKBONE) and name.split(".")[0] not in trunk_parts | CLASSIFIER
     ]
     fitting = [name for name in known if not name.startswith(_BACKBONE)]
     if len(foreign) > len(fitting):
         return (
             f"of its {len(foreign) + len(fitting)} tensors beside the backbone only {len(fitting)} fit the model; "
-            f"foreign are {listing(foreign)}"
+            f"foreign are {listing(comparison.in_file(foreign))}"
         )
     return _trunk_problem(comparison, trunk, trunk_parts)
 
@@ -127,7 +136,7 @@ def _trunk_problem(comparison: Comparison, trunk: str, trunk_parts: set[str]) ->
     if matched and len(missing) > limit:
         return f"it has only a part of the model's backbone; missing are {listing(missing)}"
     if matched and len(surplus) > limit:
-        return f"its backbone has more layers than the model's: {listing(surplus)}"
+        return f"its backbone has more layers than the model's: {listing(comparison.in_file(surplus))}"
     return None
 
 

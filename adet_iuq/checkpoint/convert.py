@@ -90,6 +90,7 @@ def to_ours(tensors: Mapping[str, Tensor], model: nn.Module, source: str) -> Con
     renamed = Renamed(modern_names(tensors, shapes)) if table is None else table.to_ours(tensors)
     placed = {name: tuple(tensor.shape) for name, tensor in renamed.tensors.items()}
     comparison = compare(placed, shapes, optional_keys(model))
+    comparison.sources = renamed.sources
     trunk = trunk_prefix(shapes)
     if comparison.matched and all(name.startswith(trunk) for name in comparison.matched):
         needed = [name for name in comparison.missing if name.startswith(trunk) and not name.startswith(trunk + "norm")]
@@ -98,7 +99,11 @@ def to_ours(tensors: Mapping[str, Tensor], model: nn.Module, source: str) -> Con
     kept = {name: renamed.tensors[name] for name in comparison.matched}
     # Of the file: classifiers, and what `compare` calls inessential; of the model: what a backbone's file lacks.
     dropped = [name for name in placed if name not in {*kept, *comparison.unexpected, *comparison.shapes}]
-    left_out = [*renamed.ignored, *dropped, *(name for name in comparison.missing if name not in needed)]
+    left_out = [
+        *renamed.ignored,
+        *comparison.in_file(dropped),
+        *(name for name in comparison.missing if name not in needed),
+    ]
     return Conversion(kept, _problems(comparison, needed, renamed.unplaced), left_out)
 
 
@@ -156,7 +161,7 @@ def _table(name: str, model_names: Mapping[str, Any]) -> NameTable | None:
 
 
 def _problems(comparison: Comparison, needed: list[str], unplaced: list[str]) -> list[str]:
-    unknown = [*unplaced, *comparison.unexpected]
+    unknown = [*unplaced, *comparison.in_file(comparison.unexpected)]
     wrong = [*comparison.resized, *comparison.mismatched]
     result = []
     if unknown:

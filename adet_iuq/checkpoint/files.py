@@ -4,11 +4,13 @@ import collections
 import io
 import os
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from adet_iuq.checkpoint.hashes import hash_problem
 from adet_iuq.errors import UserError
 
 # Functions that numpy's arrays and scalars are pickled with, by module (which numpy 2 renamed) and name.
@@ -60,12 +62,18 @@ def read_checkpoint(path: str) -> dict[str, Any]:
       "state_dict" or "model_state" (pycls) are found.
 
     Raises:
-        DamagedCheckpointError: the file is missing, damaged, or holds other objects than numbers, arrays, tensors and
-            containers.
+        DamagedCheckpointError: the file is missing, damaged, not the one whose hash its name carries, or holds other
+            objects than numbers, arrays, tensors and containers.
         UserError: it holds no dict.
     """
     if not os.path.isfile(path):
         raise DamagedCheckpointError(f"Checkpoint {path} does not exist. Check MODEL.WEIGHTS.")
+    problem = hash_problem(Path(path))
+    if problem is not None:
+        raise DamagedCheckpointError(
+            f"Checkpoint {path} is damaged, or another file: {problem}. Download it again; if the name means "
+            "something else, rename the file."
+        )
     try:
         content = _read_pickle(path) if path.endswith(".pkl") else _read_torch(path)
     except pickle.UnpicklingError as error:

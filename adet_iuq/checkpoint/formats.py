@@ -5,6 +5,7 @@ Trunk: "backbone." or, under a pyramid, "backbone.bottom_up."; `compatibility.tr
 
 from collections.abc import Iterable
 
+from adet_iuq.checkpoint.compatibility import CLASSIFIER
 from adet_iuq.checkpoint.renaming import NameTable, Rule
 from adet_iuq.errors import UserError
 
@@ -34,7 +35,10 @@ def timm_table(trunk: str, model_names: Iterable[str]) -> NameTable:
         ]
         rules = [Rule(f"{trunk}model.{ours}", (theirs,)) for ours, theirs in levels if _has(trunk_names, ours)]
         rules.append(Rule(trunk + "model.{rest}", ("{rest}",)))
-        return NameTable(rules, ignored=_CLASSIFIER, ours_only=_beside_the_trunk(trunk))
+        # Not what bears a classifier's name in the trunk itself, such as the second norm of Xception's stem.
+        heads = sorted(part for part in CLASSIFIER if not any(n.startswith(f"model.{part}.") for n in trunk_names))
+        ignored = (rf"({'|'.join(heads)})\.", *_MADE_ANEW)
+        return NameTable(rules, ignored=ignored, ours_only=_beside_the_trunk(trunk))
     if any(name.startswith("patch_embed.") for name in trunk_names):
         return NameTable(_timm_swin_rules(trunk), ignored=_CLASSIFIER, ours_only=_beside_the_trunk(trunk))
     if any(name.startswith("stem.conv1.") for name in trunk_names):

@@ -31,11 +31,13 @@ class Renamed:
 
     Attributes:
         tensors: by new name.
+        sources: the old names of each new one.
         unplaced: old names for which there is no rule, or whose new name another tensor has taken.
         ignored: old names that carry nothing.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    sources: dict[str, list[str]] = field(default_factory=dict)
     unplaced: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
 
@@ -68,6 +70,7 @@ class NameTable:
                 ours = rule.ours.format(**match.groupdict())
                 if ours not in result.tensors and all(part in tensors for part in parts):
                     result.tensors[ours] = _joined([tensors[part] for part in parts])
+                    result.sources[ours] = parts
                     used.update(parts)
         result.unplaced = _rest(tensors, used, self._ignored)
         result.ignored = [name for name in tensors if name not in used and name not in result.unplaced]

@@ -1,4 +1,4 @@
-"""Keys of the data, of the training loop and of the timm bridge."""
+"""Keys of the data, of the training loop, of evaluations and of the timm bridge."""
 
 from detectron2.config import CfgNode
 
@@ -48,7 +48,8 @@ def add_training_config(cfg: CfgNode) -> None:
     # lr(t) = (base - ending) * (1 - t / MAX_ITER) ** power + ending. Key names of detectron2's DeepLab project.
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
-    # "float16" (with a gradient scaler, CUDA only) or "bfloat16" (CUDA and CPU); read when SOLVER.AMP.ENABLED.
+    # Read when SOLVER.AMP.ENABLED: "float16" (with a gradient scaler, CUDA only), "bfloat16" (CUDA and CPU), or "auto":
+    # bfloat16 on GPUs and CPUs that compute with it (CPUs: AVX-512 BF16 or AMX), float16 on other GPUs, else float32.
     cfg.SOLVER.AMP.DTYPE = "float16"
     # The metric whose best checkpoint is kept as model_best.pth; empty: none.
     cfg.SOLVER.BEST_CHECKPOINT = CfgNode()
@@ -60,10 +61,30 @@ def add_training_config(cfg: CfgNode) -> None:
     cfg.DIST.TIMEOUT_MINUTES = 30.0
 
     cfg.GUARD = CfgNode()
-    # Warn when for so many steps the mask loss stood at its ceiling and no query fired anywhere; 0: never.
+    # Warn when for so many steps the mask loss stood where it is without any mask and no query fired anywhere; 0: never.
     cfg.GUARD.COLLAPSE_ITERS = 100
+    # Every so many iterations the log of an IUQ model gets `iuq/gradient_ratio`, the norm of the gradient of the weighted
+    # inter-scene loss over that of the base's mask loss, both on the query embeddings, and `iuq/gradient_cosine` between
+    # them: the strength of the term, which its value does not tell. It costs part of a backward pass. 0: never.
+    cfg.GUARD.GRADIENT_RATIO_PERIOD = 0
     # How many unreadable images a data worker may replace by others before it stops.
     cfg.GUARD.SKIP_CORRUPT_IMAGES = 0
+
+
+def add_test_config(cfg: CfgNode) -> None:
+    """Adds `TEST.*` keys: what an evaluation measures besides the metrics of its data sets."""
+    # Mosaics of each COCO-type set in DATASETS.TEST: 2 x 2 images in one, evaluated as `<name>_mosaic` at twice the test
+    # size, with four times the detections: AP, and how much masks leak into other images (evaluation/mosaic.py).
+    cfg.TEST.MOSAIC = CfgNode()
+    cfg.TEST.MOSAIC.ENABLED = False
+    cfg.TEST.MOSAIC.SEED = 0  # decides which images meet
+    cfg.TEST.MOSAIC.SCORE = 0.3  # detections count for the leak rate from this score on
+    # What the terms of instance-unique querying are about, on images of each COCO-type set in DATASETS.TEST: how often
+    # queries fire on pixels of other images, and how equivariant masks and features are (evaluation/queries.py).
+    cfg.TEST.QUERY_PROBE = CfgNode()
+    cfg.TEST.QUERY_PROBE.ENABLED = False
+    cfg.TEST.QUERY_PROBE.IMAGES = 32  # drawn from the set's; all, where it has fewer
+    cfg.TEST.QUERY_PROBE.SEED = 0  # of that draw, of the pixels and of the views
 
 
 def add_normalizer_config(cfg: CfgNode) -> None:

@@ -1,7 +1,14 @@
-"""The folder for everything that can be made again: rendered scenes and verdicts of the checker."""
+"""The folder for everything that can be made again: rendered scenes, mosaics and verdicts of the checker."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+from iopath.common.file_io import file_lock
+
+from adet_iuq.errors import UserError
 
 
 def cache_folder(root: str = "") -> Path:
@@ -21,3 +28,32 @@ def file_identity(path: str) -> tuple[str, int, int]:
     """Absolute path, modification time in nanoseconds and size in bytes: changes when the file does."""
     status = os.stat(path)
     return os.path.abspath(path), status.st_mtime_ns, status.st_size
+
+
+def make_folder_once(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Lets `fill` make the files of `folder`, unless they are there. Safe when several processes start at once.
+
+    It fills a folder beside `folder`, which takes the name when all is there: nobody ever sees a part.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if folder.is_dir():
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(str(folder)):
+            if folder.is_dir():
+                return
+            partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}"))
+            try:
+                fill(partial)
+                partial.chmod(0o755)
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written: {error.strerror or error}. Name another folder with the environment variable "
+            "ADET_IUQ_CACHE."
+        ) from error

@@ -10,12 +10,16 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvalua
 
 from adet_iuq.data.annotations.evaluation_json import evaluation_json
 from adet_iuq.data.registration.datasets import left_out, source_of
+from adet_iuq.data.registration.mosaic import EVALUATOR_TYPE, TILES
 from adet_iuq.errors import UserError
+from adet_iuq.evaluation.mosaic import LeakEvaluator
 from adet_iuq.evaluation.panoptic import PanopticEvaluator
 from adet_iuq.evaluation.semantic import SemanticEvaluator
 from adet_iuq.registry import Registry
 
 logger = logging.getLogger(__name__)
+
+_COCO_DETECTIONS = 100  # of an image and class, best first, are what AP counts
 
 # By `evaluator_type` of a data set's metadata: a function of the config, the data set's name and the output folder.
 EVALUATOR_REGISTRY: Registry[Callable[[CfgNode, str, str], DatasetEvaluator]] = Registry("evaluator")
@@ -73,6 +77,18 @@ def build_panoptic_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str
     """PQ, mIoU, and mask AP of the things."""
     maps = [PanopticEvaluator(dataset_name), SemanticEvaluator(dataset_name)]
     return DatasetEvaluators([*maps, *_mask_evaluators(cfg, dataset_name, output_folder)])
+
+
+@EVALUATOR_REGISTRY.register(EVALUATOR_TYPE)
+def build_mosaic_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """COCO's metrics, of as many times the detections as a mosaic has images, and the leak rate."""
+    coco = COCOEvaluator(
+        dataset_name, tasks=_tasks(cfg), output_dir=output_folder, max_dets_per_image=TILES * _COCO_DETECTIONS
+    )
+    if not cfg.MODEL.MASK_ON:
+        return coco
+    leaks = LeakEvaluator(MetadataCatalog.get(dataset_name).json_file, cfg.TEST.MOSAIC.SCORE)
+    return DatasetEvaluators([coco, leaks])
 
 
 def _tasks(cfg: CfgNode) -> tuple[str, ...]:

@@ -8,8 +8,10 @@ from .cells import masks_at_cells, valid_cells
 from .criterion import IUQCriterion
 from .distributed import all_gather_rows, gather_interleaved, rank, sum_over_ranks, world_size
 from .equivariance import EQUI_TARGETS, EquivarianceLoss
+from .gradients import compare_gradients
+from .image_counts import ImageCounts
 from .inter_scene import INTER_LOSSES, NORMALIZERS, InterLoss, InterSceneLoss
-from .memory import ImageCounts, PixelMemory
+from .memory import PixelMemory
 from .randomness import image_generator, keyed_generator, tagged_seed
 from .sampling import (
     SAMPLERS,
@@ -47,6 +49,7 @@ __all__ = [
     "all_gather_rows",
     "build_sampler",
     "cap_queries",
+    "compare_gradients",
     "connected_zero",
     "gather_interleaved",
     "image_generator",

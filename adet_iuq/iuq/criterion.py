@@ -111,6 +111,10 @@ class IUQCriterion(nn.Module):
         query_ids = scene.image_ids[queries.image_index]
         foreign = memory.image_counts().foreign(query_ids)
         pixels, pixel_weights = memory.sample(self.inter.sample)
+        if self.inter.normalizer == "image":
+            # An image counts once however often it is stored.
+            shares = 1.0 / memory.visits().of(pixels.image_ids).clamp(min=1)
+            pixel_weights = shares if pixel_weights is None else shares * pixel_weights
         match = partial(sharded_inter_loss, self.inter) if memory.sharded else self.inter
         return match(
             queries,

@@ -50,7 +50,7 @@ class InterSceneLoss:
 
     loss: str = "focal"  # Table 4a: "l1", "l2", "cross_entropy", "focal"
     gamma: float = 2.5  # focusing exponent of "focal" (section 3.3)
-    neg_weight: float = 0.9  # of "focal": 1 - alpha in the usual convention (the paper's alpha is 0.1)
+    neg_weight: float = 0.1  # of "focal", which has negatives only: the paper's alpha (0.9 if it weighs positives)
     normalizer: str = "pixel"  # "pixel" or "image", see `weigh_queries`
     weight: float = 1.0  # of the whole term, see `ramp`
     start_iter: int = 0
@@ -75,7 +75,7 @@ class InterSceneLoss:
         """What each query's loss, summed over all foreign pixels of the memory, is multiplied by.
 
         "pixel": mean over all valid (query, pixel) pairs. "image": sum over the pixels of each foreign image, mean over
-        foreign images, mean over all Q queries.
+        foreign images, mean over all Q queries; the pixels of an image that was stored v times then weigh 1 / v.
 
         Args:
             foreign_pixels: (Q,) long, number of pixels in the whole memory that are not of the query's own image.
@@ -116,7 +116,8 @@ class InterSceneLoss:
             pixels: P pixels of any floating dtype; id -1 marks empty slots, which never count.
             retrieve: gives (Q, P) logits; it is called with parts of `pixels`.
             query_weights: (Q,) float, of each query's sum over the pixels (`weigh_queries`).
-            pixel_weights: (P,) float, how many pixels each one stands for (`PixelMemory.sample`); None: for itself.
+            pixel_weights: (P,) float, how many pixels each one stands for (`PixelMemory.sample`), over how often its image
+                was stored where each image counts once; None: for itself.
             bytes_per_pair: `Retriever.bytes_per_pair`; changes the loss by rounding only.
         """
         embeddings = queries.embeddings

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .consistency import check_same_on_all_ranks
 from .distributed import all_gather_rows, gather_interleaved, rank, world_size
+from .image_counts import ImageCounts, count_images, count_visits
 from .randomness import keyed_generator
 from .structures import Pixels
 
@@ -19,42 +19,12 @@ _CONTEXT = "context_"
 _POINTER, _FILLED, _WRITES = 0, 1, 2
 
 
-class ImageCounts(NamedTuple):
-    """Which images a memory holds, and how many pixels of each."""
-
-    ids: Tensor  # (images,) long, ascending
-    counts: Tensor  # (images,) long, at least 1 each
-
-    @staticmethod
-    def sum(ids: Tensor, counts: Tensor) -> ImageCounts:
-        """From ids (n,) long that may come several times, and the number of pixels that goes with each (n,) long."""
-        ids, place = torch.unique(ids, return_inverse=True)
-        return ImageCounts(ids, torch.zeros_like(ids).index_add(0, place, counts))
-
-    def foreign(self, query_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """For the image of each query, (Q,) long: the number of pixels and of images that are not its own, (Q,) long."""
-        if len(self.ids) == 0:
-            return torch.zeros_like(query_ids), torch.zeros_like(query_ids)
-        # Binary search instead of a (Q, P) comparison: the cost stays far below the loss's own.
-        position = torch.searchsorted(self.ids, query_ids).clamp(max=len(self.ids) - 1)
-        own = self.ids[position] == query_ids
-        return self.counts.sum() - self.counts[position] * own, len(self.ids) - own.long()
-
-
-def count_images(pixel_ids: Tensor, chunk: int = 2**17) -> ImageCounts:
-    """The images of pixels, (P,) long, -1 for an empty slot; `chunk` are sorted at a time, to bound the memory it takes."""
-    total = ImageCounts(pixel_ids.new_zeros(0), pixel_ids.new_zeros(0))
-    for part in pixel_ids.split(chunk):
-        ids, counts = torch.unique(part[part >= 0], return_counts=True)
-        total = ImageCounts.sum(torch.cat([total.ids, ids]), torch.cat([total.counts, counts]))
-    return total
-
-
 class PixelMemory(nn.Module):
     """Keeps the newest `capacity` pixels that all ranks enqueued.
 
     All state is in buffers, none of which belongs to the model's `state_dict`: a trainer keeps `state()` beside the
-    weights. `enqueue` is a collective call. No gradient is ever stored, nor does one reach the memory.
+    weights. `enqueue` is a collective call. No gradient is ever stored, nor does one reach the memory. The columns have no
+    rows before something is stored or loaded, so that a model that only evaluates spends nothing on them.
 
     Sharded, slot s lies on rank s % ranks only, in its row s // ranks; `cursor` counts slots of the whole memory and is
     the same everywhere. Every write and every partly filled memory is spread evenly, to within one slot.
@@ -69,7 +39,7 @@ class PixelMemory(nn.Module):
         check_period: compare the ranks' contents after every so many `enqueue`s, the first included; 0: never.
     """
 
-    features: Tensor  # (C, D); sharded: this rank's rows, like all columns
+    features: Tensor  # (C, D), at first (0, D); sharded: this rank's rows, like all columns
     locations: Tensor  # (C, 2) float32
     image_ids: Tensor  # (C,) long, -1 where empty
     cursor: Tensor  # (3,) long: slot of the next write, filled slots, number of writes so far
@@ -95,13 +65,12 @@ class PixelMemory(nn.Module):
         self.context_shapes = dict(context or {})
         self.shard, self.ranks = (rank(), world_size()) if shard else (0, 1)
         self.check_period, self._enqueues = check_period, 0
-        rows = self._own_rows(capacity)
-        self.register_buffer("features", torch.zeros(rows, pixel_dim, dtype=dtype), persistent=False)
-        self.register_buffer("locations", torch.zeros(rows, 2), persistent=False)
-        self.register_buffer("image_ids", torch.full((rows,), -1, dtype=torch.long), persistent=False)
+        self.register_buffer("features", torch.zeros(0, pixel_dim, dtype=dtype), persistent=False)
+        self.register_buffer("locations", torch.zeros(0, 2), persistent=False)
+        self.register_buffer("image_ids", torch.zeros(0, dtype=torch.long), persistent=False)
         self.register_buffer("cursor", torch.zeros(3, dtype=torch.long), persistent=False)
         for name, shape in self.context_shapes.items():
-            self.register_buffer(_CONTEXT + name, torch.zeros(rows, *shape), persistent=False)
+            self.register_buffer(_CONTEXT + name, torch.zeros(0, *shape), persistent=False)
 
     def __len__(self) -> int:
         """Number of filled slots; for capacity 0 the rows of the latest `enqueue`."""
@@ -151,6 +120,15 @@ class PixelMemory(nn.Module):
         counts = count_images(self.pixels().image_ids)
         return ImageCounts.sum(*all_gather_rows(counts)) if self.sharded else counts
 
+    def visits(self) -> ImageCounts:
+        """How often each image of the whole memory was stored (`count_visits`); sharded it is a collective call."""
+        ids = self.pixels().image_ids
+        if self.sharded:
+            slots = self.shard + self.ranks * torch.arange(len(ids), device=ids.device)
+            ids, slots = all_gather_rows([ids, slots])
+            ids = ids[slots.argsort()]
+        return count_visits(ids.roll(-int(self.cursor[_POINTER])))
+
     @torch.no_grad()
     def enqueue(self, pixels: Pixels) -> None:
         """Writes the pixels of all ranks, oldest slots first; every rank calls it each step, also with 0 pixels.
@@ -163,6 +141,7 @@ class PixelMemory(nn.Module):
         """
         if self.sharded and self.ranks != world_size():
             raise RuntimeError(f"The memory was split over {self.ranks} processes, but {world_size()} are running.")
+        self._allocate()
         rows = self._gather(pixels)
         count = len(rows["image_ids"])
         if self.capacity == 0:
@@ -186,6 +165,7 @@ class PixelMemory(nn.Module):
         Sharded it is a collective call, rank 0 gets the columns of the whole memory, put together on the CPU, the others
         an empty dict: what is saved does not depend on the number of ranks.
         """
+        self._allocate()
         if self.sharded:
             total = self.capacity or len(self)
             columns = {name: gather_interleaved(self.get_buffer(name), total) for name in self._columns()}
@@ -201,6 +181,7 @@ class PixelMemory(nn.Module):
         newest pixels that fit are kept.
         """
         self._check_state(state)
+        self._allocate()
         capacity = len(state["image_ids"])
         if capacity == self.capacity:
             for name in self._columns():
@@ -231,6 +212,15 @@ class PixelMemory(nn.Module):
     def _own_rows(self, slots: int) -> int:
         """How many of the first `slots` slots lie on this rank."""
         return len(range(self.shard, slots, self.ranks))
+
+    def _allocate(self) -> None:
+        """Makes room for all slots, where there is none yet."""
+        if self.capacity == 0 or len(self.image_ids):
+            return
+        for name in self._columns():
+            column = self.get_buffer(name)
+            empty = -1 if name == "image_ids" else 0
+            setattr(self, name, column.new_full((self._own_rows(self.capacity), *column.shape[1:]), empty))
 
     def _check_ranks(self) -> None:
         names = ["cursor"] if self.sharded else [*self._columns(), "cursor"]

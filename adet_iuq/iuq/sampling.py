@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .cells import masks_at_cells, valid_cells
+from .cells import masks_at_cells
 from .randomness import image_generator
 from .structures import Pixels, Queries, Scene
 
@@ -107,27 +107,12 @@ def cap_queries(scene: Scene, max_queries: int, num_originals: int) -> Queries:
 def instance_cells(scene: Scene, image: int) -> Tensor:
     """Cells that each instance of an image may be sampled from: (K_b, Hf * Wf) bool.
 
-    Those whose supervised pixel lies in the instance's mask. An instance that owns none of them but has any pixel gets
-    the cell nearest to its centroid, kept inside the unpadded image.
+    Those that its mask holds by `Scene.mask_cells`. An instance too small to own one has no pixel of its own to store.
     """
-    masks = scene.masks[image]
-    map_size = (scene.features.shape[2], scene.features.shape[3])
-    grid = masks_at_cells(masks, scene.stride, scene.offset, map_size).flatten(1)
-    lonely = (~grid.any(dim=1)).nonzero().squeeze(1)
-    if len(lonely):
-        small = masks[lonely]
-        rows = _centroid_cells(small.sum(dim=2), scene, image, axis=0)
-        columns = _centroid_cells(small.sum(dim=1), scene, image, axis=1)
-        grid = grid.index_put((lonely, rows * map_size[1] + columns), small.flatten(1).any(dim=1))
-    return grid
-
-
-def _centroid_cells(profile: Tensor, scene: Scene, image: int, axis: int) -> Tensor:
-    """Nearest cell on one axis to the centroid of masks whose pixels are counted along it: (n, size) to (n,) long."""
-    positions = torch.arange(profile.shape[1], device=profile.device, dtype=torch.float32)
-    centroid = (profile * positions).sum(dim=1) / profile.sum(dim=1).clamp(min=1)
-    last = valid_cells(scene.image_sizes[image][axis], scene.features.shape[2 + axis], scene.stride, scene.offset) - 1
-    return ((centroid - scene.offset) / scene.stride).round().long().clamp(0, max(last, 0))
+    masks, map_size = scene.masks[image], (scene.features.shape[2], scene.features.shape[3])
+    if scene.mask_cells is not None:
+        return scene.mask_cells(masks, map_size).flatten(1)
+    return masks_at_cells(masks, scene.stride, scene.offset, map_size).flatten(1)
 
 
 def _sample_images(scene: Scene, draw: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Pixels:

@@ -13,7 +13,7 @@ Coordinates are x, y in pixels of the network input; pixel p of an axis sits at 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -118,6 +118,9 @@ class Scene:
     sample_seeds: list[int] | None = None  # B; keys all random draws of an image (None: torch's global generator)
     sample_indices: list[int] | None = None  # B; position in the global sample stream
     instance_context: dict[str, list[Tensor]] = field(default_factory=dict)  # B x (K_b, ...), copied to Pixels.context
+    # Which cells lie in an instance, as the segmenter's mask loss sees it: masks (K, H, W) bool and (Hf, Wf) to (K, Hf, Wf)
+    # bool. None: those whose supervised pixel does.
+    mask_cells: Callable[[Tensor, tuple[int, int]], Tensor] | None = None
 
     def __len__(self) -> int:
         return self.features.shape[0]

@@ -14,10 +14,10 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from adet_iuq.errors import UserError
-from adet_iuq.iuq import CropFlip, IUQCriterion, Pixels, Queries, Scene
+from adet_iuq.iuq import CropFlip, IUQCriterion, Pixels, Queries, Scene, compare_gradients, masks_at_cells
 from adet_iuq.modeling.iuq_settings import build_criterion, settings_from
 from adet_iuq.modeling.parts import part
-from adet_iuq.modeling.segmenter import Segmenter
+from adet_iuq.modeling.segmenter import Segmenter, TrainingPass
 from adet_iuq.modeling.views import Views, on_device, transform_inputs
 
 # How IMS_PER_BATCH counts: "paired": views, of which an image has two; "extra": images.
@@ -33,18 +33,19 @@ class IUQMetaArch(Segmenter):
     iuq_criterion: IUQCriterion
 
     @configurable
-    def __init__(self, *, criterion: IUQCriterion, views: Views, **base: Any) -> None:
+    def __init__(self, *, criterion: IUQCriterion, views: Views, gradient_ratio_period: int = 0, **base: Any) -> None:
         """
         Args:
             criterion: both losses and the memory.
             views: how the second view of an image is drawn, if the criterion has an equivariance term.
+            gradient_ratio_period: log how strong the inter-scene term is every so many iterations; 0: never.
             base: arguments of the segmenter.
 
         Raises:
             UserError: the memory was built for other pixels than the segmenter's.
         """
         super().__init__(**base)
-        self.iuq_criterion, self.views = criterion, views
+        self.iuq_criterion, self.views, self.gradient_ratio_period = criterion, views, gradient_ratio_period
         memory = criterion.memory
         if memory is not None and memory.features.shape[1] != self.pixel_dim:
             raise UserError(
@@ -63,8 +64,9 @@ class IUQMetaArch(Segmenter):
         if cfg.MODEL.IUQ.EQUI.VIEWS not in _VIEWS:
             raise UserError(f'MODEL.IUQ.EQUI.VIEWS is "{cfg.MODEL.IUQ.EQUI.VIEWS}"; it can be {" or ".join(_VIEWS)}.')
         views = settings_from(Views, cfg.MODEL.IUQ.EQUI, "MODEL.IUQ.EQUI")
-        criterion = build_criterion(cfg, cls.memory_arguments(cfg, base))
-        return {**base, "criterion": criterion, "views": views}
+        criterion = build_criterion(cfg, cls.memory_arguments(cfg, base), cls.mask_loss_factor(cfg, base))
+        period = cfg.GUARD.GRADIENT_RATIO_PERIOD
+        return {**base, "criterion": criterion, "views": views, "gradient_ratio_period": period}
 
     @classmethod
     def memory_arguments(cls, cfg: CfgNode, base: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,6 +77,32 @@ class IUQMetaArch(Segmenter):
             base: arguments of the segmenter's constructor.
         """
         return {"pixel_dim": base.get("pixel_dim", cls.pixel_dim)}
+
+    @classmethod
+    def mask_loss_factor(cls, cfg: CfgNode, base: Mapping[str, Any]) -> float:
+        """The weight of the base's mask loss as far as `mask_loss` leaves it out (MODEL.IUQ.EQUI.RELATIVE_TO_BASE).
+
+        Args:
+            cfg: the whole config.
+            base: arguments of the segmenter's constructor.
+        """
+        return 1.0
+
+    def mask_cells(self, masks: Tensor, map_size: tuple[int, int]) -> Tensor:
+        """The cells of the dense map that the base's mask loss asks to be in an instance; their pixels may be stored.
+
+        Args:
+            masks: (K, H, W) bool, of one image.
+            map_size: (Hf, Wf).
+
+        Returns:
+            (K, Hf, Wf) bool; by default the masks at the supervised pixels.
+        """
+        return masks_at_cells(masks, self.pixel_stride, self.pixel_offset, map_size)
+
+    def base_mask_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The weighted mask loss of the queries that a training pass returns, from its losses."""
+        return losses[self.mask_loss_name]
 
     @abstractmethod
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
@@ -139,27 +167,45 @@ class IUQMetaArch(Segmenter):
                 transforms = [self._sample_transform(inputs) for inputs in batched_inputs]
                 transformed = [transform_inputs(i, g) for i, g in zip(batched_inputs, transforms, strict=True)]
             views = batched_inputs + transformed
-        scene, losses = self.forward_scene(views)
+        done = self.training_pass(views)
         with part("iuq"):
             terms, stats = self.iuq_criterion(
-                self, scene, transforms, num_originals=len(batched_inputs), iteration=self.iteration
+                self,
+                self._scene(done, views),
+                transforms,
+                num_originals=len(batched_inputs),
+                iteration=self.iteration,
             )
+            if self.gradient_ratio_period > 0 and self.iteration % self.gradient_ratio_period == 0:
+                stats |= self._strength(done, terms)
         if stats:
             values = torch.stack([value.float() for value in stats.values()]).tolist()  # one transfer to the host
             get_event_storage().put_scalars(**{f"iuq/{name}": value for name, value in zip(stats, values, strict=True)})
-        return losses | terms
+        return done.losses | terms
 
     def forward_scene(self, batched_inputs: list[dict[str, Any]]) -> tuple[Scene, dict[str, Tensor]]:
         """One forward pass in training: what the method sees of it, and the base losses, exactly as published."""
         done = self.training_pass(batched_inputs)
+        return self._scene(done, batched_inputs), done.losses
+
+    def _strength(self, done: TrainingPass, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `compare_gradients` says of the inter-scene term and the base's mask loss, on the queries."""
+        if "loss_inter" not in terms or not torch.is_grad_enabled():
+            return {}
+        sources = done.query_sources or [done.embeddings]
+        return compare_gradients(terms["loss_inter"], self.base_mask_loss(done.losses), sources)
+
+    def _scene(self, done: TrainingPass, batched_inputs: list[dict[str, Any]]) -> Scene:
+        """What the method sees of a training pass."""
         memory = self.iuq_criterion.memory
-        wanted = {} if memory is None else memory.context_shapes
+        # Without a memory, pixels keep all that there is: measurements on held-out images ask queries about them.
+        wanted = done.instance_context if memory is None else memory.context_shapes
         if not done.instance_context.keys() >= wanted.keys():
             raise UserError(
                 f"The pixel memory keeps {sorted(wanted)} of every pixel's instance, but a training pass of "
                 f"{type(self).__name__} tells {sorted(done.instance_context)} only (instance_context)."
             )
-        scene = Scene(
+        return Scene(
             queries=Queries(done.embeddings, done.image_index, done.target_index, done.context),
             features=done.features,
             stride=self.pixel_stride,
@@ -168,21 +214,33 @@ class IUQMetaArch(Segmenter):
             masks=done.masks,
             image_sizes=done.image_sizes,
             instance_context={name: done.instance_context[name] for name in wanted},
-            **_scene_ids(batched_inputs, self.device),
+            mask_cells=self.mask_cells,
+            **_scene_ids(batched_inputs, self.device, needed=memory is not None),
         )
-        return scene, done.losses
 
     def _sample_transform(self, inputs: Mapping[str, Any]) -> CropFlip:
         return self.views.draw(inputs, self.pixel_stride, self.pixel_offset)
 
 
-def _scene_ids(batched_inputs: list[dict[str, Any]], device: torch.device) -> dict[str, Any]:
-    """The fields of a `Scene` that identify images and key its random draws; ids default to the position.
+def _scene_ids(batched_inputs: list[dict[str, Any]], device: torch.device, needed: bool) -> dict[str, Any]:
+    """The fields of a `Scene` that identify images and key its random draws; ids that are missing are -1.
+
+    Args:
+        batched_inputs: all views.
+        device: of the ids.
+        needed: whether an image without an id is an error. Nothing could take its place: the memory keeps pixels over
+            iterations and processes, so a position in the batch would take one image for another, or for its own view.
 
     Raises:
-        UserError: an image id that is not an integer.
+        UserError: an image id that is missing or not an integer.
     """
-    ids = [inputs.get("image_id", index) for index, inputs in enumerate(batched_inputs)]
+    ids = [inputs.get("image_id", -1) for inputs in batched_inputs]
+    if needed and not all("image_id" in inputs for inputs in batched_inputs):
+        raise UserError(
+            "The inter-scene loss tells images apart by their ids, but the data mapper gives some images no `image_id` (it "
+            f"gives {', '.join(sorted(batched_inputs[0]))}). Let it add the integer image_id of the data set's record, the "
+            "same whenever that image comes, or switch the loss off (MODEL.IUQ.INTER.ENABLED False)."
+        )
     if not all(isinstance(image_id, int) for image_id in ids):
         raise UserError(f"Instance-unique querying needs integer image ids from the data mapper, not {ids[:3]}.")
     keyed = all("sample_seed" in inputs for inputs in batched_inputs)

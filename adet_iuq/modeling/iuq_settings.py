@@ -15,12 +15,13 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 Settings = TypeVar("Settings")
 
 
-def build_criterion(cfg: CfgNode, memory_arguments: Mapping[str, Any]) -> IUQCriterion:
+def build_criterion(cfg: CfgNode, memory_arguments: Mapping[str, Any], mask_loss_factor: float = 1.0) -> IUQCriterion:
     """The criterion that MODEL.IUQ describes, with a memory if it has an inter-scene term.
 
     Args:
         cfg: the whole config.
         memory_arguments: of `IUQMetaArch.memory_arguments`.
+        mask_loss_factor: of `IUQMetaArch.mask_loss_factor`.
 
     Raises:
         UserError: a value that the method does not know.
@@ -37,26 +38,62 @@ def build_criterion(cfg: CfgNode, memory_arguments: Mapping[str, Any]) -> IUQCri
                 pixels_per_instance=memory.PIXELS_PER_INSTANCE,
                 pixels_per_image=memory.PIXELS_PER_IMAGE,
             ),
-            inter=settings_from(InterSceneLoss, iuq.INTER, "MODEL.IUQ.INTER") if iuq.INTER.ENABLED else None,
-            equi=settings_from(EquivarianceLoss, iuq.EQUI, "MODEL.IUQ.EQUI") if iuq.EQUI.ENABLED else None,
+            inter=inter_settings(cfg) if iuq.INTER.ENABLED else None,
+            equi=equi_settings(cfg, mask_loss_factor) if iuq.EQUI.ENABLED else None,
             reduce_normalizer=cfg.MODEL.REDUCE_NORMALIZER,
         )
     except ValueError as error:
         raise UserError(f"MODEL.IUQ.MEMORY: {error}") from error
 
 
-def settings_from(kind: type[Settings], section: CfgNode, name: str) -> Settings:
+def inter_settings(cfg: CfgNode) -> InterSceneLoss:
+    """The inter-scene term of MODEL.IUQ.INTER; where it has no START_ITER or RAMP_ITERS, a share of SOLVER.MAX_ITER.
+
+    Raises:
+        UserError: a value that the term does not know, a share outside 0 to 1.
+    """
+    inter = cfg.MODEL.IUQ.INTER
+    for name in ("START_SHARE", "RAMP_SHARE"):
+        if not 0 <= inter[name] <= 1:
+            raise UserError(
+                f"MODEL.IUQ.INTER.{name} is {inter[name]}; a share of SOLVER.MAX_ITER lies between 0 and 1."
+            )
+    total = cfg.SOLVER.MAX_ITER
+    return settings_from(
+        InterSceneLoss,
+        inter,
+        "MODEL.IUQ.INTER",
+        start_iter=inter.START_ITER if inter.START_ITER >= 0 else round(inter.START_SHARE * total),
+        ramp_iters=inter.RAMP_ITERS if inter.RAMP_ITERS >= 0 else round(inter.RAMP_SHARE * total),
+    )
+
+
+def equi_settings(cfg: CfgNode, mask_loss_factor: float) -> EquivarianceLoss:
+    """The equivariance term of MODEL.IUQ.EQUI; lambda times `mask_loss_factor` where RELATIVE_TO_BASE and Eq. 8 ask for it.
+
+    Raises:
+        UserError: a value that the term does not know.
+    """
+    equi = cfg.MODEL.IUQ.EQUI
+    relative = equi.RELATIVE_TO_BASE and equi.TARGET == "query"
+    weight = equi.WEIGHT * (mask_loss_factor if relative else 1.0)
+    return settings_from(EquivarianceLoss, equi, "MODEL.IUQ.EQUI", weight=weight)
+
+
+def settings_from(kind: type[Settings], section: CfgNode, name: str, **values: Any) -> Settings:
     """A dataclass of settings from the keys of a section that bear its fields' names, in capitals.
 
     Args:
         kind: the dataclass.
         section: of a config.
         name: of the section, for the message.
+        values: fields that are not taken from the section.
 
     Raises:
         UserError: the dataclass refuses a value.
     """
+    named = {field.name: section[field.name.upper()] for field in fields(kind)}  # type: ignore[arg-type]
     try:
-        return kind(**{field.name: section[field.name.upper()] for field in fields(kind)})  # type: ignore[arg-type]
+        return kind(**{**named, **values})
     except ValueError as error:
         raise UserError(f"{name}: {error}") from error

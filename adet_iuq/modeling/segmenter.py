@@ -4,7 +4,8 @@ Shapes: B images, Q queries with a target, K_b instances of image b, (H, W) netw
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,8 @@ class TrainingPass:
     image_sizes: list[tuple[int, int]]  # B x (h, w) that the scene fills, before padding
     context: dict[str, Tensor] = field(default_factory=dict)  # (Q, ...), what decoding needs besides the embedding
     instance_context: dict[str, list[Tensor]] = field(default_factory=dict)  # B x (K_b, ...), the same of an instance
+    # Where the mask loss has its own copy of the queries: the tensors that it and `embeddings` were selected from.
+    query_sources: list[Tensor] = field(default_factory=list)
 
 
 class Segmenter(nn.Module, ABC):
@@ -37,9 +40,11 @@ class Segmenter(nn.Module, ABC):
 
     # Names, prefixes or suffixes of tensors that carry no information and may be missing from a checkpoint.
     optional_checkpoint_keys: tuple[str, ...] = ()
-    # The loss that reaches `mask_loss_ceiling` when all masks are empty or everything (a dice loss: its weight).
+    # The loss that shows whether masks are found, its greatest value (a dice loss: its weight), and the share of that value
+    # from which on all masks are empty: logits are then below zero, and not yet so far that nothing is left of the overlap.
     mask_loss_name: str = "loss_mask"
     mask_loss_ceiling: float = 1.0
+    mask_loss_collapsed: float = 0.95
     # The dense map: its channels, pixels of the network input from cell to cell, and the pixel that supervises cell 0.
     pixel_dim: int = 256
     pixel_stride: int = 4
@@ -48,6 +53,8 @@ class Segmenter(nn.Module, ABC):
     pixel_nominal_offset: float | None = None
     # What decoding takes for each pair of a query and a pixel, its backward pass included; it steers chunk sizes only.
     bytes_per_pair: int = 0
+    # Images in one picture: `inference` allows so many times its number of detections. 4 while mosaics are evaluated.
+    images_per_picture: int = 1
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -85,11 +92,23 @@ class Segmenter(nn.Module, ABC):
 
     @abstractmethod
     def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
-        """One forward pass in training: the losses, and what they were made of."""
+        """One forward pass in training: the losses, and what they were made of.
+
+        Measurements on held-out images call it in evaluation mode, where no layer may update its statistics.
+        """
 
     @abstractmethod
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Results of each image, in detectron2's format: a dict with `instances`, for example."""
+
+    @contextmanager
+    def pictures_of(self, images: int) -> Iterator[None]:
+        """Inside, each picture holds so many images."""
+        before, self.images_per_picture = self.images_per_picture, images
+        try:
+            yield
+        finally:
+            self.images_per_picture = before
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalised images, zero padded right and below to a common size."""

@@ -104,7 +104,7 @@ model = L(CondInstIUQ)(
     criterion=L(IUQCriterion)(
         memory=L(PixelMemory)(pixel_dim="${...mask_branch.out_channels}", capacity=100_000),
         sampler=L(InstanceSampler)(pixels_per_instance=50),
-        inter=L(InterSceneLoss)(start_iter=1000, ramp_iters=1000, max_queries=100),
+        inter=L(InterSceneLoss)(start_iter=4500, ramp_iters=4500, max_queries=100),
         equi=L(EquivarianceLoss)(weight=3.0),
     ),
     views=L(Views)(),

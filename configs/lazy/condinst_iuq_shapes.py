@@ -20,8 +20,8 @@ model.proposal_generator.sizes_of_interest = [32, 64, 128, 256]
 model.proposal_generator.num_classes = 5
 model.mask_branch.num_convs = 2
 model.criterion.memory.capacity = 10_000
-model.criterion.inter.start_iter = 150
-model.criterion.inter.ramp_iters = 50
+model.criterion.inter.start_iter = 210
+model.criterion.inter.ramp_iters = 140
 
 dataloader.train.dataset.names = "shapes_train"
 dataloader.train.mapper.augmentations[0].short_edge_length = (160,)

@@ -142,7 +142,7 @@ class Minimal(Segmenter):
         for logits, queries, pixels, size, inputs in zip(*maps, images.image_sizes, batched_inputs, strict=True):
             scores = logits.sigmoid()
             scores = scores * (scores == F.max_pool2d(scores, 3, stride=1, padding=1))  # neighbours mean one instance
-            score, place = scores.flatten().topk(min(self.max_detections, scores.numel()))
+            score, place = scores.flatten().topk(min(self.max_detections * self.images_per_picture, scores.numel()))
             place = place[score > self.score_thresh]
             cell = place % scores[0].numel()
             locations = cell_centres(cell, scores.shape[2], self.query_stride)

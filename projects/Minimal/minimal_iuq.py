@@ -23,6 +23,10 @@ class MinimalIUQ(IUQMetaArch, Minimal):
     def memory_arguments(cls, cfg: CfgNode, base: Mapping[str, Any]) -> dict[str, Any]:
         return {"pixel_dim": base["dim"]}
 
+    @classmethod
+    def mask_loss_factor(cls, cfg: CfgNode, base: Mapping[str, Any]) -> float:
+        return float(base["mask_weight"])
+
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
         """(Q, P) logits of all queries on pixels of any image."""
         squared = squared_distances(queries.context["location"], pixels.locations)

@@ -63,7 +63,8 @@ def test_model_is_that_of_the_yaml_recipe(published: Any, recipe: Any) -> None:
     ours, theirs = settings(lazy.train()), settings(built.train())
     differing = {path for path in ours.keys() | theirs.keys() if ours.get(path, "absent") != theirs.get(path, "absent")}
     assert differing == set()
-    assert ours["._modules.iuq_criterion.inter.start_iter"] == 1000
+    assert ours["._modules.iuq_criterion.inter.start_iter"] == 0.05 * recipe.SOLVER.MAX_ITER
+    assert ours["._modules.iuq_criterion.inter.neg_weight"] == 0.1
     assert ours["._modules.proposal_generator.detection.nms_threshold"] == 0.6
 
 

@@ -12,9 +12,10 @@ from detectron2.config import CfgNode
 
 import adet_iuq.modeling  # noqa: F401 (registers the models)
 from adet_iuq.config import get_cfg, load_config
+from adet_iuq.modeling.iuq_settings import inter_settings
 from helpers.golden import REPOSITORY
 
-METHOD = "configs/iuq.yaml"
+METHOD, FORMER_METHOD = "configs/iuq.yaml", "configs/Mask2Former/Base-iuq.yaml"
 FOUND = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "configs").rglob("*.yaml"))
 # Beside their bases, configs/Studies holds studies, which name a base but are no configs themselves.
 FILES = [name for name in FOUND if "/Studies/" not in name or "/Base-" in name]
@@ -103,18 +104,33 @@ def test_every_file_is_launched_or_stood_upon() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["MODEL.IUQ.INTER.START_ITER", "MODEL.IUQ.INTER.RAMP_ITERS", "MODEL.IUQ.INTER.MAX_QUERIES"]
+    "home,key", [(METHOD, "MODEL.IUQ.INTER.MAX_QUERIES"), (FORMER_METHOD, "MODEL.IUQ.INTER.NEG_WEIGHT")]
 )
-def test_the_method_stands_once(key: str) -> None:
-    assert body(METHOD)[key] != dict(_leaves(get_cfg()))[key]
-    assert [name for name in FILES if name != METHOD and body(name).get(key) == body(METHOD)[key]] == []
+def test_the_method_stands_once(home: str, key: str) -> None:
+    assert body(home)[key] != dict(_leaves(get_cfg()))[key]
+    assert [name for name in FILES if name != home and body(name).get(key) == body(home)[key]] == []
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name not in PARTS and "IUQ" in str(body(name))])
+def test_the_inter_scene_loss_starts_late_and_at_the_strength_of_its_segmenter(name: str) -> None:
+    cfg = load_config(str(REPOSITORY / name)).cfg
+    inter, total = inter_settings(cfg), cfg.SOLVER.MAX_ITER
+    share = 0.05 if cfg.MODEL.WEIGHTS else 0.3  # of a short training from random weights
+    assert inter.start_iter == round(share * total) and 0 < inter.ramp_iters <= 0.2 * total
+    assert inter.neg_weight == (0.9 if cfg.MODEL.META_ARCHITECTURE == "MaskFormerIUQ" else 0.1)
+
+
+def test_no_recipe_counts_the_start_in_iterations() -> None:
+    """A share of MAX_ITER stays right when the schedule changes."""
+    keys = {"MODEL.IUQ.INTER.START_ITER", "MODEL.IUQ.INTER.RAMP_ITERS"}
+    assert [name for name in FILES if keys & body(name).keys()] == []
 
 
 @pytest.mark.parametrize("name", IUQ_RECIPES)
 def test_an_iuq_recipe_differs_from_its_base_in_the_method_only(name: str) -> None:
     base, iuq = leaves(base_of(name)), leaves(name)
     assert iuq["MODEL.META_ARCHITECTURE"] == base["MODEL.META_ARCHITECTURE"] + "IUQ"
-    assert iuq["MODEL.IUQ.INTER.START_ITER"] > 0 and iuq["MODEL.IUQ.INTER.MAX_QUERIES"] > 0
+    assert iuq["MODEL.IUQ.INTER.MAX_QUERIES"] > 0
     changed = {key for key in iuq if iuq[key] != base[key] and not key.startswith("MODEL.IUQ.")}
     schedule = set(SCHEDULE) if name in OWN_SCHEDULE else set()
     assert changed == {"MODEL.META_ARCHITECTURE", "OUTPUT_DIR"} | schedule
@@ -134,7 +150,10 @@ def test_the_trunk_of_the_studies_is_condinst_on_a_pretrained_backbone() -> None
     different = {key for key in differences(STUDY_TRUNK, "configs/Base-small.yaml") if not key.startswith("MODEL.IUQ.")}
     assert different == {
         *("MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.BACKBONE.NAME"),
-        *("MODEL.TIMM.NAME", "INPUT.FORMAT", "SOLVER.STEPS", "SOLVER.MAX_ITER"),
+        *("MODEL.TIMM.NAME", "INPUT.FORMAT", "INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST"),
+        *("MODEL.FPN.OUT_CHANNELS", "MODEL.FCOS.NUM_CLS_CONVS", "MODEL.FCOS.NUM_BOX_CONVS"),
+        *("MODEL.CONDINST.MASK_BRANCH.NUM_CONVS", "SOLVER.STEPS", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD"),
+        *("GUARD.GRADIENT_RATIO_PERIOD", "TEST.MOSAIC.ENABLED", "TEST.QUERY_PROBE.ENABLED"),
     }
 
 

@@ -22,6 +22,8 @@ CHECKPOINT = "model_0000005.pth"
 # nothing with the same two threads, by up to 3e-7 with one thread, and by up to 5e-5 (loss_inter; total_loss 7e-7) with the
 # kernels of a CPU that knows SSE4.1 only. The fill of the memory and the fire rates never differed.
 TOLERANCE = 1e-4
+# What the keys that the run's own config leaves out meant then.
+OLD_DEFAULTS = ("MODEL.IUQ.INTER.NEG_WEIGHT", "0.9")
 
 Losses = dict[str, dict[int, float]]
 
@@ -38,7 +40,7 @@ def continued(folder: Path, *overrides: str, resume: bool = True) -> Losses:
     """Every scalar of the run, unsmoothed, by name and iteration; trains as tools/train_net.py does."""
     args = argparse.Namespace(
         config_file=str(DATA / "config.yaml"),
-        opts=["OUTPUT_DIR", str(folder), *overrides],
+        opts=["OUTPUT_DIR", str(folder), *OLD_DEFAULTS, *overrides],
         resume=resume,
         eval_only=False,
         num_gpus=1,

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def slow_loss(name: str, logits: Tensor, *, gamma: float = 2.5, neg_weight: float = 0.9) -> Tensor:
+def slow_loss(name: str, logits: Tensor, *, gamma: float = 2.5, neg_weight: float = 0.1) -> Tensor:
     """The elementwise losses with target zero (Table 4a), differentiable."""
     if name == "l1":
         return logits.sigmoid()

@@ -82,6 +82,38 @@ def test_inter_equals_the_paper_word_for_word(make_scene: MakeScene, segmenter: 
     assert 0 < stats["own_fire_rate"] < 1
 
 
+def test_normalizer_image_counts_each_image_once(make_scene: MakeScene, segmenter: Retriever) -> None:
+    """Word for word: of the mean over foreign images, an image stored v times has a v-th of the sum over its pixels."""
+    criterion = _criterion(inter={"normalizer": "image"})
+    stored: list[Pixels] = []
+    for step in range(3):
+        scene = paired(make_scene, [2, 1, 3], seed=step)
+        scene.image_ids[:] = torch.tensor([7, 8, 9 + step]).repeat(2)  # 7 and 8 are stored three times
+        stored.append(InstanceSampler(5)(scene.views(slice(0, 3))))
+        losses, _ = criterion(segmenter, scene, None, num_originals=3, iteration=step)
+    total, visits = 0.0, {7: 3, 8: 3, 9: 1, 10: 1, 11: 1}
+    for n in range(len(scene.queries)):
+        own = int(scene.image_ids[scene.queries.image_index[n]])
+        for pixels in stored:
+            for feature, image in zip(pixels.features, pixels.image_ids.tolist(), strict=True):
+                if image != own:
+                    loss = slow_loss("focal", scene.queries.embeddings[n] @ feature).item()
+                    total += loss / visits[image] / (len(visits) - 1)
+    assert losses["loss_inter"].item() == pytest.approx(total / len(scene.queries), rel=1e-5)
+
+
+def test_normalizer_image_does_not_see_how_often_an_image_was_stored(
+    make_scene: MakeScene, segmenter: Retriever
+) -> None:
+    values = []
+    for times in (1, 5):
+        criterion = _criterion(inter={"normalizer": "image"})
+        for _ in range(times):
+            losses, _ = criterion(segmenter, make_scene([2, 1, 3]), None, num_originals=3, iteration=0)
+        values.append(losses["loss_inter"].item())
+    assert values[1] == pytest.approx(values[0], rel=1e-5)
+
+
 def test_a_batch_of_one_image_has_nothing_foreign(make_scene: MakeScene, segmenter: Retriever) -> None:
     scene = paired(make_scene, [3])
     losses, stats = _criterion(inter={}, capacity=0)(segmenter, scene, None, num_originals=1, iteration=0)

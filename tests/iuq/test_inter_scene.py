@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss  # type: ignore[import-untyped]
 
 from adet_iuq.iuq import INTER_LOSSES, NORMALIZERS, InterLoss, InterSceneLoss, Pixels, Queries
+from adet_iuq.iuq.image_counts import count_images
 from adet_iuq.iuq.inter_scene import fast_softplus
-from adet_iuq.iuq.memory import count_images
 from helpers.inter_twins import slow_inter_loss, slow_value_and_slope, slow_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ def _expected(name: str, logits: Tensor) -> Tensor:
         return F.mse_loss(logits.sigmoid(), zeros, reduction="none")
     if name == "cross_entropy":
         return F.binary_cross_entropy_with_logits(logits, zeros, reduction="none")
-    return sigmoid_focal_loss(logits, zeros, alpha=0.1, gamma=2.5)  # alpha 0.1 weighs negatives by 0.9
+    return sigmoid_focal_loss(logits, zeros, alpha=0.9, gamma=2.5)  # alpha 0.9 weighs negatives by 0.1
 
 
 @pytest.mark.parametrize("name", INTER_LOSSES)

@@ -1,13 +1,11 @@
 """The ring buffer against a plain list, capacity 0, overflow, dtypes, and saving."""
 
 import warnings
-from collections import Counter
 
 import pytest
 import torch
 
 from adet_iuq.iuq import PixelMemory, Pixels
-from adet_iuq.iuq.memory import count_images
 
 DIM = 3
 
@@ -51,7 +49,19 @@ def test_ring_equals_a_list_with_modulo_writes() -> None:
 def test_starts_empty() -> None:
     memory = _memory(4)
     assert len(memory) == 0 and memory.fill == 0.0 and len(memory.pixels()) == 0
-    assert memory.image_ids.tolist() == [-1] * 4
+    assert memory.state()["image_ids"].tolist() == [-1] * 4
+
+
+def test_takes_no_space_before_something_is_stored_or_loaded() -> None:
+    memory = _memory(1000, torch.float16)
+    assert sum(buffer.numel() for buffer in memory.buffers()) == 3  # the cursor
+    assert len(memory.image_counts().ids) == len(memory.visits().ids) == 0
+    memory.enqueue(_rows(0, 0))
+    assert memory.features.shape == (1000, DIM) and memory.features.dtype == torch.float16
+    assert memory.image_ids.tolist() == [-1] * 1000
+    loaded = _memory(1000, torch.float16)
+    loaded.load_state(memory.state())
+    assert loaded.get_buffer("context_scale").shape == (1000,)
 
 
 def test_capacity_zero_holds_the_latest_rows_only() -> None:
@@ -198,10 +208,37 @@ def test_state_of_another_segmenter_is_refused() -> None:
         _memory(4).load_state(PixelMemory(DIM, capacity=4).state())
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_count_images_in_chunks(chunk: int) -> None:
-    ids = torch.randint(-1, 9, (100,), generator=torch.Generator().manual_seed(0))
-    counted = Counter(image for image in ids.tolist() if image >= 0)
-    images, counts = count_images(ids, chunk)
-    assert images.tolist() == sorted(counted)
-    assert counts.tolist() == [counted[image] for image in images.tolist()]
+def _of_images(*images: int) -> Pixels:
+    rows = _rows(len(images), 0)
+    rows.image_ids, rows.order = torch.tensor(images), None
+    return rows
+
+
+def test_visits_are_runs_in_the_order_of_writing() -> None:
+    memory = _memory(8)
+    memory.enqueue(_of_images(4, 4, 4, 2))
+    assert _visits(memory) == {4: 1, 2: 1}
+    memory.enqueue(_of_images(4, 4))
+    assert _visits(memory) == {4: 2, 2: 1}
+    memory.enqueue(_of_images(7, 7, 4))  # over the end: slots 6, 7, 0; what is left of the first visit is slots 1 and 2
+    assert memory.pixels().image_ids.tolist() == [4, 4, 4, 2, 4, 4, 7, 7]
+    assert _visits(memory) == {4: 3, 2: 1, 7: 1}
+
+
+def test_a_pixel_that_is_not_finite_does_not_make_two_visits_of_one() -> None:
+    memory, rows = _memory(8), _of_images(4, 4, 4, 2)
+    rows.features[1] = float("nan")
+    memory.enqueue(rows)
+    assert _visits(memory) == {4: 1, 2: 1}
+
+
+@pytest.mark.parametrize("capacity", [0, 30])
+def test_visits_of_a_batch(capacity: int) -> None:
+    memory = _memory(capacity)
+    memory.enqueue(_of_images(3, 3, 5, 5, 5, 3))
+    assert _visits(memory) == {3: 2, 5: 1}
+
+
+def _visits(memory: PixelMemory) -> dict[int, int]:
+    ids, counts = memory.visits()
+    return dict(zip(ids.tolist(), counts.tolist(), strict=True))

@@ -131,26 +131,33 @@ def test_draws_are_uniform(name: str, count: int) -> None:
     assert hits.sum() == runs * count == hits[pool].sum()
 
 
-def test_an_instance_without_a_cell_gets_the_one_at_its_centre() -> None:
-    # Pixel (x 11, y 7) supervises no cell (they sit at 2, 6, 10, 14, ...); nearest is column 2 (10), row 1 (6).
-    scene = _scene(_mask((40, 60), (11, 7, 12, 8), (0, 0, 60, 20)))
-    pixels = build_sampler("instance")(scene)
-    tiny = pixels.context["number"] == 0
-    assert pixels.locations[tiny].tolist() == [[2 * STRIDE + 2.0, 1 * STRIDE + 2.0]]
-    assert pixels.features[tiny].tolist() == [[1 * 15 + 2]]
-
-
-def test_the_cell_at_the_centre_stays_inside_the_image() -> None:
-    # 9 of 12 columns, 7 of 8 rows are image: the last valid cells are column 1 (pixel 6) and row 1 (pixel 6).
-    scene = _scene(_mask((8, 12), (8, 0, 9, 1)), image_size=(7, 9))
-    pixels = build_sampler("instance")(scene)
-    assert pixels.features.tolist() == [[0 * 3 + 1]]
+@pytest.mark.parametrize("name", ["dense", "sparse", "instance"])
+def test_an_instance_without_a_cell_of_its_own_is_left_out(name: str) -> None:
+    """Pixel (x 11, y 7) supervises no cell (they sit at 2, 6, 10, 14, ...): its neighbours belong to others."""
+    scene = _scene(_mask((40, 60), (11, 7, 12, 8), (0, 20, 60, 40)))
+    pixels = build_sampler(name)(scene)
+    assert set(pixels.context["number"].tolist()) == {1} and len(pixels) > 0
 
 
 @pytest.mark.parametrize("name", ["dense", "sparse", "instance"])
-def test_image_smaller_than_a_cell(name: str) -> None:
-    scene = _scene(torch.ones(1, 1, 1, dtype=torch.bool))
-    assert _drawn(build_sampler(name)(scene)) == [0]
+def test_the_segmenter_says_which_cells_are_inside(name: str) -> None:
+    scene = _scene(TWO)
+    scene.mask_cells = _last_column
+    drawn = _drawn(build_sampler(name)(scene.views(slice(0, 1))))
+    assert set(drawn) == {15 * row + 14 for row in range(10)}
+
+
+def _last_column(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    cells = torch.zeros(len(masks), *size, dtype=torch.bool)
+    cells[:, :, -1] = True
+    return cells
+
+
+@pytest.mark.parametrize("name", ["dense", "sparse", "instance"])
+@pytest.mark.parametrize("offset,drawn", [(0, [0]), (2, [])])
+def test_image_smaller_than_a_cell(name: str, offset: int, drawn: list[int]) -> None:
+    scene = _scene(torch.ones(1, 1, 1, dtype=torch.bool), offset=offset)
+    assert _drawn(build_sampler(name)(scene)) == drawn
 
 
 @pytest.mark.parametrize("name", ["dense", "sparse", "instance"])
@@ -167,7 +174,7 @@ def test_masks_may_be_smaller_than_the_map_and_are_left_alone() -> None:
     scene = _scene(masks)
     scene.features = torch.zeros(1, 1, 10, 15)
     grid = instance_cells(scene, 0).view(2, 10, 15)
-    assert grid[0].sum() == 5 * 7 and grid[1].sum() == 1
+    assert grid[0].sum() == 5 * 7 and grid[1].sum() == 0
     assert torch.equal(masks, before)
 
 

@@ -77,7 +77,10 @@ def test_defaults_are_a_whole_contract() -> None:
     model.load_iuq_state({})
     model.set_iteration(7)
     assert model.iteration == 7 and model.optional_checkpoint_keys == () and model.bytes_per_pair == 0
-    assert (model.mask_loss_name, model.mask_loss_ceiling) == ("loss_mask", 1.0)
+    with model.pictures_of(4):
+        assert model.images_per_picture == 4
+    assert model.images_per_picture == 1
+    assert (model.mask_loss_name, model.mask_loss_ceiling, model.mask_loss_collapsed) == ("loss_mask", 1.0, 0.95)
     assert (model.pixel_dim, model.pixel_stride, model.pixel_offset) == (256, 4, 1.5)
     cfg = get_cfg()
     assert Least.images_per_batch(cfg) == cfg.SOLVER.IMS_PER_BATCH and Least.accumulation_caveat(cfg) == ""
@@ -111,7 +114,20 @@ def test_a_memory_of_more_than_a_pass_tells_is_refused() -> None:
     memory = PixelMemory(3, capacity=10, context={"depth": ()})
     model = type("Shallow", (LeastIUQ,), {"pixel_dim": 3})(criterion=IUQCriterion(memory=memory), views=Views())
     with pytest.raises(UserError, match=r"keeps \['depth'\].* Shallow tells \[\] only"):
-        model.forward_scene([{"image": torch.zeros(3, 20, 33)}])
+        model.forward_scene([{"image": torch.zeros(3, 20, 33), "image_id": 1}])
+
+
+def test_the_inter_scene_term_needs_image_ids() -> None:
+    """A position in the batch would take a view for a foreign image, and one image for another in the next batch."""
+    inputs: list[dict[str, Any]] = [{"image": torch.zeros(3, 20, 33), "image_id": 1}, {"image": torch.zeros(3, 20, 33)}]
+    small = type("Small", (LeastIUQ,), {"pixel_dim": 3})
+    model = small(criterion=IUQCriterion(memory=PixelMemory(3, capacity=10)), views=Views())
+    with pytest.raises(UserError, match=r"no `image_id`.*add the integer image_id"):
+        model(inputs)
+    with pytest.raises(UserError, match="integer image ids"):
+        model([{**inputs[0], "image_id": "000001.jpg"}])
+    scene, _ = small(criterion=IUQCriterion(), views=Views()).forward_scene(inputs)
+    assert scene.image_ids.tolist() == [1, -1]
 
 
 def test_settings_are_filled_by_name() -> None:
@@ -141,3 +157,27 @@ def test_built_in_segmenters_declare_what_a_pass_gives(name: str) -> None:
     assert all([len(one) for one in value] == rows.tolist() for value in done.instance_context.values()), (
         done.instance_context.keys()
     )
+
+
+# Caps of 3 detections, and thresholds that let everything pass.
+CAPPED: dict[str, tuple[str, ...]] = {
+    "CondInst": ("MODEL.FCOS.POST_NMS_TOPK_TEST", "3", "MODEL.FCOS.INFERENCE_TH_TEST", "0.0"),
+    "SOLOv2": (
+        "MODEL.SOLOV2.MAX_PER_IMG", "3", "MODEL.SOLOV2.SCORE_THR", "0.0", "MODEL.SOLOV2.UPDATE_THR", "0.0",
+    ),
+    "SOTR": ("MODEL.SOTR.MAX_PER_IMG", "3", "MODEL.SOTR.SCORE_THR", "0.0", "MODEL.SOTR.UPDATE_THR", "0.0"),
+    "MaskFormer": ("TEST.DETECTIONS_PER_IMAGE", "3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_a_picture_of_several_images_may_have_more_detections(name: str) -> None:
+    recipe, overrides, *_ = DECLARED[name]
+    model = small_model(recipe, *overrides, *CAPPED[name]).eval()
+    inputs = [{key: value for key, value in discs(128, 128, 3, seed=1).items() if key != "instances"}]
+    with torch.no_grad():
+        few = model(inputs)[0]["instances"]
+        with model.pictures_of(4):
+            more = model(inputs)[0]["instances"]
+    assert len(few) == 3 < len(more) <= 12
+    assert more.scores.sort(descending=True).values[:3].allclose(few.scores.sort(descending=True).values)

@@ -8,11 +8,10 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from adet_iuq.errors import UserError
+from adet_iuq.modeling import Segmenter
 
 logger = logging.getLogger(__name__)
 
-# Share of its ceiling from which on the mask loss counts as collapsed: every mask is empty or everything.
-_CEILING_SHARE = 0.99
 _FIRE_RATES = ("iuq/fire_rate", "iuq/own_fire_rate", "iuq/equi_fire_rate")
 
 
@@ -56,17 +55,19 @@ def stop_on_nonfinite(
 class CollapseGuard(HookBase):
     """Warns, once an episode, when mask loss and firing rates say that the model predicts no masks any more.
 
-    Reads the scalars of the step from the event storage: the mask loss, and what an IUQ model logs about where its queries
-    fire. Without any evidence about firing (a base model, or before MODEL.IUQ.INTER.START_ITER) it keeps quiet.
+    It looks for masks that are empty, which is where a strong inter-scene loss drives them (masks that are everything are
+    not its business): the mask loss of the step is what it is without any mask, and none of the rates in which an IUQ model
+    logs where its queries fire is above zero. Without any evidence about firing (a base model, or before
+    MODEL.IUQ.INTER.START_ITER) it keeps quiet.
 
     Args:
         patience: how many steps in a row; 0 switches it off.
-        ceiling: the greatest value of the mask loss, 1 for a dice loss.
-        name: of the mask loss that has that ceiling.
+        model: declares which loss tells, and from which value on (`mask_loss_name`, `_ceiling`, `_collapsed`).
     """
 
-    def __init__(self, patience: int, ceiling: float = 1.0, name: str = "loss_mask") -> None:
-        self.patience, self.ceiling, self.name = patience, ceiling, name
+    def __init__(self, patience: int, model: Segmenter) -> None:
+        self.patience, self.name = patience, model.mask_loss_name
+        self.threshold = model.mask_loss_collapsed * model.mask_loss_ceiling
         self._steps = 0
 
     def after_step(self) -> None:
@@ -76,17 +77,19 @@ class CollapseGuard(HookBase):
         self._steps = self._steps + 1 if self._collapsed() else 0
         if self._steps == self.patience:
             logger.warning(
-                "The masks have collapsed: for %d steps the mask loss has stood at its ceiling (%.3g) and no query has "
+                "The masks have collapsed: for %d steps %s has been at least %.3g, as without any mask, and no query has "
                 "fired on any pixel. It rarely recovers. Lower MODEL.IUQ.INTER.WEIGHT, raise MODEL.IUQ.INTER.RAMP_ITERS "
                 "or MODEL.IUQ.INTER.START_ITER, or lower SOLVER.BASE_LR, and start again from an earlier checkpoint.",
                 self.patience,
-                self.ceiling,
+                self.name,
+                self.threshold,
             )
 
     def _collapsed(self) -> bool:
         now = self.trainer.storage.iter
         latest = {name: value for name, (value, when) in self.trainer.storage.latest().items() if when == now}
-        if latest.get(self.name, 0.0) < _CEILING_SHARE * self.ceiling:
+        if latest.get(self.name, 0.0) < self.threshold:
             return False
-        evidence = latest.get("iuq/num_valid_pairs", 0.0) > 0 or "iuq/equi_fire_rate" in latest
+        # Zero before the inter-scene term starts: masks that are still empty by then are young, not collapsed.
+        evidence = latest.get("iuq/num_valid_pairs", float("iuq/equi_fire_rate" in latest)) > 0
         return evidence and all(latest.get(name, 0.0) == 0.0 for name in _FIRE_RATES)

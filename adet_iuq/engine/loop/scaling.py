@@ -49,7 +49,8 @@ def scaled_to(cfg: CfgNode, world_size: int) -> CfgNode:
     """The alternative: a config with SOLVER.REFERENCE_WORLD_SIZE, its batch, rate and schedule scaled to `world_size`.
 
     By detectron2's rule: the batch of each process stays, the learning rate follows the whole batch, and all counts of
-    iterations (MAX_ITER, STEPS, WARMUP_ITERS, periods) its inverse; so do START_ITER and RAMP_ITERS of the inter-scene loss.
+    iterations (MAX_ITER, STEPS, WARMUP_ITERS, periods) its inverse; so do START_ITER and RAMP_ITERS of the inter-scene loss,
+    unless they are shares of MAX_ITER anyway.
 
     Returns:
         A new config; the same one if REFERENCE_WORLD_SIZE is 0 or `world_size`.
@@ -68,15 +69,12 @@ def scaled_to(cfg: CfgNode, world_size: int) -> CfgNode:
     frozen = cfg.is_frozen()
     cfg.defrost()
     inter = cfg.MODEL.IUQ.INTER
-    inter.START_ITER = round(inter.START_ITER * reference / world_size)
-    inter.RAMP_ITERS = round(inter.RAMP_ITERS * reference / world_size)
+    for name in ("START_ITER", "RAMP_ITERS"):
+        if inter[name] >= 0:
+            inter[name] = round(inter[name] * reference / world_size)
+            logger.info(
+                "Scaled from %d to %d processes: MODEL.IUQ.INTER.%s %d.", reference, world_size, name, inter[name]
+            )
     if frozen:
         cfg.freeze()
-    logger.info(
-        "Scaled from %d to %d processes: MODEL.IUQ.INTER.START_ITER %d, RAMP_ITERS %d.",
-        reference,
-        world_size,
-        inter.START_ITER,
-        inter.RAMP_ITERS,
-    )
     return cfg

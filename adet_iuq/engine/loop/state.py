@@ -82,7 +82,8 @@ def restore_trainer_state(trainer: Any, state: dict[str, Any]) -> dict[str, Any]
     try:
         TrainerBase.load_state_dict(trainer, state)
         trainer.optimizer.load_state_dict(state["optimizer"])
-        trainer._trainer.grad_scaler.load_state_dict(state["grad_scaler"])
+        if state["grad_scaler"]:  # empty when the run had none: another machine may choose another SOLVER.AMP.DTYPE
+            trainer._trainer.grad_scaler.load_state_dict(state["grad_scaler"])
         model = unwrap(trainer.model)
         model.load_training_state(state["segmenter"])
         model.load_iuq_state(state["iuq"])

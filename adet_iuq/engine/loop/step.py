@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from adet_iuq.engine.loop.guards import stop_on_nonfinite
+from adet_iuq.engine.loop.precision import automatic_dtype
 from adet_iuq.engine.meta_arch import unwrap
 from adet_iuq.errors import UserError
 
@@ -24,18 +25,20 @@ Batch = list[dict[str, Any]]
 
 
 def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
-    """The dtype of mixed precision, None where SOLVER.AMP is off.
+    """The dtype of mixed precision; None where SOLVER.AMP is off, or chooses ("auto") float32.
 
     Raises:
         UserError: unknown, or float16 on the CPU, where gradients cannot be scaled.
     """
     if not cfg.SOLVER.AMP.ENABLED:
         return None
+    if cfg.SOLVER.AMP.DTYPE == "auto":
+        return automatic_dtype(cfg.MODEL.DEVICE)
     if cfg.SOLVER.AMP.DTYPE not in _DTYPES:
-        raise UserError(f'SOLVER.AMP.DTYPE is "{cfg.SOLVER.AMP.DTYPE}"; it can be {" or ".join(_DTYPES)}.')
+        raise UserError(f'SOLVER.AMP.DTYPE is "{cfg.SOLVER.AMP.DTYPE}"; it can be auto, {" or ".join(_DTYPES)}.')
     if cfg.SOLVER.AMP.DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
         raise UserError(
-            "SOLVER.AMP.DTYPE float16 needs a CUDA device. On the CPU set SOLVER.AMP.DTYPE bfloat16, or "
+            "SOLVER.AMP.DTYPE float16 needs a CUDA device. On the CPU set SOLVER.AMP.DTYPE bfloat16 or auto, or "
             "SOLVER.AMP.ENABLED False."
         )
     return _DTYPES[cfg.SOLVER.AMP.DTYPE]

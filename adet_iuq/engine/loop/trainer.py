@@ -16,10 +16,12 @@ from torch import nn
 
 from adet_iuq.checkpoint import Checkpointer, build_checkpointer
 from adet_iuq.data import TrainLoader, build_test_loader, build_train_loader
+from adet_iuq.data.registration.mosaic import evaluated_sets
 from adet_iuq.engine.description import write_description
 from adet_iuq.engine.launching.interruption import StopRequest, handled
 from adet_iuq.engine.loop import state
 from adet_iuq.engine.loop.batches import put_at_start
+from adet_iuq.engine.loop.evaluation import evaluate_all
 from adet_iuq.engine.loop.guards import CollapseGuard
 from adet_iuq.engine.loop.hooks import BestCheckpointHook, CheckpointHook
 from adet_iuq.engine.loop.lr_scheduler import build_lr_scheduler
@@ -37,6 +39,7 @@ from adet_iuq.engine.loop.step import TrainStep, autocast_dtype
 from adet_iuq.engine.meta_arch import checked_segmenter, find_segmenter, unwrap
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation import build_evaluator, report_results
+from adet_iuq.evaluation.queries import check_probe
 from adet_iuq.modeling import Segmenter
 
 logger = logging.getLogger(__name__)
@@ -90,10 +93,11 @@ class Trainer(DefaultTrainer):
         """The segmenter that MODEL.META_ARCHITECTURE names, on MODEL.DEVICE.
 
         Raises:
-            UserError: there is no such meta-architecture, or it is no `Segmenter`.
+            UserError: there is no such meta-architecture, it is no `Segmenter`, or none for TEST.QUERY_PROBE.
         """
         find_segmenter(cfg)
         model = checked_segmenter(build_model(cfg))
+        check_probe(cfg, model)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         logger.info("%s: %s parameters, %s of them trained.", type(model).__name__, f"{parameters:,}", f"{trained:,}")
@@ -129,16 +133,16 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict[str, Any]:
-        """Evaluates on all of DATASETS.TEST; see DefaultTrainer. Random states are left as they were."""
+        """Evaluates on all of `evaluated_sets`; see DefaultTrainer. Random states are left as they were."""
         with state.preserved_random_state():
-            results: dict[str, Any] = super().test(cfg, unwrap(model), evaluators)
+            results = evaluate_all(super().test, cfg, unwrap(model), evaluators)
         if comm.is_main_process():
-            report_results(results, tuple(cfg.DATASETS.TEST), cfg.OUTPUT_DIR)
+            report_results(results, evaluated_sets(cfg), cfg.OUTPUT_DIR)
         return results
 
     def build_hooks(self) -> list[HookBase]:
         """Timer, schedule, guards, checkpoints, evaluation, writers; in this order."""
-        cfg, segmenter = self.cfg, unwrap(self.model)
+        cfg = self.cfg
 
         def evaluate() -> dict[str, Any]:
             self.last_results = self.test(cfg, self.model)
@@ -147,7 +151,7 @@ class Trainer(DefaultTrainer):
         result = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            CollapseGuard(cfg.GUARD.COLLAPSE_ITERS, segmenter.mask_loss_ceiling, segmenter.mask_loss_name),
+            CollapseGuard(cfg.GUARD.COLLAPSE_ITERS, unwrap(self.model)),
             # Before the evaluation: when that fails, the weights are safe.
             CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD),
         ]
@@ -155,7 +159,7 @@ class Trainer(DefaultTrainer):
             result.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
             metric = cfg.SOLVER.BEST_CHECKPOINT.METRIC
             if metric and comm.is_main_process():
-                result.append(BestCheckpointHook(self.checkpointer, metric, tuple(cfg.DATASETS.TEST)))
+                result.append(BestCheckpointHook(self.checkpointer, metric, evaluated_sets(cfg)))
         return result
 
     @property

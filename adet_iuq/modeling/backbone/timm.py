@@ -2,6 +2,7 @@
 
 timm's weights expect RGB images scaled to mean and deviation of ImageNet: with them set INPUT.FORMAT "RGB",
 MODEL.PIXEL_MEAN [123.675, 116.28, 103.53] and MODEL.PIXEL_STD [58.395, 57.12, 57.375].
+Weights that come as packages (checkpoint/pretrained.py) are scaled otherwise, and say so.
 """
 
 import difflib

@@ -233,8 +233,9 @@ class CondInst(Segmenter):
         """
         images = self.preprocess(batched_inputs)
         _, mask_features, maps = self._maps(images)
+        found = self.proposal_generator.detections(maps, self.images_per_picture)
         results = []
-        for index, detections in enumerate(self.proposal_generator.detections(maps)):
+        for index, detections in enumerate(found):
             input_size = images.image_sizes[index]
             wished = output_size(batched_inputs[index], input_size)
             results.append({"instances": self._decode(maps, mask_features, index, detections, input_size, wished)})

@@ -135,9 +135,9 @@ class FCOS(nn.Module):
         return losses, positives
 
     @part("nms")
-    def detections(self, maps: HeadMaps) -> list[Detections]:
-        """Detections of every image, boxes in pixels of the network input."""
-        return detect(maps, self.locations(maps), self.strides, self.detection)
+    def detections(self, maps: HeadMaps, images_per_picture: int = 1) -> list[Detections]:
+        """Detections of every picture, boxes in pixels of the network input."""
+        return detect(maps, self.locations(maps), self.strides, self.detection.times(images_per_picture))
 
     def _class_loss(self, maps: HeadMaps, labels: Tensor, positives: Positives, positive_mean: Tensor) -> Tensor:
         total = labels.new_zeros((), dtype=torch.float32)

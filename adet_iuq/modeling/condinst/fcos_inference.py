@@ -1,7 +1,7 @@
 """From FCOS's maps to detections (parity spec of CondInst, section 7, steps 1 to 5)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from detectron2.layers import batched_nms
@@ -27,6 +27,10 @@ class DetectionSettings:
     post_nms_topk: int
     nms_threshold: float
     threshold_with_quality: bool
+
+    def times(self, images: int) -> "DetectionSettings":
+        """The same for a picture that holds several images: as many times the candidates and detections."""
+        return replace(self, pre_nms_topk=images * self.pre_nms_topk, post_nms_topk=images * self.post_nms_topk)
 
 
 @dataclass

@@ -160,8 +160,9 @@ class GridSegmenter(Segmenter):
             scores = torch.cat([point_nms(level.float().sigmoid()).flatten(2) for level in maps.class_logits], dim=2)
             kernels = torch.cat([level.float().flatten(2) for level in maps.kernels], dim=2)
             strides = self.layout.cell_strides(self.device)
+            settings = self.detection.times(self.images_per_picture)
             return [
-                select_results(score.T, kernel.T, features, strides, self.detection)
+                select_results(score.T, kernel.T, features, strides, settings)
                 for score, kernel, features in zip(scores, kernels, maps.features.float(), strict=True)
             ]
 

@@ -28,6 +28,15 @@ class GridSegmenterIUQ(IUQMetaArch, GridSegmenter):
         """The dense map's channels."""
         return {"pixel_dim": base["mask_head"].out_channels}
 
+    @classmethod
+    def mask_loss_factor(cls, cfg: CfgNode, base: Mapping[str, Any]) -> float:
+        """3 in the published recipes."""
+        return float(base["loss_settings"].mask_weight)
+
+    def mask_cells(self, masks: Tensor, map_size: tuple[int, int]) -> Tensor:
+        """The published quarter-size masks, which read two or four of the pixels that a cell covers."""
+        return quarter_masks(masks, map_size) > 0
+
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
         """(Q, P) logits, the kernels on the pixels of other images as on their own."""
         return queries.embeddings @ pixels.features.T

@@ -3,7 +3,7 @@
 Shapes: N cells of all levels, C classes, D channels, M = h w cells of the dense map, n results.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,6 +50,10 @@ class GridDetection:
                 raise UserError(f'{key} is "{value}"; it can be {" or ".join(known)}.')
         if self.nms_pre < 1:
             raise UserError(f"NMS_PRE is {self.nms_pre}; at least 1 candidate has to be kept.")
+
+    def times(self, images: int) -> "GridDetection":
+        """The same for a picture that holds several images: as many times the candidates and results."""
+        return replace(self, nms_pre=images * self.nms_pre, max_per_image=images * self.max_per_image)
 
 
 @dataclass

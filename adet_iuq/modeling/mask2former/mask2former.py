@@ -54,8 +54,10 @@ class MaskFormer(Segmenter):
 
     # A checkpoint may hold it or not: it is made anew from the config.
     optional_checkpoint_keys = ("criterion.empty_weight",)
-    # Of the two mask losses this one has a ceiling, `mask_loss_ceiling`, which it reaches when the masks collapse.
+    # Of the two mask losses this one has a ceiling. Its quotient has one more above and below: without any mask it stands at
+    # s / (s + 1) for an instance that s of the points lie on, at a half or more for all that one lies on.
     mask_loss_name = "loss_dice"
+    mask_loss_collapsed = 0.5
     # Which matched queries a training pass hands on: those of the "last" prediction or of "all", of things or of stuff too.
     query_layers: str = "last"
     stuff_instances: bool = False
@@ -132,8 +134,9 @@ class MaskFormer(Segmenter):
         losses, matches = self.criterion(predictions, mask_features, targets, frame)
         with part("targets"):
             instances = [self._is_instance(target) for target in targets]
+        predictions = predictions[-len(matches) :]
         with part("heads"):
-            embeddings, image_index, target_index = self._matched(predictions[-len(matches) :], matches, instances)
+            embeddings, image_index, target_index = self._matched(predictions, matches, instances)
         return TrainingPass(
             losses=losses,
             features=mask_features,
@@ -142,6 +145,7 @@ class MaskFormer(Segmenter):
             target_index=target_index,
             masks=[target.masks[kept] for target, kept in zip(targets, instances, strict=True)],
             image_sizes=[content_size(inputs) for inputs in batched_inputs],
+            query_sources=[prediction.embeddings for prediction in predictions[self._first_used(matches) :]],
         )
 
     def _is_instance(self, target: Targets) -> Tensor:
@@ -150,11 +154,15 @@ class MaskFormer(Segmenter):
             return torch.ones_like(target.labels, dtype=torch.bool)
         return torch.isin(target.labels, torch.as_tensor(self.things, device=target.labels.device))
 
+    def _first_used(self, matches: Sequence[Matches]) -> int:
+        """Number of the first prediction whose matched queries a training pass returns."""
+        return len(matches) - 1 if self.query_layers == "last" else 0
+
     def _matched(
         self, predictions: Sequence[Prediction], matches: Sequence[Matches], instances: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mask embeddings (Q, D) of matched queries whose target is an instance, their image, and its row among those."""
-        start = len(matches) - 1 if self.query_layers == "last" else 0
+        start = self._first_used(matches)
         # Row of each target among the instances of its image; all images' targets one after the other.
         kept = torch.cat(list(instances))
         rows = torch.cat([one.cumsum(0) - 1 for one in instances])
@@ -219,7 +227,8 @@ class MaskFormer(Segmenter):
             )
         if test.instance_on:
             kept = self.things if test.panoptic_on else None
-            result["instances"] = instance_inference(logits, masks, geometry, test.detections_per_image, kept)
+            count = test.detections_per_image * self.images_per_picture  # at most one a query and class, all the same
+            result["instances"] = instance_inference(logits, masks, geometry, count, kept)
         return result
 
 

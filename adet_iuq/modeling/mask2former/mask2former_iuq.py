@@ -97,6 +97,10 @@ class MaskFormerIUQ(IUQMetaArch, MaskFormer):
         """(Q, Hf, Wf) logits of every query on its own image's map."""
         return dot_product_maps(queries.embeddings, queries.image_index, maps)
 
+    def base_mask_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Cross-entropy and dice of the last prediction, weighted."""
+        return losses["loss_mask"] + losses["loss_dice"]
+
     def mask_loss(self, logits: Tensor, scene: Scene, valid: Tensor) -> Tensor:
         """The published mask losses at random points, averaged over the queries; points near invalid cells left out.
 

@@ -22,6 +22,7 @@ from adet_iuq.engine.loop.guards import NonFiniteLossError
 from adet_iuq.engine.loop.scaling import micro_batches, scaled_to
 from adet_iuq.engine.loop.step import TrainStep, unwrap
 from adet_iuq.errors import UserError
+from adet_iuq.modeling.iuq_settings import inter_settings
 from helpers.faults import TINY, AtStep
 from helpers.golden import REPOSITORY
 from helpers.toy_segmenter import BareSegmenter, metrics, toy_args, train
@@ -72,6 +73,13 @@ def test_everything_is_scaled_on_request() -> None:
     assert scaled.is_frozen() and cfg.MODEL.IUQ.INTER.START_ITER == 1000
     assert micro_batches(scaled, 2) == 1
     assert scaled_to(scaled, 2) is scaled
+    by_share = load_config(
+        str(REPOSITORY / "configs/CondInst/R50_1x_iuq.yaml"),
+        ["SOLVER.REFERENCE_WORLD_SIZE", "8", "MODEL.IUQ.INTER.RAMP_ITERS", "0"],
+    ).cfg
+    inter = inter_settings(scaled_to(by_share, 2))
+    assert (inter.start_iter, inter.ramp_iters) == (4 * inter_settings(by_share).start_iter, 0)
+    assert inter.start_iter == 18000
     with pytest.raises(UserError, match="REFERENCE_WORLD_SIZE 3"):
         scaled_to(load_config(None, ["SOLVER.REFERENCE_WORLD_SIZE", "3", "SOLVER.IMS_PER_BATCH", "8"]).cfg, 2)
 

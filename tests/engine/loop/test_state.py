@@ -72,3 +72,12 @@ def test_what_is_drawn_inside_leaves_no_trace() -> None:
     with preserved_random_state():
         draws()
     assert draws() == expected
+
+
+def test_a_run_may_go_on_where_another_precision_is_chosen(tmp_path: Path) -> None:
+    """bfloat16 has no gradient scaler, float16 has one that starts from its own first scale."""
+    train(toy_args(tmp_path, SOLVER__MAX_ITER=2, **NO_TEST))
+    trainer = Trainer(setup(toy_args(tmp_path, SOLVER__MAX_ITER=3, **NO_TEST)))
+    trainer._trainer.grad_scaler = torch.amp.GradScaler("cpu")
+    trainer.resume_or_load(resume=True)
+    assert trainer.iter == 1 and trainer._trainer.grad_scaler.get_scale() == 2.0**16

@@ -56,7 +56,7 @@ def painted(height: int, width: int) -> dict[str, Any]:
     instances = Instances((height, width))
     instances.gt_masks, instances.gt_classes = BitMasks(masks), torch.arange(COLOURS)
     instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
-    return {"image": image, "instances": instances}
+    return {"image": image, "instances": instances, "image_id": 1}
 
 
 def equi_loss(toy: Toy, inputs: list[dict[str, Any]], transforms: list[CropFlip]) -> Tensor:
@@ -108,7 +108,8 @@ def test_gradient_of_the_equi_loss_reaches_map_and_queries(toy: Toy) -> None:
 
 def test_a_pixel_of_the_memory_is_its_channels(toy: Toy) -> None:
     """Retrieval across images is the product of the map's own retrieval, whatever the pixel's position."""
-    scene, _ = toy.forward_scene([painted(128, 160), painted(96, 96)])
+    inputs = [{**painted(*size), "image_id": index} for index, size in enumerate([(128, 160), (96, 96)])]
+    scene, _ = toy.forward_scene(inputs)
     pixels = toy.iuq_criterion.sampler(scene)
     logits = toy.retrieve(scene.queries, pixels)
     on_maps = toy.retrieve_map(scene.queries, scene.features)

@@ -7,7 +7,9 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-from adet_iuq.iuq import CropFlip
+from adet_iuq.iuq import CropFlip, DenseSampler, masks_at_cells
+from adet_iuq.iuq.sampling import instance_cells
+from adet_iuq.modeling.grid.quarter_masks import quarter_masks
 from adet_iuq.modeling.layers import instance_masks
 from adet_iuq.modeling.views import transform_inputs
 from helpers.grid_cells import cells_of_instances, is_sharp
@@ -119,6 +121,19 @@ def test_equivariance_targets(case: GridCase, target: str, terms: set[str]) -> N
     losses, _ = train_step(model, two_scenes())
     assert set(losses) - BASE_LOSSES == terms
     assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_stored_pixels_are_those_that_the_mask_loss_wants_inside(model: Any) -> None:
+    """The cells of the published quarter-size masks, which those at pixel 4 i + 2 are not quite."""
+    inputs = [discs(130, 190, 6, seed=4)]
+    scene, _ = model.forward_scene(inputs)
+    size = (scene.features.shape[2], scene.features.shape[3])
+    wanted = quarter_masks(scene.masks[0], size).flatten(1) > 0
+    assert torch.equal(instance_cells(scene, 0), wanted)
+    by_pixel = masks_at_cells(scene.masks[0], scene.stride, scene.offset, size).flatten(1)
+    assert not torch.equal(by_pixel, wanted)
+    drawn = DenseSampler()(scene).locations
+    assert len(drawn) == wanted.any(dim=0).sum()
 
 
 def test_mirrored_images_have_mirrored_targets(model: Any) -> None:

@@ -1,0 +1,194 @@
+"""Mosaics of a test set: four of its images side by side, where a query that is not unique across scenes shows.
+
+Its mask leaks into another tile, or it finds an object of another tile once more. A mosaic is an image of an ordinary
+COCO-format data set, whose images have `tiles` besides: the rectangles [x0, y0, x1, y1) in pixels, which divide it.
+
+A tile is as high and as wide as the highest and the widest of its four images. Images are not stretched, for that would
+change the objects, and not cut, for that would change the ground truth: each lies in the upper left corner of its tile,
+whose rest has the image's mean colour. Masks are written as run lengths, so that every pixel of them survives.
+"""
+
+import json
+import logging
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pycocotools.mask as mask_util
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from adet_iuq.data.annotations.coco_json import load_coco_records, read_coco_json, sorted_ids
+from adet_iuq.data.annotations.evaluation_json import evaluation_json
+from adet_iuq.data.cache import cache_folder, file_identity, folder_time, make_folder_once
+from adet_iuq.data.images.reading import read_image
+from adet_iuq.data.registration.datasets import left_out, load_dataset, register_datasets, source_of
+from adet_iuq.data.seeding import derive_seed
+from adet_iuq.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+TILES = 4
+EVALUATOR_TYPE = "coco_mosaic"
+_VERSION = 1  # raise it with every change to what is written
+_ANNOTATIONS = "annotations.json"
+
+
+def evaluated_sets(cfg: CfgNode) -> tuple[str, ...]:
+    """What an evaluation covers: DATASETS.TEST, and the mosaics of its COCO-type sets, `<name>_mosaic`, where
+    TEST.MOSAIC asks for them."""
+    return (*cfg.DATASETS.TEST, *map(_mosaic_name, _sources(cfg)))
+
+
+def mosaic_config(cfg: CfgNode) -> CfgNode:
+    """The config that mosaics are evaluated with. They are made here, unless the cache has them, and registered.
+
+    DATASETS.TEST names the mosaics (possibly none), and the test size is twice what it was, so that objects keep their
+    scale (but for the padding, where a set's images differ in size).
+
+    Raises:
+        UserError: a data set has no annotations or cannot be read; the cache cannot be written.
+    """
+    mosaics = tuple(register_mosaics(name, cfg.TEST.MOSAIC.SEED) for name in _sources(cfg))
+    result = cfg.clone()
+    result.defrost()
+    result.DATASETS.TEST = mosaics
+    result.INPUT.MIN_SIZE_TEST, result.INPUT.MAX_SIZE_TEST = 2 * cfg.INPUT.MIN_SIZE_TEST, 2 * cfg.INPUT.MAX_SIZE_TEST
+    result.freeze()
+    return result
+
+
+def register_mosaics(name: str, seed: int) -> str:
+    """Makes the mosaics of a registered data set known to detectron2's catalogs; returns their name.
+
+    Every process may call it: the first one makes them, and the others wait.
+
+    Raises:
+        UserError: as `make_mosaics`; the name is taken.
+    """
+    folder, mosaics = make_mosaics(name, seed), _mosaic_name(name)
+    json_file = str(folder / _ANNOTATIONS)
+    if mosaics in DatasetCatalog:
+        if MetadataCatalog.get(mosaics).get("evaluator_type") != EVALUATOR_TYPE:
+            raise UserError(f"The name '{mosaics}', which TEST.MOSAIC needs, is taken: rename it in DATASETS.REGISTER.")
+        DatasetCatalog.remove(mosaics)
+        MetadataCatalog.remove(mosaics)
+    DatasetCatalog.register(mosaics, lambda: load_coco_records(json_file, str(folder)))
+    source = MetadataCatalog.get(name)
+    MetadataCatalog.get(mosaics).set(
+        json_file=json_file,
+        image_root=str(folder),
+        evaluator_type=EVALUATOR_TYPE,
+        thing_classes=source.thing_classes,
+        thing_dataset_id_to_contiguous_id=source.thing_dataset_id_to_contiguous_id,
+    )
+    return mosaics
+
+
+def make_mosaics(name: str, seed: int) -> Path:
+    """Writes the mosaics of a registered COCO-type data set, unless the cache has them; returns their folder.
+
+    Args:
+        name: of the data set.
+        seed: decides which images meet.
+
+    Raises:
+        UserError: it has no annotations; a file of it cannot be read, or the cache cannot be written.
+    """
+    source = source_of(name)
+    if source is None:
+        raise UserError(
+            f"Data set '{name}' does not come as one COCO-format file: TEST.MOSAIC cannot make mosaics of it."
+        )
+    json_file, image_root, stock = source
+    path, mtime, size = file_identity(json_file)
+    ids = sorted_ids(left_out(name))
+    place = f"{path}\n{image_root}\n{ids}".encode()
+    mark = derive_seed(_VERSION, seed, mtime, size, folder_time(image_root), *place)
+    folder = cache_folder() / "mosaic" / f"{name.replace('/', '_')}-{mark:016x}"
+
+    def fill(partial: Path) -> None:
+        served = json_file if stock else evaluation_json(json_file, str(partial), left_out(name))
+        content = read_coco_json(served)
+        if "annotations" not in content:
+            raise UserError(f"Data set '{name}' has no annotations, so TEST.MOSAIC cannot evaluate mosaics of it.")
+        logger.info("Making mosaics of '%s' in %s", name, folder)
+        _write_mosaics(partial, load_dataset(name), content, seed)
+
+    make_folder_once(folder, fill)
+    return folder
+
+
+def groups_of_four(count: int, seed: int) -> npt.NDArray[np.int64]:
+    """Which of `count` images meet, (ceil(count / 4), 4): a shuffle, whose beginning fills up the last mosaic."""
+    order = np.random.default_rng(derive_seed(seed)).permutation(count)
+    return np.resize(order, (-(-count // TILES), TILES))
+
+
+def _sources(cfg: CfgNode) -> list[str]:
+    if not cfg.TEST.MOSAIC.ENABLED:
+        return []
+    register_datasets(cfg)
+    return [name for name in cfg.DATASETS.TEST if MetadataCatalog.get(name).get("evaluator_type") == "coco"]
+
+
+def _mosaic_name(name: str) -> str:
+    return f"{name}_mosaic"
+
+
+def _write_mosaics(folder: Path, records: list[dict[str, Any]], content: dict[str, Any], seed: int) -> None:
+    """Images and JSON of the mosaics.
+
+    Args:
+        folder: where to.
+        records: of the data set, for the images.
+        content: of its JSON file, for all that the evaluation reads of an annotation.
+        seed: of the shuffle.
+    """
+    annotations: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in content["annotations"]:
+        annotations[annotation["image_id"]].append(annotation)
+    images: list[dict[str, Any]] = []
+    moved: list[dict[str, Any]] = []
+    for number, group in enumerate(groups_of_four(len(records), seed), start=1):
+        four = [records[index] for index in group]
+        height, width = (max(record[side] for record in four) for side in ("height", "width"))
+        tiles = [[x, y, x + width, y + height] for y in (0, height) for x in (0, width)]
+        picture = np.empty((2 * height, 2 * width, 3), dtype=np.uint8)
+        for record, (x0, y0, x1, y1) in zip(four, tiles, strict=True):
+            image = read_image(record, "RGB")
+            picture[y0:y1, x0:x1] = image.mean(axis=(0, 1)).round()
+            picture[y0 : y0 + image.shape[0], x0 : x0 + image.shape[1]] = image
+            for annotation in annotations[record["image_id"]]:
+                place = _moved(annotation, record, (x0, y0), picture.shape[:2])
+                moved.append({**annotation, **place, "id": len(moved) + 1, "image_id": number})
+        file_name = f"{number:06d}.png"
+        Image.fromarray(picture).save(folder / file_name, compress_level=1)
+        size = {"height": 2 * height, "width": 2 * width}
+        sources = [record["image_id"] for record in four]
+        images.append({"id": number, "file_name": file_name, **size, "tiles": tiles, "source_ids": sources})
+    result = {"categories": content.get("categories", []), "images": images, "annotations": moved}
+    (folder / _ANNOTATIONS).write_text(json.dumps(result), encoding="utf-8")
+
+
+def _moved(
+    annotation: dict[str, Any], record: dict[str, Any], corner: tuple[int, int], size: tuple[int, int]
+) -> dict[str, Any]:
+    """Box and mask of an annotation whose image lies at `corner` (x, y) of a mosaic of `size` (height, width)."""
+    (x0, y0), (height, width) = corner, (record["height"], record["width"])
+    segmentation = annotation["segmentation"]
+    if isinstance(segmentation, list):
+        segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        segmentation = mask_util.frPyObjects(segmentation, height, width)
+    mask = np.zeros(size, dtype=np.uint8, order="F")
+    mask[y0 : y0 + height, x0 : x0 + width] = mask_util.decode(segmentation)
+    rle = mask_util.encode(mask)
+    left, top, *sides = annotation["bbox"]
+    return {
+        "bbox": [x0 + left, y0 + top, *sides],
+        "segmentation": {"size": list(size), "counts": rle["counts"].decode("ascii")},
+    }

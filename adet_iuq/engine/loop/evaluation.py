@@ -1,0 +1,39 @@
+"""All that an evaluation measures: the data sets, their mosaics, and the queries on held-out images."""
+
+from collections.abc import Callable
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.evaluation import DatasetEvaluator
+
+from adet_iuq.data.registration.mosaic import TILES, mosaic_config
+from adet_iuq.evaluation.queries import probe_queries
+from adet_iuq.evaluation.results import by_dataset
+from adet_iuq.modeling import Segmenter
+
+
+def evaluate_all(
+    evaluate: Callable[..., dict[str, Any]],
+    cfg: CfgNode,
+    model: Segmenter,
+    evaluators: list[DatasetEvaluator] | None = None,
+) -> dict[str, Any]:
+    """Results of DATASETS.TEST, and of what TEST.MOSAIC and TEST.QUERY_PROBE ask for; every rank calls it.
+
+    Args:
+        evaluate: `DefaultTrainer.test`: of config, model and evaluators.
+        cfg: of the run.
+        model: to evaluate.
+        evaluators: of DATASETS.TEST, in this order; None: built from the config.
+
+    Returns:
+        {data set: {task: {metric: value}}} with the names of `evaluated_sets`; the inner part, if it is only one set.
+    """
+    results = by_dataset(evaluate(cfg, model, evaluators), cfg.DATASETS.TEST)
+    mosaics = mosaic_config(cfg)
+    if mosaics.DATASETS.TEST:
+        with model.pictures_of(TILES):
+            results |= by_dataset(evaluate(mosaics, model), mosaics.DATASETS.TEST)
+    for name, measured in probe_queries(cfg, model).items():
+        results[name] = {**results[name], "queries": measured}
+    return dict(next(iter(results.values()))) if len(results) == 1 else dict(results)

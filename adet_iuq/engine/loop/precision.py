@@ -1,0 +1,46 @@
+"""`SOLVER.AMP.DTYPE auto`: the half precision that a machine computes with as fast as it can, or none."""
+
+import logging
+from pathlib import Path
+
+import torch
+from detectron2.utils.logger import log_first_n
+
+_CPUINFO = Path("/proc/cpuinfo")
+# What Linux calls the units that multiply in bfloat16: of AVX-512, and AMX's tiles. Without them torch emulates, which is
+# slower than float32.
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+
+
+def automatic_dtype(device: str) -> torch.dtype | None:
+    """The dtype of autocast that suits this machine, said in the log once.
+
+    Args:
+        device: MODEL.DEVICE, such as "cuda", "cuda:1" or "cpu".
+
+    Returns:
+        bfloat16 on GPUs and CPUs that have it, float16 on other GPUs, None (float32 throughout) elsewhere.
+    """
+    dtype: torch.dtype | None
+    if torch.device(device).type == "cuda":
+        # torch.cuda.is_bf16_supported also says yes where it is emulated, before Ampere (8.0).
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        dtype, reason = (torch.bfloat16, "which it has") if native else (torch.float16, "as it has no bfloat16")
+    elif torch.device(device).type == "cpu" and cpu_has_bfloat16():
+        dtype, reason = torch.bfloat16, "which it has"
+    else:
+        dtype, reason = None, "as it has no fast bfloat16"
+    name = str(dtype or torch.float32).removeprefix("torch.")
+    log_first_n(logging.INFO, f"SOLVER.AMP.DTYPE auto: {name} on {device}, {reason}.", key="message")
+    return dtype
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU has AVX-512 BF16 or AMX, as Linux says; elsewhere not known, hence False.
+
+    torch has a public function for it (torch.cpu.get_capabilities) only in versions later than the oldest that serves here.
+    """
+    if not _CPUINFO.is_file():
+        return False
+    flags = [line.split(":", 1)[1].split() for line in _CPUINFO.read_text().splitlines() if line.startswith("flags")]
+    return bool(flags) and all(_BFLOAT16_FLAGS & set(of_core) for of_core in flags)

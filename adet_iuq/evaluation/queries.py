@@ -1,0 +1,225 @@
+"""What instance-unique querying is about, measured on held-out images with ground truth.
+
+For every probe image and its view g(I): does a query fire on pixels of other images (Eq. 5), do the queries of g(I) find
+the same masks on g(I) and on the warped map of I (Eq. 8), and do the two maps agree (Eq. 6)? The numbers depend on the
+weights and the images only, not on the terms that the model was trained with, so that runs can be compared.
+"""
+
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import build_augmentation
+from detectron2.utils.events import EventStorage
+from torch import Tensor
+
+from adet_iuq.data import TrainingMapper, derive_seed, load_dataset, seeded
+from adet_iuq.errors import UserError
+from adet_iuq.iuq import (
+    CropFlip,
+    EquivarianceLoss,
+    InstanceSampler,
+    InterSceneLoss,
+    Pixels,
+    Queries,
+    Scene,
+    valid_cells,
+    warp_features,
+)
+from adet_iuq.modeling import IUQMetaArch, Segmenter, Views, transform_inputs
+from adet_iuq.modeling.views import on_device
+
+logger = logging.getLogger(__name__)
+
+
+def check_probe(cfg: CfgNode, model: Segmenter) -> IUQMetaArch | None:
+    """`model`, if TEST.QUERY_PROBE asks for measurements of it; else None.
+
+    Raises:
+        UserError: it is a base segmenter, which tells nothing of its queries; one image has no other ones.
+    """
+    probe = cfg.TEST.QUERY_PROBE
+    if not probe.ENABLED:
+        return None
+    if not isinstance(model, IUQMetaArch):
+        raise UserError(
+            f"TEST.QUERY_PROBE needs a model with instance-unique querying, and {type(model).__name__} is none. Name its "
+            "IUQ twin in MODEL.META_ARCHITECTURE (with MODEL.IUQ.INTER.ENABLED and MODEL.IUQ.EQUI.ENABLED False it trains "
+            "as the base does), or switch TEST.QUERY_PROBE.ENABLED off."
+        )
+    if probe.IMAGES < 2:
+        raise UserError(f"TEST.QUERY_PROBE.IMAGES is {probe.IMAGES}; pixels of other images take at least 2.")
+    return model
+
+
+def probe_queries(cfg: CfgNode, model: Segmenter) -> dict[str, dict[str, float]]:
+    """`measure_queries` of every COCO-type set in DATASETS.TEST, by name; nothing unless TEST.QUERY_PROBE asks for it.
+
+    Every rank goes through all probe images, which are few: a forward pass in training may be a collective call, and
+    rank 0's numbers are then those of one process.
+
+    Raises:
+        UserError: as `check_probe`; a data set or an image cannot be read.
+    """
+    asked = check_probe(cfg, model)
+    results: dict[str, dict[str, float]] = {}
+    for name in cfg.DATASETS.TEST if asked is not None else ():
+        if asked is None or MetadataCatalog.get(name).get("evaluator_type") != "coco":
+            continue
+        with undisturbed(asked):
+            results[name] = measure_queries(asked, probe_samples(cfg, name))
+        logger.info(
+            "Queries on '%s': %s", name, ", ".join(f"{key} {value:.4g}" for key, value in results[name].items())
+        )
+    return results
+
+
+def probe_samples(cfg: CfgNode, name: str) -> Iterator[dict[str, Any]]:
+    """Training samples of a test set's images at the test size, without augmentation: those with an instance, shuffled
+    by the seed, TEST.QUERY_PROBE.IMAGES at most.
+
+    Raises:
+        UserError: the data set or an image cannot be read; no image has an instance.
+    """
+    probe = cfg.TEST.QUERY_PROBE
+    records = [record for record in load_dataset(name) if _has_instance(record)]
+    if not records:
+        raise UserError(f"TEST.QUERY_PROBE: no image of '{name}' has an annotation to measure queries by.")
+    generator = torch.Generator().manual_seed(derive_seed(probe.SEED))
+    chosen = torch.randperm(len(records), generator=generator)[: probe.IMAGES].tolist()
+    augmentations = build_augmentation(cfg, is_train=False)
+    mapper = TrainingMapper(augmentations=augmentations, image_format=cfg.INPUT.FORMAT, recompute_boxes=False)
+    for number, index in enumerate(chosen):
+        keys = {"image_id": number, "sample_index": number, "sample_seed": derive_seed(probe.SEED, number)}
+        yield mapper({**records[index], **keys})
+
+
+@contextmanager
+def undisturbed(model: IUQMetaArch) -> Iterator[None]:
+    """Inside, the model may be run as in training, without gradient; afterwards it is what it was before.
+
+    All modules are in evaluation mode: normalisation layers neither update their statistics nor use the batch's, nothing
+    drops out. Modes and buffers (CondInst counts its passes in one) come back. The memory, which nobody writes to, is
+    left alone.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    memory = {id(buffer) for buffer in model.iuq_criterion.buffers()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if id(buffer) not in memory]
+    for module, _ in modes:
+        module.training = False
+    try:
+        with torch.no_grad(), EventStorage(0):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, content in buffers:
+                buffer.copy_(content)
+
+
+def measure_queries(model: IUQMetaArch, samples: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Measurements on images with ground truth; random states are left as they were.
+
+    Args:
+        model: within `undisturbed`.
+        samples: with `image_id`, all different, and `sample_seed`, which decides pixels and view.
+
+    Returns:
+        fire_rate: share of the pairs of a matched query and a pixel of another image with a logit above 0, in percent.
+        fire_probability: mean probability of these pairs, in percent.
+        own_fire_rate: the same share on pixels of the query's own image, of its own instance and of others.
+        equi_error: Eq. 8, the segmenter's mask loss of q^g on g(f(I)), mean over images.
+        equi_feature_error: Eq. 6, mean squared difference of f(g(I)) and g(f(I)), by the variance of f(I).
+        equi_iou: of the masks of q^g on g(I) and on g(f(I)), over cells that both have, mean over queries, in percent.
+        images: how many.
+        What has nothing to be measured on is not a number.
+    """
+    asked: list[tuple[Queries, Tensor]] = []
+    pixels: list[Pixels] = []
+    pairs: list[dict[str, Tensor]] = []
+    sampler, views = InstanceSampler(), Views()
+    for sample in samples:
+        with seeded(sample["sample_seed"]):
+            inputs = on_device(sample, model.device)
+            transform = views.draw(inputs, model.pixel_stride, model.pixel_offset)
+            scene, _ = model.forward_scene([inputs, transform_inputs(inputs, transform)])
+            original = scene.views(slice(0, 1))
+            pixels.append(sampler(original))
+            asked.append((original.queries, original.image_ids))
+            pairs.append(_equivariance(model, scene, transform))
+    return {
+        **_uniqueness(model, asked, Pixels.cat(pixels)),
+        "equi_error": _mean([pair["error"] for pair in pairs]),
+        "equi_feature_error": _ratio(
+            sum(float(pair["squared"]) for pair in pairs), sum(float(pair["variance"]) for pair in pairs)
+        ),
+        "equi_iou": 100 * _mean([pair["ious"] for pair in pairs]),
+        "images": float(len(pairs)),
+    }
+
+
+def _uniqueness(model: IUQMetaArch, asked: list[tuple[Queries, Tensor]], pixels: Pixels) -> dict[str, float]:
+    """Eq. 5's pairs: queries of each image, whose id (1,) goes with them, on the pixels of all images."""
+    loss = InterSceneLoss(loss="l1")  # of an all-zero target: its sum over foreign pairs is that of their probabilities
+    total = torch.zeros(5, dtype=torch.float64)
+    for queries, image_id in asked:
+        ones = torch.ones(len(queries), device=image_id.device)
+        ids = image_id.expand(len(queries))
+        found = loss(queries, ids, pixels, model.retrieve, query_weights=ones, bytes_per_pair=model.bytes_per_pair)
+        total += torch.stack([value.double().cpu() for value in found])
+    probability, num_pairs, num_fired, num_own_pairs, num_own_fired = total.tolist()
+    return {
+        "fire_rate": 100 * _ratio(num_fired, num_pairs),
+        "fire_probability": 100 * _ratio(probability, num_pairs),
+        "own_fire_rate": 100 * _ratio(num_own_fired, num_own_pairs),
+    }
+
+
+def _equivariance(model: IUQMetaArch, scene: Scene, transform: CropFlip) -> dict[str, Tensor]:
+    """`error` (1,) and `ious` (q,), both (0,) without a query in the view, `squared` and `variance` of the features.
+
+    Args:
+        model: of the scene.
+        scene: of an image and its view.
+        transform: g.
+    """
+    stride, offset, size = scene.stride, scene.offset, scene.image_sizes[0]
+    warped, valid = warp_features(scene.features[:1], [transform], [size], stride=stride, offset=offset)
+    view = scene.views(slice(1, 2))
+    queries = view.queries.to(dtype=warped.dtype)
+    error, _ = EquivarianceLoss(target="query")(
+        model, scene, [transform]
+    )  # without any query, too: it may be collective
+    squared, _ = EquivarianceLoss(target="feature")(model, scene, [transform])
+    rows, columns = (valid_cells(size[i], scene.features.shape[2 + i], stride, offset) for i in (0, 1))
+    inside = scene.features[0, :, :rows, :columns].to(warped.dtype).flatten(1)
+    on_view, on_warped = (
+        (model.retrieve_map(queries, maps) > 0) & valid for maps in (view.features.to(warped.dtype), warped)
+    )
+    union = (on_view | on_warped).flatten(1).sum(dim=1)
+    ious = (on_view & on_warped).flatten(1).sum(dim=1) / union
+    return {
+        "error": error.reshape(1)[: len(queries)],
+        "ious": ious[union > 0],
+        "squared": squared,
+        "variance": inside.var(dim=1, correction=0).mean(),
+    }
+
+
+def _has_instance(record: dict[str, Any]) -> bool:
+    return any(not annotation.get("iscrowd", 0) for annotation in record.get("annotations", []))
+
+
+def _mean(parts: list[Tensor]) -> float:
+    values = torch.cat(parts).double()
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else math.nan

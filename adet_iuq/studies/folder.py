@@ -1,0 +1,73 @@
+"""Where a study keeps what."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adet_iuq.studies.processes import LOCK_FILE, is_held
+from adet_iuq.studies.record import Record, check_record, read_records
+from adet_iuq.studies.study import Run
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The output folder of a study.
+
+    runs/NAME.json: records of finished runs; failed/NAME.txt: why others ended; work/NAME/: OUTPUT_DIR of a run;
+    code/: the revision that all runs use; report.md and figures; lock, pause, paused: between runner and commands.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    path: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.path / "runs"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the runner."""
+        return self.path / "lock"
+
+    @property
+    def pause(self) -> Path:
+        """It is there while a pause is wanted."""
+        return self.path / "pause"
+
+    @property
+    def paused(self) -> Path:
+        """It is there while all runs stand still."""
+        return self.path / "paused"
+
+    def record(self, run: Run) -> Path:
+        return self.runs / f"{run.name}.json"
+
+    def failure(self, run: Run) -> Path:
+        return self.path / "failed" / f"{run.name}.txt"
+
+    def work(self, run: Run) -> Path:
+        return self.path / "work" / run.name
+
+    def records(self, runs: Sequence[Run]) -> dict[str, Record]:
+        """Records of finished runs by name; those of arms, data sets or seeds that the study no longer has are left out.
+
+        Raises:
+            UserError: a file is broken, or was made with other overrides than the study's file names today.
+        """
+        wanted = {run.name: run for run in runs}
+        found = {record.name: record for record in read_records(self.runs) if record.name in wanted}
+        for name, record in found.items():
+            check_record(record, wanted[name], self.runs)
+        return found
+
+    def state(self, run: Run) -> str:
+        """ "done", "running", "failed", "cut" (in the middle) or "to do"."""
+        if self.record(run).is_file():
+            return "done"
+        if is_held(self.work(run) / LOCK_FILE) is not None:
+            return "running"
+        if self.failure(run).is_file():
+            return "failed"
+        return "cut" if self.work(run).is_dir() else "to do"

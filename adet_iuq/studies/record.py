@@ -1,0 +1,215 @@
+"""The JSON file of a finished run: all that tables and figures are made of.
+
+Names of metrics: `segm/AP` of the run's first test set, `NAME/segm/AP` of any other one, and `train/KEY`, the mean of a key
+of metrics.json (all losses and all of `iuq/`) over the last fifth of the training.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adet_iuq.errors import UserError
+from adet_iuq.files import replace_file
+from adet_iuq.studies.study import Run
+
+# What a training leaves in OUTPUT_DIR.
+CONFIG_FILE, RESULTS_FILE, METRICS_FILE = "config.yaml", "results.json", "metrics.json"
+LAST_PART = 0.2  # of the training, over which series are averaged
+# They say where and beside what a run was made, not what it is.
+_NO_PART_OF_THE_RUN = re.compile(r"^(SEED|OUTPUT_DIR|  NUM_WORKERS|  DEVICE):.*\n", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a run took.
+
+    Attributes:
+        wall_s: seconds, without those in which it was paused.
+        cpu_s: seconds of a processor, user and system.
+        whole: False once a part was not measured or was done twice, because the run was killed in the middle.
+    """
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run.
+
+    Attributes:
+        study, dataset, arm, seed, overrides: as in the study's file.
+        revision: of the code.
+        config_sha256: of the run's config.yaml without the lines that say where it ran, and its seed.
+        device: MODEL.DEVICE.
+        iterations: SOLVER.MAX_ITER.
+        machine: what it ran on.
+        usage: what it took.
+        results: of its results.json.
+        series: means over the last fifth of the training.
+    """
+
+    study: str
+    dataset: str
+    arm: str
+    seed: int
+    overrides: list[str]
+    revision: str
+    config_sha256: str
+    device: str
+    iterations: int
+    machine: dict[str, Any]
+    usage: Usage
+    results: dict[str, dict[str, dict[str, float | None]]]
+    series: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return Run(self.dataset, self.arm, self.seed, ()).name
+
+    @property
+    def cost(self) -> float | None:
+        """Seconds of the processor that did the work, as far as they were measured: of the CPU, or of the whole GPU."""
+        seconds = self.usage.cpu_s if self.device == "cpu" else self.usage.wall_s
+        return seconds if self.usage.whole and seconds > 0 else None
+
+    def metrics(self) -> dict[str, float]:
+        """All numbers by the names that the module's text explains, without those that are none."""
+        named: dict[str, float | None] = {}
+        for index, (dataset, tasks) in enumerate(self.results.items()):
+            for task, values in tasks.items():
+                prefix = f"{task}/" if index == 0 else f"{dataset}/{task}/"
+                named.update({prefix + metric: value for metric, value in values.items()})
+        named.update({f"train/{key}": value for key, value in self.series.items()})
+        return {name: value for name, value in named.items() if value is not None and math.isfinite(value)}
+
+
+def make_record(study: str, run: Run, revision: str, folder: Path, usage: Usage) -> Record:
+    """The record of a run that has ended well.
+
+    Args:
+        study: its name.
+        run: which one.
+        revision: of the code it used.
+        folder: its OUTPUT_DIR.
+        usage: what it took.
+
+    Raises:
+        UserError: a file that every finished training leaves is missing or broken.
+    """
+    try:
+        dump = (folder / CONFIG_FILE).read_text()
+        config = yaml.safe_load(dump)
+        results = json.loads((folder / RESULTS_FILE).read_text())
+        lines = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} is not the folder of a finished run: {error}. (A study needs a test set, DATASETS.TEST.)"
+        ) from error
+    return Record(
+        study=study,
+        dataset=run.dataset,
+        arm=run.arm,
+        seed=run.seed,
+        overrides=list(run.overrides),
+        revision=revision,
+        config_sha256=hashlib.sha256(_NO_PART_OF_THE_RUN.sub("", dump).encode()).hexdigest(),
+        device=config["MODEL"]["DEVICE"],
+        iterations=config["SOLVER"]["MAX_ITER"],
+        machine=machine(config["MODEL"]["DEVICE"]),
+        usage=dataclasses.replace(usage, wall_s=round(usage.wall_s, 2), cpu_s=round(usage.cpu_s, 2)),
+        results=results,
+        series=series(lines, config["SOLVER"]["MAX_ITER"]),
+    )
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a training in `folder` has come to its end, evaluation included: its metrics end with the last iteration."""
+    try:
+        last = json.loads((folder / METRICS_FILE).read_text().splitlines()[-1])
+        config = yaml.safe_load((folder / CONFIG_FILE).read_text())
+    except (OSError, ValueError, IndexError):
+        return False
+    return (folder / RESULTS_FILE).is_file() and bool(last["iteration"] >= config["SOLVER"]["MAX_ITER"])
+
+
+def series(lines: list[dict[str, Any]], iterations: int) -> dict[str, float]:
+    """Means of all losses and all of `iuq/` over the last fifth of the training, of finite numbers."""
+    late = [line for line in lines if (1 - LAST_PART) * iterations <= line["iteration"] < iterations]
+    means = {}
+    for key in sorted({key for line in late for key in line if key.startswith("iuq/") or "loss" in key}):
+        values = [line[key] for line in late if key in line and math.isfinite(line[key])]
+        if values:
+            means[key] = sum(values) / len(values)
+    return means
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What this machine is, for whoever compares costs; `device` is the run's MODEL.DEVICE."""
+    found = {"processor": _processor(), "cores": os.cpu_count(), "torch": metadata.version("torch")}
+    if device.startswith("cuda"):
+        import torch
+
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Writes it so that nobody ever sees half of it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    content = json.dumps(dataclasses.asdict(record), indent=1) + "\n"
+    replace_file(path, lambda file: file.write(content.encode()))
+
+
+def read_records(folder: Path) -> Iterator[Record]:
+    """All records of a folder, sorted by their files' names.
+
+    Raises:
+        UserError: a file is none.
+    """
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text())
+            yield Record(**{**content, "usage": Usage(**content["usage"])})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{path} is not the record of a run: {error}. Move it away; its run is done again."
+            ) from error
+
+
+def check_record(record: Record, run: Run, where: Path) -> None:
+    """Whether a record is of the run that the study's file describes today.
+
+    Raises:
+        UserError: the file has changed since.
+    """
+    if record.overrides != list(run.overrides):
+        raise UserError(
+            f"{where / record.name}.json was made with other overrides ({' '.join(record.overrides)}) than the study's file "
+            f"names today ({' '.join(run.overrides)}). Give the arm another name, choose another folder with --output, or "
+            "delete the record."
+        )

@@ -1,0 +1,108 @@
+"""A study's report, from the records of its runs alone: the same records give the same bytes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from adet_iuq.errors import UserError
+from adet_iuq.files import replace_file
+from adet_iuq.studies.figures import write_figure
+from adet_iuq.studies.folder import StudyFolder
+from adet_iuq.studies.record import Record
+from adet_iuq.studies.revision import single_revision
+from adet_iuq.studies.study import Study
+from adet_iuq.studies.tables import Table, chosen_metrics, difference_table, mean_table
+
+REPORT_FILE = "report.md"
+_NOTES = (
+    "Runs of one seed share initial weights and data order. Intervals are Student's t intervals of the mean paired "
+    "difference over seeds; with several arms and metrics some are clear of zero by chance. `cost` is the mean over seeds "
+    "of an arm's processor time (on a GPU: of its time) over that of the base arm, start and evaluation included, runs that "
+    "were killed in the middle left out. `train/` metrics are means over the last fifth of the training."
+)
+
+
+def gather(study: Study, folders: Sequence[Path]) -> list[Record]:
+    """The records of a study from one or several folders (of several machines), in the order of its runs.
+
+    Raises:
+        UserError: there are none; they are of several revisions; a run is there twice; a record does not fit the study; runs
+            of one arm have different configs.
+    """
+    runs = study.runs()
+    found: dict[str, Record] = {}
+    for folder in folders:
+        for name, record in StudyFolder(folder).records(runs).items():
+            if name in found:
+                raise UserError(f"The run {name} is in several of {', '.join(map(str, folders))}.")
+            found[name] = record
+    if not found:
+        raise UserError(f"No finished runs of {study.name} in {', '.join(str(f / 'runs') for f in folders)}.")
+    records = [found[run.name] for run in runs if run.name in found]
+    single_revision(record.revision for record in records)
+    configs: dict[tuple[str, str], str] = {}
+    for record in records:
+        if configs.setdefault((record.dataset, record.arm), record.config_sha256) != record.config_sha256:
+            raise UserError(
+                f"The config of {record.name} differs from that of other seeds of its arm: {study.config} has changed."
+            )
+    return records
+
+
+def write_report(study: Study, folders: Sequence[Path], console: Console | None = None) -> Path:
+    """Writes report.md and a figure for each data set to the first folder, and prints the tables; returns the report's path.
+
+    Raises:
+        UserError: see `gather`; a file cannot be written.
+    """
+    records = gather(study, folders)
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = 160  # a file has room for all columns
+    parts = [_head(study, records)]
+    for dataset in study.datasets:
+        mine = [record for record in records if record.dataset == dataset]
+        if not mine:
+            continue
+        figure = f"figure_{dataset}.svg" if dataset else "figure.svg"
+        tables = dataset_tables(study, mine)
+        title = f"{study.title}, {dataset}" if dataset else study.title
+        write_figure(folders[0] / figure, study, mine, chosen_metrics(study.metrics, mine)[0], title)
+        parts += [
+            f"## {dataset}\n" if dataset else "",
+            *(table.markdown() for table in tables),
+            f"![{title}]({figure})\n",
+        ]
+        for table in tables:
+            console.print(table.rich())
+    text = "\n".join(part for part in [*parts, _NOTES + "\n"] if part)
+    path = folders[0] / REPORT_FILE
+    replace_file(path, lambda file: file.write(text.encode()))
+    return path
+
+
+def dataset_tables(study: Study, records: Sequence[Record]) -> list[Table]:
+    """Of one data set's records: the means, and the differences to the base arm and to each control.
+
+    Raises:
+        UserError: no record has any of the study's metrics.
+    """
+    metrics = chosen_metrics(study.metrics, records)
+    if not metrics:
+        known = sorted({name for record in records for name in record.metrics()})
+        raise UserError(f"metrics of {study.path}: no run has any of them. There are {', '.join(known)}.")
+    differences = [difference_table(study, records, metrics, control) for control in (study.base, *study.controls)]
+    return [mean_table(study, records, metrics), *differences]
+
+
+def _head(study: Study, records: Sequence[Record]) -> str:
+    machines = sorted({f"{one.machine['processor']}, torch {one.machine['torch']}" for one in records})
+    missing = len(study.runs()) - len(records)
+    rest = f" **{missing} runs are missing.**" if missing else ""
+    iterations = ", ".join(str(number) for number in sorted({record.iterations for record in records}))
+    return (
+        f"# {study.title}\n\n"
+        f"{len(records)} runs of {iterations} iterations, revision {records[0].revision}.{rest} "
+        f"Machine: {'; '.join(machines)}.\n"
+    )

@@ -1,0 +1,181 @@
+"""tools/ablate.py: a study of real trainings that is killed and continued; its other commands."""
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import ablate
+import pytest
+import yaml
+
+from adet_iuq.config import load_config
+from adet_iuq.engine import argument_parser
+from adet_iuq.errors import UserError
+from adet_iuq.studies import load_study
+from helpers.faults import TINY
+from helpers.golden import REPOSITORY
+
+EXAMPLE = REPOSITORY / "configs/Studies/table3_shapes.yaml"
+TINY_OVERRIDES = [
+    *TINY[2:],
+    "DATASETS.TEST",
+    "('shapes_val',)",
+    "DATASETS.SHAPES.NUM_VAL",
+    "4",
+    "INPUT.MIN_SIZE_TEST",
+    "160",  # GroupNorm wants more than one cell on the coarsest level, of a single image
+]
+
+
+def pairs(words: list[str]) -> list[str]:
+    """Overrides of a study: without the seed, which is the runner's."""
+    return [word for key, value in zip(words[::2], words[1::2], strict=True) if key != "SEED" for word in (key, value)]
+
+
+def tiny_study(folder: Path, code: Path = REPOSITORY) -> Path:
+    """Two arms and two seeds of the smallest trainings, with a config of `code`."""
+    tree = {
+        "name": "tiny",
+        "config": str(code / "configs/quickstart.yaml"),
+        "base": "base",
+        "seeds": [1, 2],
+        "overrides": [*pairs(TINY_OVERRIDES), "SOLVER.IMS_PER_BATCH", 4, "SOLVER.CHECKPOINT_PERIOD", 1],
+        "arms": {"base": ["MODEL.IUQ.INTER.ENABLED", False, "MODEL.IUQ.EQUI.ENABLED", False], "both": []},
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    return folder / "study.yaml"
+
+
+def checkout(folder: Path) -> Path:
+    """A clean git checkout of what is being tested, committed or not."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("adet_iuq", "tools", "configs"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=ignore)
+    git = ["git", "-C", str(folder), "-c", "user.name=test", "-c", "user.email=test@example.com"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    return folder
+
+
+class Study:
+    """Starts tools/ablate.py of a checkout on a study, in a process group of its own."""
+
+    def __init__(self, code: Path, study: Path, output: Path, cache: Path) -> None:
+        self.command = [
+            sys.executable,
+            str(code / "tools/ablate.py"),
+            str(study),
+            "--output",
+            str(output),
+            "--jobs",
+            "2",
+        ]
+        self.environment = {**os.environ, "ADET_IUQ_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(code)}
+        self.output = output
+
+    def start(self, *words: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*self.command, *words], env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def finish(self, *words: str) -> str:
+        process = self.start(*words)
+        said = process.communicate(timeout=600)[0]
+        assert process.returncode == 0, said
+        return said
+
+    def start_and_kill(self, arm: str, group: bool) -> None:
+        """Kills the runner, or its whole group, once a run has written a checkpoint."""
+        process = self.start()
+        try:
+            deadline = time.monotonic() + 300
+            while not (self.output / "work" / arm / "last_checkpoint").is_file():
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.02)
+        finally:
+            (os.killpg if group else os.kill)(process.pid, signal.SIGKILL)
+            process.communicate()
+
+    def results(self) -> dict[str, Any]:
+        records = [json.loads(path.read_text()) for path in sorted((self.output / "runs").glob("*.json"))]
+        return {
+            f"{r['arm']}{r['seed']}": (r["results"], r["series"], r["config_sha256"], r["revision"]) for r in records
+        }
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_and_continued_gives_the_same_numbers(tmp_path: Path) -> None:
+    code = checkout(tmp_path / "checkout")
+    study = tiny_study(tmp_path, code)
+    whole = Study(code, study, tmp_path / "whole", tmp_path / "cache")
+    whole.finish()
+    assert sorted(whole.results()) == ["base1", "base2", "both1", "both2"]
+
+    cut = Study(code, study, tmp_path / "cut", tmp_path / "cache")
+    cut.start_and_kill("both.seed1", group=False)
+    with (code / "configs/quickstart.yaml").open("a") as file:
+        file.write("VERSION: 'a later revision, which is broken'\n")
+    cut.start_and_kill("both.seed2", group=True)
+    said = cut.finish()
+    assert cut.results() == whole.results()
+    assert not list(cut.output.glob("work/*/*.pth")) and (cut.output / "work/both.seed2/metrics.json").is_file()
+    assert "Report:" in said and "base" in (cut.output / "report.md").read_text()
+    report = (cut.output / "report.md").read_bytes()
+    assert "done" in cut.finish("--status")
+    cut.finish("--report")
+    assert (cut.output / "report.md").read_bytes() == report
+
+
+def test_the_example_is_sound() -> None:
+    for quick in (False, True):
+        ablate.check_configs(load_study(EXAMPLE, quick))
+
+
+def test_a_mistyped_key_is_found_before_anything_starts(tmp_path: Path) -> None:
+    path = tiny_study(tmp_path)
+    path.write_text(path.read_text().replace("MODEL.IUQ.EQUI.ENABLED", "MODEL.IUQ.EQUI.ENABELD"))
+    with pytest.raises(UserError, match=r"run base\.seed1.*Did you mean MODEL\.IUQ\.EQUI\.ENABLED"):
+        ablate.check_configs(load_study(path))
+
+
+@pytest.mark.parametrize(
+    "launcher,tool",
+    [("local", "python CODE/tools/train_net.py"), ("torchrun", "torchrun --standalone"), ("slurm", "sbatch")],
+)
+def test_printed_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any, launcher: str, tool: str
+) -> None:
+    code = checkout(tmp_path / "checkout")
+    monkeypatch.setattr(ablate, "REPOSITORY", code)
+    words = [str(tiny_study(tmp_path)), "--output", str(tmp_path / "out"), "--print-commands", "--launcher", launcher]
+    assert ablate.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert all(tool.replace("CODE", str(tmp_path / "out/code")) in line for line in lines)
+    words = shlex.split(lines[0].rstrip(")"))
+    start = words.index("--config-file")
+    args = argument_parser().parse_args(words[start:])
+    cfg = load_config(args.config_file, args.opts).cfg
+    assert (1, str(tmp_path / "out/work/base.seed1")) == (cfg.SEED, cfg.OUTPUT_DIR)
+    assert not cfg.MODEL.IUQ.INTER.ENABLED and (launcher == "slurm" or "--resume" in words)
+
+
+def test_errors_are_for_people(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert ablate.main([str(tmp_path / "missing.yaml")]) == 2
+    assert "missing.yaml cannot be read" in capsys.readouterr().err
+
+
+def test_the_command_line() -> None:
+    args = ablate.parse_arguments(["s.yaml", "--report"])
+    assert isinstance(args, argparse.Namespace) and args.report == [] and not args.quick
+    with pytest.raises(SystemExit):
+        ablate.parse_arguments(["s.yaml", "--pause", "--status"])
