@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,42 @@ def opened(source: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(source) as archive:
         archive.extractall(folder)
         yield Path(folder)
+
+
+def write_coco(
+    output: Path,
+    split: str,
+    pictures: Iterable[tuple[dict[str, Any], list[dict[str, Any]]]],
+    *,
+    description: str,
+    licenses: list[dict[str, Any]],
+    category: str,
+) -> None:
+    """Writes `split`.json of a set of one class, a kind of cell, and numbers images and annotations from 1.
+
+    Args:
+        output: folder of the data set.
+        split: of SPLITS.
+        pictures: of each image its entry and those of its annotations, without ids.
+        description, licenses: of the data set.
+        category: name of the class.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, (image, objects) in enumerate(pictures, start=1):
+        images.append({"id": number, **image})
+        for one in objects:
+            head = {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0}
+            annotations.append({**head, **one})
+    content = {
+        "info": {"description": description},
+        "licenses": licenses,
+        "categories": [{"id": 1, "name": category, "supercategory": "cell"}],
+        "images": images,
+        "annotations": annotations,
+    }
+    (output / f"{split}.json").write_text(json.dumps(content))
+    print(f"{output / split}.json: {len(images)} images, {len(annotations)} annotations")
 
 
 def known_checksums(name: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ Tested on a made-up source. The real file has not been tested; the checksums at 
 order of an image's nuclei, which the source does not give, is that of the names of its mask files.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 from PIL import Image
-from preparation import SPLITS, known_checksums, prepare
+from preparation import SPLITS, known_checksums, prepare, write_coco
 
 from adet_iuq.errors import UserError
 
@@ -61,24 +60,20 @@ def write_split(source: Path, output: Path, split: str, file_names: list[str]) -
     """Writes the images, as RGB, and the JSON file of one split."""
     folders = find_images(source, file_names)
     (output / split).mkdir(parents=True, exist_ok=True)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for number, (folder, file_name) in enumerate(zip(folders, file_names, strict=True), start=1):
+
+    def picture(folder: Path, file_name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         image = Image.open(folder / "images" / f"{folder.name}.png").convert("RGB")
         image.save(output / split / file_name)
-        images.append({"id": number, "file_name": file_name, "height": image.height, "width": image.width})
-        for nucleus in read_nuclei(folder):
-            head = {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0}
-            annotations.append({**head, **nucleus})
-    content = {
-        "info": {"description": "2018 Data Science Bowl stage 1 nuclei (BBBC038v1, CC0), 256x256 images"},
-        "licenses": [],
-        "categories": [{"id": 1, "name": "nucleus", "supercategory": "cell"}],
-        "images": images,
-        "annotations": annotations,
-    }
-    (output / f"{split}.json").write_text(json.dumps(content))
-    print(f"{output / split}.json: {len(images)} images, {len(annotations)} annotations")
+        return {"file_name": file_name, "height": image.height, "width": image.width}, read_nuclei(folder)
+
+    write_coco(
+        output,
+        split,
+        map(picture, folders, file_names),
+        description="2018 Data Science Bowl stage 1 nuclei (BBBC038v1, CC0), 256x256 images",
+        licenses=[],
+        category="nucleus",
+    )
 
 
 def write(source: Path, output: Path) -> None:

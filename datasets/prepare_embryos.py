@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from preparation import SPLITS, prepare
+from preparation import SPLITS, prepare, write_coco
 
 from adet_iuq.errors import UserError
 
@@ -134,25 +134,21 @@ def convert(picture: Picture, names: dict[int, str], target: Path) -> tuple[tupl
 def write_split(pictures: list[Picture], names: dict[int, str], output: Path, split: str) -> None:
     """Writes the pictures and the JSON file of one split; the export's classes (stages) become one, kept as `label`."""
     (output / split).mkdir(parents=True, exist_ok=True)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for number, picture in enumerate(pictures, start=1):
+
+    def entry(number: int, picture: Picture) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         file_name = f"{number:04d}.jpg"
         (width, height), shapes = convert(picture, names, output / split / file_name)
         origin = {"source": picture.record["file_name"], "published_split": picture.folder.name}
-        images.append({"id": number, "file_name": file_name, "width": width, "height": height, **origin})
-        for shape in shapes:
-            head = {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0}
-            annotations.append({**head, **shape})
-    content = {
-        "info": {"description": "embryos"},
-        "licenses": [{"id": 1, "name": "CC BY 4.0"}],
-        "categories": [{"id": 1, "name": "embryo", "supercategory": "cell"}],
-        "images": images,
-        "annotations": annotations,
-    }
-    (output / f"{split}.json").write_text(json.dumps(content))
-    print(f"{output / split}.json: {len(images)} images, {len(annotations)} annotations")
+        return {"file_name": file_name, "width": width, "height": height, **origin}, shapes
+
+    write_coco(
+        output,
+        split,
+        (entry(number, picture) for number, picture in enumerate(pictures, start=1)),
+        description="embryos",
+        licenses=[{"id": 1, "name": "CC BY 4.0"}],
+        category="embryo",
+    )
 
 
 def write(source: Path, output: Path) -> None:

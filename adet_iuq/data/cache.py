@@ -30,30 +30,42 @@ def file_identity(path: str) -> tuple[str, int, int]:
     return os.path.abspath(path), status.st_mtime_ns, status.st_size
 
 
-def make_folder_once(folder: Path, fill: Callable[[Path], None]) -> None:
+def make_folder_once(
+    folder: Path,
+    fill: Callable[[Path], None],
+    *,
+    is_whole: Callable[[Path], bool] = Path.is_dir,
+    remedy: str = "the environment variable ADET_IUQ_CACHE",
+) -> None:
     """Lets `fill` make the files of `folder`, unless they are there. Safe when several processes start at once.
 
     It fills a folder beside `folder`, which takes the name when all is there: nobody ever sees a part.
 
+    Args:
+        folder: to make.
+        fill: writes the files to the folder that it is given.
+        is_whole: whether they are there; somebody may have deleted some of them by hand.
+        remedy: what names another folder, for the message.
+
     Raises:
         UserError: it cannot be written.
     """
-    if folder.is_dir():
+    if is_whole(folder):
         return
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(str(folder)):
-            if folder.is_dir():
+            if is_whole(folder):
                 return
             partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}"))
             try:
                 fill(partial)
-                partial.chmod(0o755)
+                partial.chmod(0o755)  # mkdtemp's folders are private
+                shutil.rmtree(folder, ignore_errors=True)
                 partial.rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be written: {error.strerror or error}. Name another folder with the environment variable "
-            "ADET_IUQ_CACHE."
+            f"{folder} cannot be written: {error.strerror or error}. Name another folder with {remedy}."
         ) from error

@@ -193,9 +193,8 @@ def _equivariance(model: IUQMetaArch, scene: Scene, transform: CropFlip) -> dict
     warped, valid = warp_features(scene.features[:1], [transform], [size], stride=stride, offset=offset)
     view = scene.views(slice(1, 2))
     queries = view.queries.to(dtype=warped.dtype)
-    error, _ = EquivarianceLoss(target="query")(
-        model, scene, [transform]
-    )  # without any query, too: it may be collective
+    # Without any query, too: the mask loss may be a collective call.
+    error, _ = EquivarianceLoss(target="query")(model, scene, [transform])
     squared, _ = EquivarianceLoss(target="feature")(model, scene, [transform])
     rows, columns = (valid_cells(size[i], scene.features.shape[2 + i], stride, offset) for i in (0, 1))
     inside = scene.features[0, :, :rows, :columns].to(warped.dtype).flatten(1)

@@ -13,10 +13,10 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from adet_iuq.config import get_cfg
-from adet_iuq.data import register_datasets
 from adet_iuq.data.registration.mosaic import mosaic_config
 from adet_iuq.evaluation import build_evaluator
 from adet_iuq.evaluation.mosaic import LeakEvaluator, mask_leaks
+from helpers.mosaic_sets import register_with_mosaics
 
 TILES = [[0, 0, 10, 8], [10, 0, 20, 8], [0, 8, 10, 16], [10, 8, 20, 16]]
 
@@ -37,15 +37,10 @@ def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CfgNode:
             annotation = {"image_id": image, "bbox": [x, y, 8, 8], "segmentation": polygon, **facts}
             annotations.append({"id": len(annotations) + 1, **annotation})
     categories = [{"id": 4, "name": "square"}, {"id": 7, "name": "first"}]
-    path = tmp_path / "crowded.json"
-    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     cfg = get_cfg()
     cfg.MODEL.MASK_ON = True
-    name = f"crowded_{tmp_path.name}"
-    cfg.DATASETS.REGISTER = [[name, str(path), str(tmp_path)]]
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), (name,)
-    cfg.TEST.MOSAIC.ENABLED = True
-    register_datasets(cfg)
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    register_with_mosaics(cfg, "crowded", tmp_path, tmp_path, content)
     return cfg
 
 

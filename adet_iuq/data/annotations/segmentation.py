@@ -17,6 +17,15 @@ def valid_parts(segmentation: Any) -> list[list[float]]:
     return [part for part in segmentation if _is_valid_part(part)]
 
 
+def to_rle(segmentation: Any, height: int, width: int) -> Any:
+    """A valid segmentation, polygons or run lengths, as one compressed RLE of an image of that size in pixels."""
+    if isinstance(segmentation, list):
+        return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
+    if isinstance(segmentation["counts"], list):
+        return mask_util.frPyObjects(segmentation, height, width)
+    return segmentation
+
+
 def _is_valid_part(part: Any) -> bool:
     if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
         return False

@@ -23,6 +23,7 @@ from PIL import Image
 
 from adet_iuq.data.annotations.coco_json import load_coco_records, read_coco_json, sorted_ids
 from adet_iuq.data.annotations.evaluation_json import evaluation_json
+from adet_iuq.data.annotations.segmentation import to_rle
 from adet_iuq.data.cache import cache_folder, file_identity, folder_time, make_folder_once
 from adet_iuq.data.images.reading import read_image
 from adet_iuq.data.registration.datasets import left_out, load_dataset, register_datasets, source_of
@@ -179,13 +180,8 @@ def _moved(
 ) -> dict[str, Any]:
     """Box and mask of an annotation whose image lies at `corner` (x, y) of a mosaic of `size` (height, width)."""
     (x0, y0), (height, width) = corner, (record["height"], record["width"])
-    segmentation = annotation["segmentation"]
-    if isinstance(segmentation, list):
-        segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        segmentation = mask_util.frPyObjects(segmentation, height, width)
     mask = np.zeros(size, dtype=np.uint8, order="F")
-    mask[y0 : y0 + height, x0 : x0 + width] = mask_util.decode(segmentation)
+    mask[y0 : y0 + height, x0 : x0 + width] = mask_util.decode(to_rle(annotation["segmentation"], height, width))
     rle = mask_util.encode(mask)
     left, top, *sides = annotation["bbox"]
     return {

@@ -9,18 +9,15 @@ import io
 import json
 import logging
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.config import CfgNode
-from iopath.common.file_io import file_lock
 from PIL import Image
 
-from adet_iuq.data.cache import cache_folder
+from adet_iuq.data.cache import cache_folder, make_folder_once
 from adet_iuq.data.seeding import derive_seed
 from adet_iuq.data.shapes.presets import DEFAULT, Preset, preset_of
 from adet_iuq.data.shapes.render import Figure, rasterize
@@ -31,6 +28,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1  # raise it with every change to what is rendered or written
 SPLITS = ("train", "val")
 ANNOTATIONS = "annotations.json"
+ROOT_REMEDY = "DATASETS.SHAPES.ROOT or the environment variable ADET_IUQ_CACHE"
 _LEAST_SIZE = 64
 
 
@@ -61,18 +59,9 @@ def render_shapes(cfg: CfgNode, split: str) -> Path:
         UserError: the cache folder cannot be written.
     """
     folder = shapes_split(cfg, split)
-    if _is_whole(folder):
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(str(folder)):
-            if not _is_whole(folder):
-                _render_to(folder, cfg, split)
-    except OSError as error:
-        raise UserError(
-            f"The rendered scenes cannot be written to {folder.parent}: {error.strerror or error}. Name another folder "
-            "with DATASETS.SHAPES.ROOT or the environment variable ADET_IUQ_CACHE."
-        ) from error
+    make_folder_once(
+        folder, lambda partial: _render_to(partial, cfg, split, folder), is_whole=_is_whole, remedy=ROOT_REMEDY
+    )
     return folder
 
 
@@ -86,29 +75,22 @@ def _is_whole(folder: Path) -> bool:
     return all(image["file_name"] in present for image in content["images"])
 
 
-def _render_to(folder: Path, cfg: CfgNode, split: str) -> None:
+def _render_to(partial: Path, cfg: CfgNode, split: str, folder: Path) -> None:
+    """Writes the files of a split to `partial`, which becomes `folder`."""
     keys = cfg.DATASETS.SHAPES
     number, preset = keys.NUM_TRAIN if split == "train" else keys.NUM_VAL, preset_of(cfg)
     logger.info("Rendering %d scenes of %d x %d pixels to %s", number, keys.SIZE, keys.SIZE, folder)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name))
-    try:
-        content = _coco_frame(preset)
-        for index in range(number):
-            seed = derive_seed(FORMAT_VERSION, keys.SEED, SPLITS.index(split), index)
-            scene = preset.render(keys.SIZE, np.random.default_rng(seed))
-            file_name = f"{index + 1:06d}.png"
-            (partial / file_name).write_bytes(_png(scene.image))
-            content["images"].append({"id": index + 1, "file_name": file_name, "height": keys.SIZE, "width": keys.SIZE})
-            for figure in scene.figures:
-                annotation = {"id": len(content["annotations"]) + 1, "image_id": index + 1, **_annotation(figure)}
-                content["annotations"].append(annotation)
-        (partial / ANNOTATIONS).write_text(json.dumps(content, sort_keys=True), encoding="utf-8")
-        partial.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    content = _coco_frame(preset)
+    for index in range(number):
+        seed = derive_seed(FORMAT_VERSION, keys.SEED, SPLITS.index(split), index)
+        scene = preset.render(keys.SIZE, np.random.default_rng(seed))
+        file_name = f"{index + 1:06d}.png"
+        (partial / file_name).write_bytes(_png(scene.image))
+        content["images"].append({"id": index + 1, "file_name": file_name, "height": keys.SIZE, "width": keys.SIZE})
+        for figure in scene.figures:
+            annotation = {"id": len(content["annotations"]) + 1, "image_id": index + 1, **_annotation(figure)}
+            content["annotations"].append(annotation)
+    (partial / ANNOTATIONS).write_text(json.dumps(content, sort_keys=True), encoding="utf-8")
 
 
 def _coco_frame(preset: Preset) -> dict[str, Any]:

@@ -4,8 +4,6 @@ Made once from the rendered scenes, beside them; images and instance annotations
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pycocotools.mask as mask_util
 from detectron2.config import CfgNode
-from iopath.common.file_io import file_lock
 from PIL import Image
 
 from adet_iuq.data.annotations.panoptic import id_colours, load_panoptic_records, panoptic_metadata
-from adet_iuq.data.shapes.dataset import ANNOTATIONS, render_shapes, shapes_split
+from adet_iuq.data.annotations.segmentation import to_rle
+from adet_iuq.data.cache import make_folder_once
+from adet_iuq.data.shapes.dataset import ANNOTATIONS, ROOT_REMEDY, render_shapes, shapes_split
 from adet_iuq.data.shapes.presets import preset_of
-from adet_iuq.errors import UserError
 
 SHAPES_PANOPTIC = {"shapes_panoptic_train": "train", "shapes_panoptic_val": "val"}
 BACKGROUND = "background"
@@ -48,14 +46,12 @@ def make_shapes_panoptic(cfg: CfgNode, split: str) -> Path:
     """
     folder = shapes_panoptic_folder(cfg, split)
     scenes = render_shapes(cfg, split)
-    if (folder / PANOPTIC_JSON).exists():  # written last, and the folder renamed into place
-        return folder
-    try:
-        with file_lock(str(folder)):
-            if not (folder / PANOPTIC_JSON).exists():
-                _write_panoptic(folder, scenes)
-    except OSError as error:
-        raise UserError(f"The panoptic maps cannot be written to {folder}: {error.strerror or error}.") from error
+    make_folder_once(
+        folder,
+        lambda partial: _write_panoptic(partial, scenes),
+        is_whole=lambda made: (made / PANOPTIC_JSON).exists(),
+        remedy=ROOT_REMEDY,
+    )
     return folder
 
 
@@ -85,24 +81,17 @@ def shapes_panoptic_metadata(cfg: CfgNode, split: str) -> dict[str, Any]:
     }
 
 
-def _write_panoptic(folder: Path, scenes: Path) -> None:
+def _write_panoptic(partial: Path, scenes: Path) -> None:
     content = json.loads((scenes / ANNOTATIONS).read_bytes())
     categories = shapes_panoptic_categories([category["name"] for category in content["categories"]])
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name))
-    try:
-        entries = []
-        for image in content["images"]:
-            annotations = [a for a in content["annotations"] if a["image_id"] == image["id"]]
-            ids, segments = _panoptic_map(annotations, categories, image["height"], image["width"])
-            Image.fromarray(id_colours(ids)).save(partial / image["file_name"])
-            entries.append({"image_id": image["id"], "file_name": image["file_name"], "segments_info": segments})
-        whole = {"images": content["images"], "annotations": entries, "categories": categories}
-        (partial / PANOPTIC_JSON).write_text(json.dumps(whole, sort_keys=True), encoding="utf-8")
-        partial.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    entries = []
+    for image in content["images"]:
+        annotations = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+        ids, segments = _panoptic_map(annotations, categories, image["height"], image["width"])
+        Image.fromarray(id_colours(ids)).save(partial / image["file_name"])
+        entries.append({"image_id": image["id"], "file_name": image["file_name"], "segments_info": segments})
+    whole = {"images": content["images"], "annotations": entries, "categories": categories}
+    (partial / PANOPTIC_JSON).write_text(json.dumps(whole, sort_keys=True), encoding="utf-8")
 
 
 def _panoptic_map(
@@ -112,10 +101,7 @@ def _panoptic_map(
     ground = len(annotations) + 1
     ids = np.full((height, width), ground, dtype=np.int64)
     for number, annotation in enumerate(annotations):
-        segmentation = annotation["segmentation"]
-        if isinstance(segmentation, list):
-            segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-        ids[mask_util.decode(segmentation) > 0] = number + 1
+        ids[mask_util.decode(to_rle(annotation["segmentation"], height, width)) > 0] = number + 1
     labels = [*(annotation["category_id"] for annotation in annotations), categories[-1]["id"]]
     segments = []
     for number, category in enumerate(labels):

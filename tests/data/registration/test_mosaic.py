@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 from PIL import Image
 
-from adet_iuq.data import build_test_loader, register_datasets
+from adet_iuq.data import build_test_loader
 from adet_iuq.data.registration.mosaic import (
     TILES,
     evaluated_sets,
@@ -21,6 +21,7 @@ from adet_iuq.data.registration.mosaic import (
     register_mosaics,
 )
 from adet_iuq.errors import UserError
+from helpers.mosaic_sets import register_with_mosaics
 
 
 def mask_of(annotation: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
@@ -61,13 +62,7 @@ def mixed(cfg: CfgNode, content: dict[str, Any], tmp_path: Path) -> CfgNode:
             0, 256, (entry["height"], entry["width"], 3), dtype=np.uint8
         )
         Image.fromarray(pixels).save(root / entry["file_name"])
-    path = tmp_path / "mixed.json"
-    path.write_text(json.dumps(content))
-    name = f"mixed_{tmp_path.name}"
-    cfg.DATASETS.REGISTER = [[name, str(path), str(root)]]
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), (name,)
-    cfg.TEST.MOSAIC.ENABLED = True
-    register_datasets(cfg)
+    register_with_mosaics(cfg, "mixed", tmp_path, root, content)
     return cfg
 
 
