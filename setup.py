@@ -46,7 +46,16 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest>=7", "ruff", "mypy", "types-PyYAML", "types-tabulate", "transformers", LITE.format(0)],
+        "test": [
+            "pytest>=7",
+            "pytest-xdist>=3.5",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "types-tabulate",
+            "transformers",
+            LITE.format(0),
+        ],
         # MODEL.WEIGHTS pretrained://... (adet_iuq/checkpoint/pretrained.py), some 60 MB
         "pretrained": [LITE.format(size) for size in range(3)],
         "lvis": ["lvis"],
