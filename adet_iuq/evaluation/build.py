@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 from adet_iuq.data.annotations.evaluation_json import evaluation_json
 from adet_iuq.data.registration.datasets import left_out, source_of
 from adet_iuq.data.registration.mosaic import EVALUATOR_TYPE, TILES
 from adet_iuq.errors import UserError
+from adet_iuq.evaluation.coco import COCOEvaluator
 from adet_iuq.evaluation.mosaic import LeakEvaluator
 from adet_iuq.evaluation.panoptic import PanopticEvaluator
 from adet_iuq.evaluation.semantic import SemanticEvaluator

@@ -73,7 +73,7 @@ def test_order_of_augmentations(crop_on: bool, rotate: bool) -> None:
     cfg = get_cfg()
     cfg.INPUT.CROP.ENABLED, cfg.INPUT.IS_ROTATE = crop_on, rotate
     kinds: list[type] = [InstanceCrop] * crop_on + [T.RandomRotation] * (crop_on and rotate)
-    kinds += [T.ResizeShortestEdge, T.RandomFlip]
+    kinds += [ResizeShortestEdge, T.RandomFlip]
     assert [type(a) for a in build_training_augmentations(cfg)] == kinds
     cfg.INPUT.HFLIP_TRAIN = False
     assert [type(a) for a in build_training_augmentations(cfg)] == kinds[:-1]

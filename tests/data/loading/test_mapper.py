@@ -14,7 +14,6 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from adet_iuq.config import get_cfg
-from adet_iuq.data.images.reading import read_image
 from adet_iuq.data.loading.mapper import TrainingMapper
 from adet_iuq.data.seeding import derive_seed, seeded
 from adet_iuq.errors import UserError
