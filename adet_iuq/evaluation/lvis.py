@@ -22,7 +22,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 
-from adet_iuq.evaluation.coco import ImageSizes
+from adet_iuq.evaluation.sizes import ImageSizes
 
 logger = logging.getLogger(__name__)
 

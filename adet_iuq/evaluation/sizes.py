@@ -1,4 +1,4 @@
-"""COCO's metrics, with ground truth of the size that images have in their files.
+"""Ground truth of the size that images have in their files, for COCO's and LVIS's metrics.
 
 The mapper gives a record the height and width of its image, and predicted masks have that size. Where an entry of the JSON
 file swaps the two, its annotations would be rasterised in another size, and masks of two sizes never match.
@@ -7,7 +7,7 @@ file swaps the two, its annotations would be rasterised in another size, and mas
 import itertools
 from typing import Any
 
-from detectron2.evaluation import COCOEvaluator as Detectron2COCOEvaluator
+from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 
 
@@ -27,7 +27,7 @@ class ImageSizes:
         return dict(itertools.chain(*(found.items() for found in comm.gather(self._found))))
 
 
-class COCOEvaluator(Detectron2COCOEvaluator):
+class SizedCOCOEvaluator(COCOEvaluator):
     """detectron2's evaluator; see the head of this file."""
 
     def reset(self) -> None:
