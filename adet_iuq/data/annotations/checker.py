@@ -22,6 +22,7 @@ def check_coco_json(
     stock: bool = False,
     image_sizes: bool = True,
     training: bool = False,
+    deep_images: str = "dtype",
 ) -> Report:
     """Checks a COCO-format file and its images.
 
@@ -34,6 +35,7 @@ def check_coco_json(
         stock: one of detectron2's own data sets: their known flaws in segmentations are warnings.
         image_sizes: whether every image's header is read and compared with its entry.
         training: whether annotations are needed.
+        deep_images: INPUT.DEEP_IMAGES.
 
     Returns:
         The findings. Nothing is raised: a file that does not parse is a finding too.
@@ -45,7 +47,7 @@ def check_coco_json(
         report.add("unreadable JSON", str(error), "", fatal=True)
         return report
     annotations = content.get("annotations")
-    images = _check_images(content["images"], annotations or [], report, image_root, image_sizes)
+    images = _check_images(content["images"], annotations or [], report, image_root, image_sizes, deep_images)
     if annotations is None:
         if training:
             advice = "A data set without the list 'annotations' cannot be trained on."
@@ -77,6 +79,7 @@ def _check_images(
     report: Report,
     image_root: str,
     image_sizes: bool,
+    deep_images: str,
 ) -> dict[Any, dict[str, Any]]:
     """Checks ids, files and sizes; returns the entries by id."""
     report.images = len(entries)
@@ -104,7 +107,7 @@ def _check_images(
             advice = f"Put the files there, or correct the image folder ({image_root})."
             report.add("missing image", f"{full} (image id {entry['id']})", advice, fatal=True)
         elif image_sizes:
-            check_image(full, entry, drawn[entry["id"]], report)
+            check_image(full, entry, drawn[entry["id"]], report, deep_images)
     return images
 
 

@@ -4,13 +4,21 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from adet_iuq.data.annotations.report import Report
+from adet_iuq.data.images.deep import Depth
 from adet_iuq.data.images.facts import ImageFacts, image_facts
 from adet_iuq.data.images.opening import ImageTooLargeError
 from adet_iuq.data.images.orientation import STORED, SWAPPED, UNCLEAR, frame_of, size_problem
+from adet_iuq.data.images.reading import read_image
 from adet_iuq.errors import UserError
 
 
-def check_image(path: str, entry: Mapping[str, Any], annotations: Iterable[Mapping[str, Any]], report: Report) -> None:
+def check_image(
+    path: str,
+    entry: Mapping[str, Any],
+    annotations: Iterable[Mapping[str, Any]],
+    report: Report,
+    deep_images: str = "dtype",
+) -> None:
     """Adds what is remarkable about an image to the report, in the words of the reader where that refuses it.
 
     Args:
@@ -18,6 +26,7 @@ def check_image(path: str, entry: Mapping[str, Any], annotations: Iterable[Mappi
         entry: of the JSON file; its `height` and `width` are compared with the image's, where it has both.
         annotations: of the image, in COCO's format.
         report: takes the findings.
+        deep_images: INPUT.DEEP_IMAGES. Pixels are looked at only if it may refuse them for their values.
     """
     try:
         facts = image_facts(path)
@@ -29,10 +38,20 @@ def check_image(path: str, entry: Mapping[str, Any], annotations: Iterable[Mappi
         report.add("damaged image", str(error), advice)
         return
     if facts.depth is not None:
-        advice = "INPUT.DEEP_IMAGES says how such values are scaled to 8 bits, or that they are refused."
-        report.add("deep image", f'{path}: one channel of {facts.depth} values (mode "{facts.mode}")', advice)
+        _check_depth(facts, facts.depth, deep_images, report)
     if entry.get("height") is not None and entry.get("width") is not None:
         _check_frame(facts, (entry["height"], entry["width"]), annotations, report)
+
+
+def _check_depth(facts: ImageFacts, depth: Depth, deep_images: str, report: Report) -> None:
+    if deep_images == "refuse" or (deep_images == "dtype" and depth.kind == "float"):
+        try:
+            read_image(facts.path, deep_images=deep_images)
+        except UserError as error:
+            report.add("deep image refused", str(error), "Training and evaluation refuse it.", fatal=True)
+            return
+    advice = "INPUT.DEEP_IMAGES says how such values are scaled to 8 bits, or that they are refused."
+    report.add("deep image", f'{facts.path}: one channel of {depth} values (mode "{facts.mode}")', advice)
 
 
 def _check_frame(

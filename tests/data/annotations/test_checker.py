@@ -219,6 +219,25 @@ def test_exif_orientation_counts(content: Content, write: Writer) -> None:
     assert list(check_coco_json(json_file, root).problems) == ["crowd"]
 
 
+def test_deep_images_that_the_reader_refuses(content: Content, write: Writer, cfg: CfgNode) -> None:
+    name, json_file, root = write(content)
+    Image.fromarray(np.full((30, 40), 0.5, np.float32)).save(os.path.join(root, "7.png"), format="TIFF")
+    assert "deep image" in check_coco_json(json_file, root).problems
+    Image.fromarray(np.full((30, 40), 300, np.float32)).save(os.path.join(root, "7.png"), format="TIFF")
+    assert "from 300 to 300" in check_coco_json(json_file, root).problems["deep image refused"].text()
+    assert not check_coco_json(json_file, root, deep_images="image").fatal
+    assert check_coco_json(json_file, root, deep_images="refuse").fatal
+    cfg.DATASETS.REGISTER, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = [[name, json_file, root]], (name,), ()
+    cfg.INPUT.DEEP_IMAGES = "image"
+    ensure_datasets_sound(cfg)
+    cfg.INPUT.DEEP_IMAGES = "dtype"
+    with pytest.raises(UserError, match="deep image refused"):
+        ensure_datasets_sound(cfg)
+    cfg.INPUT.DEEP_IMAGES = "none"
+    with pytest.raises(UserError, match=r"INPUT\.DEEP_IMAGES is 'none'"):
+        ensure_datasets_sound(cfg)
+
+
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.97])
 def test_cut_json(share: float, content: Content, write: Writer) -> None:
     _, json_file, root = write(content)

@@ -79,8 +79,8 @@ def test_masks_lie_on_their_objects(tmp_path: Path, suffix: str, frame: tuple[in
     exif = Image.Exif()
     exif[274] = orientation
     name = f"a.{suffix}"
-    picture.save(tmp_path / name, exif=exif, **({"quality": 95, "subsampling": 0} if suffix == "jpg" else {}))
-    turn = {
+    picture.save(tmp_path / name, exif=exif, quality=95, subsampling=0)  # PNG and TIFF have neither
+    turns: dict[int, Callable[[np.ndarray], np.ndarray]] = {
         2: np.fliplr,
         3: lambda mask: np.rot90(mask, 2),
         4: np.flipud,
@@ -88,8 +88,8 @@ def test_masks_lie_on_their_objects(tmp_path: Path, suffix: str, frame: tuple[in
         6: lambda mask: np.rot90(mask, -1),
         7: lambda mask: np.rot90(mask, 2).T,
         8: np.rot90,
-    }.get(orientation, np.asarray)
-    upright_mask: np.ndarray = turn(drawn)
+    }
+    upright_mask = turns[orientation](drawn) if orientation in turns else drawn
     mask = upright_mask if upright else drawn
     size = mask.shape
     json_file = write_set(tmp_path, name, mask, (size[0], size[1]))
