@@ -13,6 +13,7 @@ import sys
 from adet_iuq.config import add_project_option, import_projects, load_config
 from adet_iuq.data.annotations.checker import check_coco_json
 from adet_iuq.data.annotations.report import Report
+from adet_iuq.data.images.deep import RULES, check_rule
 from adet_iuq.data.registration.datasets import register_datasets, source_of, used_names
 from adet_iuq.errors import UserError
 
@@ -25,6 +26,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", help="check this COCO-format file")
     parser.add_argument("--image-root", help="folder of the images of --json (default: the folder of the file)")
     parser.add_argument("--no-image-sizes", action="store_true", help="do not open the images (faster)")
+    parser.add_argument("--deep-images", choices=RULES, default="dtype", help="INPUT.DEEP_IMAGES, for --json")
     add_project_option(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     parsed = parser.parse_args(arguments)
@@ -42,7 +44,7 @@ def check(arguments: argparse.Namespace) -> list[Report]:
     sizes = not arguments.no_image_sizes
     if arguments.json:
         root = arguments.image_root or arguments.json.rpartition("/")[0] or "."
-        return [check_coco_json(arguments.json, root, image_sizes=sizes)]
+        return [check_coco_json(arguments.json, root, image_sizes=sizes, deep_images=arguments.deep_images)]
     cfg = load_config(arguments.config_file, arguments.opts, import_projects(arguments.project)).cfg
     if arguments.dataset:
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = tuple(arguments.dataset), ()
@@ -54,8 +56,16 @@ def check(arguments: argparse.Namespace) -> list[Report]:
             print(f"{name} does not come as a COCO-format JSON file; not checked")
             continue
         json_file, image_root, stock = source
-        training = name in cfg.DATASETS.TRAIN
-        reports.append(check_coco_json(json_file, image_root, stock=stock, image_sizes=sizes, training=training))
+        reports.append(
+            check_coco_json(
+                json_file,
+                image_root,
+                stock=stock,
+                image_sizes=sizes,
+                training=name in cfg.DATASETS.TRAIN,
+                deep_images=check_rule(cfg.INPUT.DEEP_IMAGES),
+            )
+        )
     return reports
 
 

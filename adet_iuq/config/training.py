@@ -26,6 +26,10 @@ def add_data_config(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.CROP_INSTANCE = True  # False: the crop grows until it cuts no box
     cfg.INPUT.IS_ROTATE = False  # rotation by up to 30 degrees either way, only together with the crop
 
+    # What becomes of images with one channel of 16 or 32-bit integers or floats, everywhere (data/images/deep.py). "dtype":
+    # the range of the type, 0 to 1 for floats, is scaled to 8 bits; "image": each image's own range; "refuse": an error.
+    cfg.INPUT.DEEP_IMAGES = "dtype"
+
     # Mask2Former's names. "": crop, resize, flip by the keys above; "coco_instance_lsj", "coco_panoptic_lsj": large-scale
     # jitter by the keys below and RANDOM_FLIP ("horizontal", "vertical", "none").
     cfg.INPUT.DATASET_MAPPER_NAME = ""

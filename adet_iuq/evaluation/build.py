@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 from adet_iuq.data.annotations.evaluation_json import evaluation_json
 from adet_iuq.data.registration.datasets import left_out, source_of
@@ -15,6 +15,7 @@ from adet_iuq.errors import UserError
 from adet_iuq.evaluation.mosaic import LeakEvaluator
 from adet_iuq.evaluation.panoptic import PanopticEvaluator
 from adet_iuq.evaluation.semantic import SemanticEvaluator
+from adet_iuq.evaluation.sizes import SizedCOCOEvaluator
 from adet_iuq.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
 def build_coco_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     """COCO's metrics, on a mended copy of the JSON file where one is needed."""
     name = _evaluated_name(dataset_name, output_folder)
-    return COCOEvaluator(name, tasks=_tasks(cfg), output_dir=output_folder)
+    return SizedCOCOEvaluator(name, tasks=_tasks(cfg), output_dir=output_folder)
 
 
 @EVALUATOR_REGISTRY.register("lvis")
@@ -82,7 +83,7 @@ def build_panoptic_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str
 @EVALUATOR_REGISTRY.register(EVALUATOR_TYPE)
 def build_mosaic_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     """COCO's metrics, of as many times the detections as a mosaic has images, and the leak rate."""
-    coco = COCOEvaluator(
+    coco = SizedCOCOEvaluator(
         dataset_name, tasks=_tasks(cfg), output_dir=output_folder, max_dets_per_image=TILES * _COCO_DETECTIONS
     )
     if not cfg.MODEL.MASK_ON:
@@ -122,4 +123,4 @@ def _mask_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) -> lis
             "'%s' lists stuff among its things: PQ only. %s_with_sem_seg has mask AP too.", *2 * [dataset_name]
         )
         return []
-    return [COCOEvaluator(dataset_name, tasks=("segm",), output_dir=output_folder)]
+    return [SizedCOCOEvaluator(dataset_name, tasks=("segm",), output_dir=output_folder)]

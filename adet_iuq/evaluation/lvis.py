@@ -22,6 +22,8 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 
+from adet_iuq.evaluation.sizes import ImageSizes
+
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "lvis_instances_results.json"  # detectron2's name; the evaluation server takes it as it is
@@ -93,12 +95,14 @@ class LVISEvaluator(DatasetEvaluator):
         self._metadata = MetadataCatalog.get(dataset_name)
         self._tasks, self._output_dir = tuple(tasks), output_dir
         self._predictions: list[dict[str, Any]] = []
+        self._sizes = ImageSizes()
 
     def reset(self) -> None:
-        self._predictions = []
+        self._predictions, self._sizes = [], ImageSizes()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Takes the results of some images; see `DatasetEvaluator`."""
+        self._sizes.note(inputs)
         for image, output in zip(inputs, outputs, strict=True):
             self._predictions += instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
 
@@ -109,6 +113,7 @@ class LVISEvaluator(DatasetEvaluator):
         """
         comm.synchronize()
         predictions = list(itertools.chain(*comm.gather(self._predictions)))
+        sizes = self._sizes.gather()
         if not comm.is_main_process():
             return {}
         ids = self._category_ids()
@@ -118,6 +123,8 @@ class LVISEvaluator(DatasetEvaluator):
         truth = lvis.LVIS(self._metadata.json_file)
         if not truth.anns:
             return {}
+        for identity, size in sizes.items():
+            truth.imgs[identity].update(size)
         return {task: lvis_metrics(truth, predictions, task) for task in self._tasks}
 
     def _category_ids(self) -> Mapping[int, int]:

@@ -1,19 +1,17 @@
 """Looks for everything in a COCO-format data set that would stop a training, or quietly spoil it."""
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
-
-from PIL import Image
 
 from adet_iuq.data.annotations.coco_json import read_coco_json, relative_path, unknown_category_text
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.annotations.segmentation import has_area, is_valid_box, rle_problem, valid_parts
 from adet_iuq.data.cache import folder_time
+from adet_iuq.data.images.check import check_image
 from adet_iuq.errors import UserError
 
-_EXIF_ORIENTATION = 274
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _OUTSIDE = 1.0  # pixels by which a box may leave the image; COCO's own do by rounding
 
 
@@ -24,6 +22,7 @@ def check_coco_json(
     stock: bool = False,
     image_sizes: bool = True,
     training: bool = False,
+    deep_images: str = "dtype",
 ) -> Report:
     """Checks a COCO-format file and its images.
 
@@ -36,6 +35,7 @@ def check_coco_json(
         stock: one of detectron2's own data sets: their known flaws in segmentations are warnings.
         image_sizes: whether every image's header is read and compared with its entry.
         training: whether annotations are needed.
+        deep_images: INPUT.DEEP_IMAGES.
 
     Returns:
         The findings. Nothing is raised: a file that does not parse is a finding too.
@@ -46,8 +46,8 @@ def check_coco_json(
     except UserError as error:
         report.add("unreadable JSON", str(error), "", fatal=True)
         return report
-    images = _check_images(content["images"], report, image_root, image_sizes)
     annotations = content.get("annotations")
+    images = _check_images(content["images"], annotations or [], report, image_root, image_sizes, deep_images)
     if annotations is None:
         if training:
             advice = "A data set without the list 'annotations' cannot be trained on."
@@ -74,7 +74,12 @@ def _category_ids(categories: list[dict[str, Any]], report: Report) -> set[Any]:
 
 
 def _check_images(
-    entries: list[dict[str, Any]], report: Report, image_root: str, image_sizes: bool
+    entries: list[dict[str, Any]],
+    annotations: list[dict[str, Any]],
+    report: Report,
+    image_root: str,
+    image_sizes: bool,
+    deep_images: str,
 ) -> dict[Any, dict[str, Any]]:
     """Checks ids, files and sizes; returns the entries by id."""
     report.images = len(entries)
@@ -92,6 +97,9 @@ def _check_images(
     if "://" in image_root:
         return images
     present = _present_files(image_root, (relative_path(entry) for entry in images.values()), report.folders)
+    drawn: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in annotations:
+        drawn[annotation.get("image_id")].append(annotation)
     for entry in images.values():
         path = relative_path(entry)
         full = os.path.join(image_root, path)
@@ -99,7 +107,7 @@ def _check_images(
             advice = f"Put the files there, or correct the image folder ({image_root})."
             report.add("missing image", f"{full} (image id {entry['id']})", advice, fatal=True)
         elif image_sizes:
-            _check_size(full, entry, report)
+            check_image(full, entry, drawn[entry["id"]], report, deep_images)
     return images
 
 
@@ -122,27 +130,6 @@ def _present_files(root: str, paths: Iterable[str], times: dict[str, int]) -> se
         except OSError:
             continue
     return present
-
-
-def _check_size(path: str, entry: dict[str, Any], report: Report) -> None:
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS:
-                width, height = height, width
-    except Exception as error:
-        advice = "Training stops at them, unless GUARD.SKIP_CORRUPT_IMAGES lets it pass."
-        report.add("damaged image", f"{path}: {type(error).__name__}: {error}", advice)
-        return
-    claimed = (entry.get("width"), entry.get("height"))
-    if claimed == (height, width) != (width, height):
-        report.add(
-            "sides swapped", f"{path} is {width} x {height}, its entry says {claimed}", "Training transposes it."
-        )
-    elif claimed != (width, height):
-        advice = "Training and its evaluation leave the image out; correct width and height in the JSON file."
-        report.disagreeing.add(entry["id"])
-        report.add("size disagrees", f"{path} is {width} x {height}, its entry says {claimed}", advice)
 
 
 def _check_annotations(

@@ -13,10 +13,10 @@ from typing import Any
 
 import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
-from PIL import Image
 
 from adet_iuq.data.annotations.segmentation import has_area, is_usable_box, rle_problem, segmentation_box, valid_parts
 from adet_iuq.data.cache import file_identity
+from adet_iuq.data.images.facts import image_facts
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -177,8 +177,7 @@ def unknown_category_text(json_file: str, annotation: dict[str, Any]) -> str:
 def _image_record(image: dict[str, Any], image_root: str) -> dict[str, Any]:
     file_name = os.path.join(image_root, relative_path(image))
     if "height" not in image or "width" not in image:
-        with Image.open(file_name) as opened:
-            width, height = opened.size
+        height, width = image_facts(file_name).upright_size
         image = {**image, "height": height, "width": width}
     return {
         "file_name": file_name,

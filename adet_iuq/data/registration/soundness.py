@@ -13,6 +13,7 @@ from adet_iuq.data.annotations.checker import check_coco_json
 from adet_iuq.data.annotations.coco_json import sorted_ids
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.cache import cache_folder, file_identity, folder_time
+from adet_iuq.data.images.deep import check_rule
 from adet_iuq.data.registration.datasets import leave_out, missing_hint, register_datasets, source_of, used_names
 from adet_iuq.data.seeding import derive_seed
 from adet_iuq.errors import UserError
@@ -20,7 +21,7 @@ from adet_iuq.files import replace_file
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2  # raise it when the checker finds more
+_VERSION = 3  # raise it when the checker finds more
 
 
 def ensure_datasets_sound(cfg: CfgNode) -> None:
@@ -44,7 +45,10 @@ def ensure_datasets_sound(cfg: CfgNode) -> None:
     disagreeing: dict[str, list[Any]] = {}
     if comm.is_main_process():
         try:
-            disagreeing = {name: check_registered(name, training=name in cfg.DATASETS.TRAIN) for name in names}
+            rule = check_rule(cfg.INPUT.DEEP_IMAGES)
+            disagreeing = {
+                name: check_registered(name, training=name in cfg.DATASETS.TRAIN, deep_images=rule) for name in names
+            }
         except UserError as error:
             verdict = str(error)
         except Exception as error:  # the other ranks wait for a verdict
@@ -59,8 +63,10 @@ def ensure_datasets_sound(cfg: CfgNode) -> None:
             logger.warning("Data set '%s': %d images whose size disagrees are left out.", name, len(ids))
 
 
-def check_registered(name: str, *, training: bool) -> list[Any]:
+def check_registered(name: str, *, training: bool, deep_images: str = "dtype") -> list[Any]:
     """Checks one registered data set, unless it passed before; logs warnings.
+
+    `deep_images` is INPUT.DEEP_IMAGES.
 
     Returns:
         ids of the images whose size is not what their entry says.
@@ -75,7 +81,7 @@ def check_registered(name: str, *, training: bool) -> list[Any]:
     json_file, image_root, stock = source
     if not os.path.exists(json_file):
         raise UserError(f"Data set '{name}': JSON file {json_file} does not exist. {missing_hint(name)}")
-    stamp = _stamp(json_file, image_root, stock, training)
+    stamp = _stamp(json_file, image_root, stock, training, deep_images)
     known = _read(stamp)
     if known is not None:
         if known["warnings"]:
@@ -83,7 +89,9 @@ def check_registered(name: str, *, training: bool) -> list[Any]:
         return list(known["disagreeing"])
     logger.info("Checking data set '%s' (%s) ...", name, json_file)
     # Reading every header of COCO takes minutes on a cold disk, and its sizes are known to be right.
-    report = check_coco_json(json_file, image_root, stock=stock, image_sizes=not stock, training=training)
+    report = check_coco_json(
+        json_file, image_root, stock=stock, image_sizes=not stock, training=training, deep_images=deep_images
+    )
     report.raise_if_fatal()
     if report.problems:
         logger.warning("Data set '%s':\n%s", name, report.text())
@@ -91,10 +99,10 @@ def check_registered(name: str, *, training: bool) -> list[Any]:
     return sorted_ids(report.disagreeing)
 
 
-def _stamp(json_file: str, image_root: str, stock: bool, training: bool) -> Path:
+def _stamp(json_file: str, image_root: str, stock: bool, training: bool, deep_images: str) -> Path:
     """Where the verdict is kept; the times of the image folders, which only the check knows, stand inside."""
     path, mtime, size = file_identity(json_file)
-    place = f"{path}\n{os.path.abspath(image_root)}".encode()
+    place = f"{path}\n{os.path.abspath(image_root)}\n{deep_images}".encode()
     mark = derive_seed(_VERSION, mtime, size, stock, training, *place)
     return cache_folder() / "checks" / f"{mark:016x}.json"
 
