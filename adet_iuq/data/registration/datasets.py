@@ -12,8 +12,9 @@ import detectron2.data.datasets.builtin  # noqa: F401  registers COCO, LVIS and 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from adet_iuq.data.annotations.coco_json import is_lvis_format, json_error_text, load_coco_records, read_categories
+from adet_iuq.data.annotations.coco_json import is_lvis_format, load_coco_records, read_categories
 from adet_iuq.data.annotations.panoptic import add_sizes, register_coco_panoptic
+from adet_iuq.data.annotations.parsing import json_error_text
 from adet_iuq.data.shapes.dataset import ANNOTATIONS, render_shapes, shapes_split
 from adet_iuq.data.shapes.panoptic import (
     SHAPES_PANOPTIC,
@@ -160,7 +161,7 @@ def _describe(name: str, json_file: str, image_root: str) -> None:
         if not exists(path):
             raise UserError(f"Data set '{name}': the {kind} {path} does not exist. Correct DATASETS.REGISTER.")
     metadata = MetadataCatalog.get(name)
-    classes, contiguous = read_categories(json_file)
+    classes, contiguous = read_categories(json_file, image_root)
     evaluator = "lvis" if is_lvis_format(json_file) else "coco"
     if (metadata.get("thing_classes", classes), metadata.get("evaluator_type", evaluator)) != (classes, evaluator):
         MetadataCatalog.remove(name)

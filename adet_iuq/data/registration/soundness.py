@@ -10,8 +10,9 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from adet_iuq.data.annotations.checker import check_coco_json
-from adet_iuq.data.annotations.coco_json import sorted_ids
+from adet_iuq.data.annotations.numbers import sorted_ids
 from adet_iuq.data.annotations.report import Report
+from adet_iuq.data.annotations.sanitize import VERSION
 from adet_iuq.data.cache import cache_folder, file_identity, folder_time
 from adet_iuq.data.registration.datasets import leave_out, missing_hint, register_datasets, source_of, used_names
 from adet_iuq.data.seeding import derive_seed
@@ -20,7 +21,7 @@ from adet_iuq.files import replace_file
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2  # raise it when the checker finds more
+_VERSION = 3  # raise it when the look at the images finds more
 
 
 def ensure_datasets_sound(cfg: CfgNode) -> None:
@@ -95,7 +96,7 @@ def _stamp(json_file: str, image_root: str, stock: bool, training: bool) -> Path
     """Where the verdict is kept; the times of the image folders, which only the check knows, stand inside."""
     path, mtime, size = file_identity(json_file)
     place = f"{path}\n{os.path.abspath(image_root)}".encode()
-    mark = derive_seed(_VERSION, mtime, size, stock, training, *place)
+    mark = derive_seed(_VERSION, VERSION, mtime, size, stock, training, *place)
     return cache_folder() / "checks" / f"{mark:016x}.json"
 
 
