@@ -135,7 +135,8 @@ def _area_of(annotation: Entry) -> float:
 
 def _settle_area(draft: Draft, report: Report) -> None:
     given = _area_of(draft.source)
-    if given > 0 and abs(given - draft.area) <= max(draft.slack, _TOLERANCE * draft.area):
+    crowd = draft.changes.get("iscrowd", draft.source.get("iscrowd")) == 1  # ignored at any size; COCO's own are rough
+    if given > 0 and (crowd or abs(given - draft.area) <= max(draft.slack, _TOLERANCE * draft.area)):
         return
     draft.changes["area"] = float(draft.area)
     if draft.source.get("area") is not None:
@@ -146,7 +147,7 @@ def _settle_area(draft: Draft, report: Report) -> None:
 
 def _settle_box(draft: Draft, report: Report) -> None:
     """Keeps a box that fits its mask, cut at the border; takes any other from the segmentation."""
-    box = draft.source.get("bbox")
+    box: Any = draft.source.get("bbox")
     height, width = draft.image["height"], draft.image["width"]
     own = _inside(draft.bounds, width, height)
     if not is_valid_box(box):
@@ -159,15 +160,16 @@ def _settle_box(draft: Draft, report: Report) -> None:
     if outside:
         given = _inside(given, width, height)
     fits = _iou(given, own) >= _FITS
+    if not fits or outside:
+        draft.changes["bbox"] = _xywh(given if fits else own)
     if outside:
-        advice = "It is cut at the border; one that does not fit its mask or is wholly outside is taken from the segmentation."
-        example = f"{draft.where}: {box} in {width} x {height}"
-        report.add("box outside the image", example, advice)
+        advice = (
+            "It is cut at the border; one that misses its mask or is wholly outside is taken from the segmentation."
+        )
+        report.add("box outside the image", f"{draft.where}: {box} in {width} x {height}", advice)
     elif not fits:
         advice = "It is taken from the segmentation. COCO's boxes are x, y, width, height in pixels."
         report.add("box far from its mask", f"{draft.where}: {box}, the mask's is {_xywh(own)}", advice)
-    if not fits or outside:
-        draft.changes["bbox"] = _xywh(given if fits else own)
 
 
 def _inside(box: Box, width: float, height: float) -> Box:
