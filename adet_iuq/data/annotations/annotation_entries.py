@@ -187,7 +187,7 @@ class _Judge:
         if broken:
             advice = "Parts with fewer than three points, an odd count or numbers that are not finite are left out."
             self.report.add("broken polygon part", f"{where(entry, image)}: {broken} parts", advice)
-        if not isinstance(given[0], list) or not all(map(is_valid_part, parts)) or len(parts) + broken != len(given):
+        if sum(map(is_valid_part, given)) != len(parts):
             example = f"{where(entry, image)}: {_described(given)}"
             self.report.add("polygon in another form", example, f"It is read; COCO's form is {_WANTED}.")
         return parts

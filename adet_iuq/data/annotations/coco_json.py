@@ -14,7 +14,7 @@ from detectron2.structures import BoxMode
 from adet_iuq.data.annotations.category_entries import class_numbers
 from adet_iuq.data.annotations.image_entries import relative_path
 from adet_iuq.data.annotations.numbers import sorted_ids
-from adet_iuq.data.annotations.parsing import KEEP_BYTES, read_coco_json
+from adet_iuq.data.annotations.parsing import KEEP_BYTES, no_garbage_collection, read_coco_json
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.annotations.sanitize import Content, sanitize
 from adet_iuq.data.cache import file_identity
@@ -35,7 +35,8 @@ def read_sanitized(json_file: str, image_root: str, *, stock: bool = False) -> t
     content = read_coco_json(json_file)
     identity = file_identity(json_file)
     if identity[2] > KEEP_BYTES:
-        return sanitize(content, upright_size, json_file=json_file, image_root=image_root, stock=stock)
+        with no_garbage_collection():
+            return sanitize(content, upright_size, json_file=json_file, image_root=image_root, stock=stock)
     result = _kept(json_file, image_root, stock, *identity)
     if result[1].sized_from_files:  # the images may change while the file does not
         _kept.cache_clear()
