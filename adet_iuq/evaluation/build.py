@@ -70,7 +70,8 @@ def build_lvis_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) ->
         raise UserError(f"Evaluating on '{dataset_name}' needs the Python package lvis: pip install --no-deps lvis")
     from adet_iuq.evaluation.lvis import LVISEvaluator
 
-    return LVISEvaluator(dataset_name, tasks=_tasks(cfg), output_dir=output_folder)
+    name = _evaluated_name(dataset_name, output_folder)
+    return LVISEvaluator(name, tasks=_tasks(cfg), output_dir=output_folder)
 
 
 @EVALUATOR_REGISTRY.register("coco_panoptic_seg")
