@@ -8,11 +8,12 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
-from adet_iuq.data.annotations.evaluation_json import evaluation_json
-from adet_iuq.data.registration.datasets import left_out, source_of
+from adet_iuq.data.annotations.evaluation_json import evaluation_json, evaluation_numbers
+from adet_iuq.data.registration.datasets import source_of
 from adet_iuq.data.registration.mosaic import EVALUATOR_TYPE, TILES
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation.mosaic import LeakEvaluator
+from adet_iuq.evaluation.numbered import NumberedCOCOEvaluator
 from adet_iuq.evaluation.panoptic import PanopticEvaluator
 from adet_iuq.evaluation.semantic import SemanticEvaluator
 from adet_iuq.evaluation.sizes import SizedCOCOEvaluator
@@ -60,7 +61,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
 def build_coco_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     """COCO's metrics, on a mended copy of the JSON file where one is needed."""
     name = _evaluated_name(dataset_name, output_folder)
-    return SizedCOCOEvaluator(name, tasks=_tasks(cfg), output_dir=output_folder)
+    return NumberedCOCOEvaluator(name, tasks=_tasks(cfg), output_dir=output_folder)
 
 
 @EVALUATOR_REGISTRY.register("lvis")
@@ -70,7 +71,8 @@ def build_lvis_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) ->
         raise UserError(f"Evaluating on '{dataset_name}' needs the Python package lvis: pip install --no-deps lvis")
     from adet_iuq.evaluation.lvis import LVISEvaluator
 
-    return LVISEvaluator(dataset_name, tasks=_tasks(cfg), output_dir=output_folder)
+    name = _evaluated_name(dataset_name, output_folder)
+    return LVISEvaluator(name, tasks=_tasks(cfg), output_dir=output_folder)
 
 
 @EVALUATOR_REGISTRY.register("coco_panoptic_seg")
@@ -101,14 +103,20 @@ def _evaluated_name(name: str, output_folder: str) -> str:
     source = source_of(name)
     if source is None:
         return name
-    json_file, _, stock = source
-    served = json_file if stock else evaluation_json(json_file, output_folder, left_out(name))
+    json_file, image_root, stock = source
+    served = json_file if stock else evaluation_json(json_file, output_folder, image_root=image_root)
     if served == json_file:
         return name
     twin = f"{name} (mended)"
     if twin in MetadataCatalog.list():
         MetadataCatalog.remove(twin)
-    MetadataCatalog.get(twin).set(**{**MetadataCatalog.get(name).as_dict(), "name": twin, "json_file": served})
+    metadata = MetadataCatalog.get(name).as_dict()
+    classes = metadata["thing_dataset_id_to_contiguous_id"]
+    numbers = evaluation_numbers(classes)
+    if numbers is not None:
+        classes = {numbers[identity]: number for identity, number in classes.items()}
+    changed = {"name": twin, "json_file": served, "thing_dataset_id_to_contiguous_id": classes}
+    MetadataCatalog.get(twin).set(**{**metadata, **changed})
     return twin
 
 

@@ -5,15 +5,16 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import detectron2.data.datasets.builtin  # noqa: F401  registers COCO, LVIS and others below DETECTRON2_DATASETS
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from adet_iuq.data.annotations.coco_json import is_lvis_format, json_error_text, load_coco_records, read_categories
+from adet_iuq.data.annotations.coco_json import is_lvis_format, load_coco_records, read_categories
 from adet_iuq.data.annotations.panoptic import add_sizes, register_coco_panoptic
+from adet_iuq.data.annotations.parsing import json_error_text
 from adet_iuq.data.shapes.dataset import ANNOTATIONS, render_shapes, shapes_split
 from adet_iuq.data.shapes.panoptic import (
     SHAPES_PANOPTIC,
@@ -30,7 +31,6 @@ _SHAPES = {"shapes_train": "train", "shapes_val": "val"}
 # Names that this module registered, with their JSON file and image folder (absolute).
 _own: dict[str, tuple[str, str]] = {}
 # What the check found unfit: ids of images, by data set.
-_left_out: dict[str, frozenset[Any]] = {}
 register_coco_panoptic()
 _stock = frozenset(DatasetCatalog.list())
 
@@ -160,7 +160,7 @@ def _describe(name: str, json_file: str, image_root: str) -> None:
         if not exists(path):
             raise UserError(f"Data set '{name}': the {kind} {path} does not exist. Correct DATASETS.REGISTER.")
     metadata = MetadataCatalog.get(name)
-    classes, contiguous = read_categories(json_file)
+    classes, contiguous = read_categories(json_file, image_root)
     evaluator = "lvis" if is_lvis_format(json_file) else "coco"
     if (metadata.get("thing_classes", classes), metadata.get("evaluator_type", evaluator)) != (classes, evaluator):
         MetadataCatalog.remove(name)
@@ -201,18 +201,8 @@ def source_of(name: str) -> tuple[str, str, bool] | None:
     return None if json_file is None or image_root is None else (str(json_file), str(image_root), True)
 
 
-def leave_out(name: str, image_ids: Iterable[Any]) -> None:
-    """Makes `load_dataset` pass over these images of a data set, instead of those named before."""
-    _left_out[name] = frozenset(image_ids)
-
-
-def left_out(name: str) -> frozenset[Any]:
-    """Ids of the images of a data set that `load_dataset` passes over."""
-    return _left_out.get(name, frozenset())
-
-
 def load_dataset(name: str) -> list[dict[str, Any]]:
-    """The records of a registered data set, in detectron2's format, without the images that are left out.
+    """The records of a registered data set, in detectron2's format.
 
     Raises:
         UserError: it is unknown; its JSON file is missing, cut off or wrong; a package it needs is missing.
@@ -239,10 +229,7 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         raise UserError(f"Data set '{name}': {json_file} lists no images.")
     if "pan_seg_file_name" in records[0] and "height" not in records[0]:
         add_sizes(records, MetadataCatalog.get(name).panoptic_json)
-    used = [record for record in records if record["image_id"] not in left_out(name)]
-    if not used:
-        raise UserError(f"Data set '{name}': {json_file} gives every image a size that it does not have.")
-    return used
+    return records
 
 
 def missing_hint(name: str) -> str:

@@ -21,13 +21,13 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from adet_iuq.data.annotations.coco_json import load_coco_records, read_coco_json, sorted_ids
-from adet_iuq.data.annotations.evaluation_json import evaluation_json
+from adet_iuq.data.annotations.coco_json import load_coco_records, read_categories, read_sanitized
+from adet_iuq.data.annotations.evaluation_json import sortable
 from adet_iuq.data.annotations.segmentation import to_rle
 from adet_iuq.data.cache import cache_folder, file_identity, folder_time, make_folder_once
 from adet_iuq.data.images.deep import check_rule
 from adet_iuq.data.images.reading import read_record
-from adet_iuq.data.registration.datasets import left_out, load_dataset, register_datasets, source_of
+from adet_iuq.data.registration.datasets import load_dataset, register_datasets, source_of
 from adet_iuq.data.seeding import derive_seed
 from adet_iuq.errors import UserError
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 TILES = 4
 EVALUATOR_TYPE = "coco_mosaic"
-_VERSION = 1  # raise it with every change to what is written
+_VERSION = 3  # raise it with every change to what is written
 _ANNOTATIONS = "annotations.json"
 
 
@@ -80,13 +80,13 @@ def register_mosaics(name: str, seed: int, deep_images: str = "dtype") -> str:
         DatasetCatalog.remove(mosaics)
         MetadataCatalog.remove(mosaics)
     DatasetCatalog.register(mosaics, lambda: load_coco_records(json_file, str(folder)))
-    source = MetadataCatalog.get(name)
+    numbers = read_categories(json_file, str(folder))[1]
     MetadataCatalog.get(mosaics).set(
         json_file=json_file,
         image_root=str(folder),
         evaluator_type=EVALUATOR_TYPE,
-        thing_classes=source.thing_classes,
-        thing_dataset_id_to_contiguous_id=source.thing_dataset_id_to_contiguous_id,
+        thing_classes=MetadataCatalog.get(name).thing_classes,
+        thing_dataset_id_to_contiguous_id=numbers,
     )
     return mosaics
 
@@ -109,14 +109,12 @@ def make_mosaics(name: str, seed: int, deep_images: str = "dtype") -> Path:
         )
     json_file, image_root, stock = source
     path, mtime, size = file_identity(json_file)
-    ids = sorted_ids(left_out(name))
-    place = f"{path}\n{image_root}\n{ids}\n{check_rule(deep_images)}".encode()
+    place = f"{path}\n{image_root}\n{check_rule(deep_images)}".encode()
     mark = derive_seed(_VERSION, seed, mtime, size, folder_time(image_root), *place)
     folder = cache_folder() / "mosaic" / f"{name.replace('/', '_')}-{mark:016x}"
 
     def fill(partial: Path) -> None:
-        served = json_file if stock else evaluation_json(json_file, str(partial), left_out(name))
-        content = read_coco_json(served)
+        content = sortable(read_sanitized(json_file, image_root, stock=stock)[0], "categories", "category_id")
         if "annotations" not in content:
             raise UserError(f"Data set '{name}' has no annotations, so TEST.MOSAIC cannot evaluate mosaics of it.")
         logger.info("Making mosaics of '%s' in %s", name, folder)

@@ -69,7 +69,7 @@ FATAL = [
 ]
 
 WARNING = [
-    ("broken polygon part", change(0, segmentation=[[5, 6, 20, 6, 20, 12], [1, 1, 2, 2]]), "annotation 1", 3),
+    ("broken polygon part", change(0, segmentation=[[5, 6, 25, 6, 25, 16, 5, 16], [1, 1, 2, 2]]), "annotation 1", 3),
     ("broken run-length mask", change(1, segmentation={"size": [30, 40], "counts": "zzz"}), "annotation 2", 2),
     ("broken run-length mask", change(1, segmentation={"size": [40, 30], "counts": [1200]}), "annotation 2", 2),
     ("mask without area", change(0, segmentation=[[5, 5, 9, 9, 7, 7], [5] * 8]), "annotation 1 of 7.png", 2),

@@ -75,11 +75,11 @@ def test_flawed_annotations_are_left_out_or_mended(
     assert (records[0]["height"], records[0]["width"]) == (30, 40)
     assert [a["bbox"] for a in records[0]["annotations"]] == [[5, 6, 20, 10], [2, 3, 10, 6], [5, 6, 20, 9]]
     last = records[2]["annotations"]
-    assert [a["bbox"] for a in last] == [[3, 4, 6, 16], [2, 3, 10, 6], [2, 3, 10, 6], [2, 3, 10, 6]]
+    assert [a["bbox"] for a in last] == [[3, 4, 6, 16], [2, 3, 10, 6], [2, 3, 10, 6], [1, 0, 2, 30]]
     assert last[0]["segmentation"] == [[3, 4, 9, 4, 9, 20]]
     assert [a["iscrowd"] for a in last] == [0, 0, 1, 0]
     assert isinstance(last[3]["segmentation"]["counts"], bytes)
-    for warning in ("2 annotations whose mask has no area", "2 annotations without a valid segmentation"):
+    for warning in ("2 x mask without area", "1 x broken run-length mask", "1 x segmentation without any part"):
         assert warning in caplog.text
 
 
