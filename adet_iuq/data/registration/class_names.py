@@ -76,12 +76,12 @@ def thing_classes(name: str) -> list[str]:
 def _other_names(name: str, found: Sequence[str], source: str, wanted: Sequence[str]) -> str:
     missing = [one for one in wanted if one not in found]
     surplus = [one for one in found if one not in wanted]
-    differences = [f"it lacks {_listed(missing)}"] * bool(missing) + [f"it adds {_listed(surplus)}"] * bool(surplus)
+    differences = [f"lacks {_listed(missing)}"] * bool(missing) + [f"adds {_listed(surplus)}"] * bool(surplus)
     return (
-        f"Data set '{name}' ({_described(found)}) and {source} ({_described(wanted)}) have different classes"
-        f"{': ' if differences else ''}{' and '.join(differences)}. One model cannot serve both. Give the files the same "
-        "'categories' (their order and ids do not matter), or change DATASETS.TRAIN or DATASETS.TEST (DATASETS.TRAIN "
-        '"()" takes the classes from DATASETS.TEST).'
+        f"{source[0].upper()}{source[1:]} ({_described(wanted)}) and data set '{name}' ({_described(found)}) have "
+        f"different classes: the latter {' and '.join(differences) or 'has a name more often'}. One model cannot serve both. "
+        "Give the files the same 'categories' (their order and ids do not matter), or change DATASETS.TRAIN or "
+        'DATASETS.TEST (DATASETS.TRAIN "()" takes the classes from DATASETS.TEST).'
     )
 
 
