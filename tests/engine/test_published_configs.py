@@ -57,7 +57,7 @@ MODEL:
 {_ADELAIDET}  MASK_FORMAT: "bitmask"
 VERSION: 2
 """
-SOTR = SOLOV2.replace("SOLOv2", "SOTR").replace("DEPTH: 50", "DEPTH: 101")
+SOTR = SOLOV2.replace("SOLOv2", "SOTR")
 # Mask2Former: configs/coco/instance-segmentation/Base-COCO-InstanceSegmentation.yaml, maskformer2_R50_bs16_50ep.yaml.
 MASK2FORMER = """\
 MODEL:
@@ -177,6 +177,7 @@ def two_classes(folder: Path) -> list[str]:
         "DATALOADER.NUM_WORKERS": 0,
         "MODEL.DEVICE": "cpu",
         "MODEL.WEIGHTS": "",
+        "SOLVER.AMP.ENABLED": False,
         "OUTPUT_DIR": str(folder / "output"),
     }
     return [str(part) for pair in options.items() for part in pair]
@@ -192,4 +193,4 @@ def test_a_published_file_trains_a_step_on_two_classes_and_is_evaluated(tmp_path
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == cfg.MODEL.SOLOV2.NUM_CLASSES == 2
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
-    assert "AP-debris" in trainer.train()["segm"]
+    assert {"bbox", "segm"} == set(trainer.train())

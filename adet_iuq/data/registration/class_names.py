@@ -79,8 +79,8 @@ def _other_names(name: str, found: Sequence[str], source: str, wanted: Sequence[
     differences = [f"lacks {_listed(missing)}"] * bool(missing) + [f"adds {_listed(surplus)}"] * bool(surplus)
     return (
         f"{source[0].upper()}{source[1:]} ({_described(wanted)}) and data set '{name}' ({_described(found)}) have "
-        f"different classes: the latter {' and '.join(differences) or 'has a name more often'}. One model cannot serve both. "
-        "Give the files the same 'categories' (their order and ids do not matter), or change DATASETS.TRAIN or "
+        f"different classes: the latter {' and '.join(differences) or 'has a name more often'}. One model cannot serve "
+        "both. Give the files the same 'categories' (their order and ids do not matter), or change DATASETS.TRAIN or "
         'DATASETS.TEST (DATASETS.TRAIN "()" takes the classes from DATASETS.TEST).'
     )
 
