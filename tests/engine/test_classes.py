@@ -53,7 +53,7 @@ def test_a_resumed_run_and_an_evaluation_go_by_name(tmp_path: Path, data: Option
         "thing_classes": ["dog", "cat"],
         "category_ids": {0: 1, 1: 2},
     }
-    weights = {"MODEL__WEIGHTS": output / "model_final.pth"}
+    weights: dict[str, Any] = {"MODEL__WEIGHTS": output / "model_final.pth"}
     resumed = toy_args(output, resume=True, **data("cat", "dog"))
     evaluated = toy_args(tmp_path / "other", **weights, **data("cat", "dog"))
     evaluated.eval_only = True
@@ -66,7 +66,7 @@ def test_a_resumed_run_and_an_evaluation_go_by_name(tmp_path: Path, data: Option
 def test_other_names_are_refused_but_for_a_training_that_starts_from_the_weights(tmp_path: Path, data: Options) -> None:
     output = tmp_path / "output"
     train(toy_args(output, **data("dog", "cat")))
-    weights = {"MODEL__WEIGHTS": output / "model_final.pth"}
+    weights: dict[str, Any] = {"MODEL__WEIGHTS": output / "model_final.pth"}
     evaluated = toy_args(tmp_path / "other", **weights, **data("dog", "cow"))
     evaluated.eval_only = True
     for args in (evaluated, toy_args(output, resume=True, **data("dog", "cow"))):

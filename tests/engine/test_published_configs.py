@@ -171,6 +171,8 @@ def two_classes(folder: Path) -> list[str]:
         "INPUT.MIN_SIZE_TRAIN": (64,),
         "INPUT.MIN_SIZE_TEST": 64,
         "INPUT.IMAGE_SIZE": 64,
+        "MODEL.SOLOV2.NUM_GRIDS": [8] * 5,
+        "MODEL.SOTR.NUM_GRIDS": [8] * 5,
         "SOLVER.IMS_PER_BATCH": 2,
         "SOLVER.MAX_ITER": 1,
         "SOLVER.STEPS": (),
