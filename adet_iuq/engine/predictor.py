@@ -14,7 +14,7 @@ from adet_iuq.config import AddConfig, load_config
 from adet_iuq.data import fill_class_counts
 from adet_iuq.data.images.augmentation import build_test_augmentations
 from adet_iuq.data.images.deep import check_rule
-from adet_iuq.engine.description import class_names, read_class_names
+from adet_iuq.engine.description import class_names, read_class_names, trained_classes
 from adet_iuq.engine.loop.trainer import Trainer
 from adet_iuq.engine.setup import choose_device
 from adet_iuq.errors import UserError
@@ -37,7 +37,7 @@ def inference_config(
     cfg = loaded.cfg
     choose_device(cfg, user_set="MODEL.DEVICE" in loaded.explicit)
     try:
-        fill_class_counts(cfg, loaded.explicit)
+        fill_class_counts(cfg, loaded.overridden, trained_classes(weights, binding=True))
     except UserError as error:
         if read_class_names(weights) is None:
             raise

@@ -8,20 +8,18 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
+from adet_iuq.config.detections import COCO_DETECTIONS, counted_detections
 from adet_iuq.data.annotations.evaluation_json import evaluation_json, evaluation_numbers
 from adet_iuq.data.registration.datasets import source_of
 from adet_iuq.data.registration.mosaic import EVALUATOR_TYPE, TILES
 from adet_iuq.errors import UserError
+from adet_iuq.evaluation.coco import InstanceEvaluator
 from adet_iuq.evaluation.mosaic import LeakEvaluator
-from adet_iuq.evaluation.numbered import NumberedCOCOEvaluator
 from adet_iuq.evaluation.panoptic import PanopticEvaluator
 from adet_iuq.evaluation.semantic import SemanticEvaluator
-from adet_iuq.evaluation.sizes import SizedCOCOEvaluator
 from adet_iuq.registry import Registry
 
 logger = logging.getLogger(__name__)
-
-_COCO_DETECTIONS = 100  # of an image and class, best first, are what AP counts
 
 # By `evaluator_type` of a data set's metadata: a function of the config, the data set's name and the output folder.
 EVALUATOR_REGISTRY: Registry[Callable[[CfgNode, str, str], DatasetEvaluator]] = Registry("evaluator")
@@ -38,7 +36,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
     disturb the evaluation is replaced by a mended copy, `ground_truth.json` in `output_folder`.
 
     Args:
-        cfg: MODEL.MASK_ON decides whether masks are evaluated.
+        cfg: MODEL.MASK_ON decides whether masks are evaluated, TEST.DETECTIONS_PER_IMAGE how many detections count if it
+            is above COCO's 100.
         dataset_name: a registered data set.
         output_folder: where the predictions, and a mended copy, are written.
 
@@ -59,9 +58,14 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
 
 @EVALUATOR_REGISTRY.register("coco")
 def build_coco_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """COCO's metrics, on a mended copy of the JSON file where one is needed."""
+    """COCO's metrics, on a mended copy of the JSON file where one is needed, of all detections that the config allows."""
     name = _evaluated_name(dataset_name, output_folder)
-    return NumberedCOCOEvaluator(name, tasks=_tasks(cfg), output_dir=output_folder)
+    counted = counted_detections(cfg)
+    if counted > COCO_DETECTIONS:
+        logger.info(
+            "'%s': %d detections an image count; COCO's own AP counts %d.", dataset_name, counted, COCO_DETECTIONS
+        )
+    return InstanceEvaluator(name, tasks=_tasks(cfg), output_dir=output_folder, max_dets_per_image=counted)
 
 
 @EVALUATOR_REGISTRY.register("lvis")
@@ -85,9 +89,8 @@ def build_panoptic_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str
 @EVALUATOR_REGISTRY.register(EVALUATOR_TYPE)
 def build_mosaic_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     """COCO's metrics, of as many times the detections as a mosaic has images, and the leak rate."""
-    coco = SizedCOCOEvaluator(
-        dataset_name, tasks=_tasks(cfg), output_dir=output_folder, max_dets_per_image=TILES * _COCO_DETECTIONS
-    )
+    counted = TILES * counted_detections(cfg)
+    coco = InstanceEvaluator(dataset_name, tasks=_tasks(cfg), output_dir=output_folder, max_dets_per_image=counted)
     if not cfg.MODEL.MASK_ON:
         return coco
     leaks = LeakEvaluator(MetadataCatalog.get(dataset_name).json_file, cfg.TEST.MOSAIC.SCORE)
@@ -131,4 +134,4 @@ def _mask_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) -> lis
             "'%s' lists stuff among its things: PQ only. %s_with_sem_seg has mask AP too.", *2 * [dataset_name]
         )
         return []
-    return [SizedCOCOEvaluator(dataset_name, tasks=("segm",), output_dir=output_folder)]
+    return [InstanceEvaluator(dataset_name, tasks=("segm",), output_dir=output_folder)]

@@ -7,7 +7,6 @@ file swaps the two, its annotations would be rasterised in another size, and mas
 import itertools
 from typing import Any
 
-from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 
 
@@ -25,24 +24,3 @@ class ImageSizes:
     def gather(self) -> dict[Any, dict[str, int]]:
         """What all processes noted, on the main one; every process must call it."""
         return dict(itertools.chain(*(found.items() for found in comm.gather(self._found))))
-
-
-class SizedCOCOEvaluator(COCOEvaluator):
-    """detectron2's evaluator; see the head of this file."""
-
-    def reset(self) -> None:
-        """Forgets all images."""
-        super().reset()
-        self._sizes = ImageSizes()
-
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Takes the results of some images; see `DatasetEvaluator`."""
-        super().process(inputs, outputs)
-        self._sizes.note(inputs)
-
-    def evaluate(self, img_ids: list[Any] | None = None) -> dict[str, Any]:
-        """The metrics on the main process, nothing on the others."""
-        for identity, size in self._sizes.gather().items():
-            self._coco_api.imgs[identity].update(size)
-        result: dict[str, Any] = super().evaluate(img_ids)
-        return result

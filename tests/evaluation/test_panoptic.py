@@ -160,7 +160,7 @@ def test_masks_are_measured_where_the_things_are_listed_alone(tmp_path: Path, da
         assert isinstance(built, DatasetEvaluators)
         return [type(one).__name__ for one in built._evaluators]
 
-    assert kinds("shapes_panoptic_val") == ["PanopticEvaluator", "SemanticEvaluator", "SizedCOCOEvaluator"]
+    assert kinds("shapes_panoptic_val") == ["PanopticEvaluator", "SemanticEvaluator", "InstanceEvaluator"]
     assert kinds(dataset) == ["PanopticEvaluator", "SemanticEvaluator"]  # no instance annotations
     shapes.MODEL.MASK_ON = False
     assert kinds("shapes_panoptic_val") == ["PanopticEvaluator", "SemanticEvaluator"]

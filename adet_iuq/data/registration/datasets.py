@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import detectron2.data.datasets.builtin  # noqa: F401  registers COCO, LVIS and others below DETECTRON2_DATASETS
@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 _SHAPES = {"shapes_train": "train", "shapes_val": "val"}
 # Names that this module registered, with their JSON file and image folder (absolute).
 _own: dict[str, tuple[str, str]] = {}
-# What the check found unfit: ids of images, by data set.
+# Class names in the order in which a model numbers them, by data set, where that is not the order of the file's ids.
+_class_order: dict[str, tuple[str, ...]] = {}
 register_coco_panoptic()
 _stock = frozenset(DatasetCatalog.list())
 
@@ -150,7 +151,7 @@ def _register(name: str, json_file: str, image_root: str) -> None:
                 f"DATASETS.REGISTER: the name '{name}' already stands for {there}; give {json_file} another name."
             )
         return
-    DatasetCatalog.register(name, lambda: load_coco_records(json_file, image_root))
+    DatasetCatalog.register(name, lambda: _renumbered(name, load_coco_records(json_file, image_root)))
     _own[name] = (json_file, image_root)
 
 
@@ -161,6 +162,9 @@ def _describe(name: str, json_file: str, image_root: str) -> None:
             raise UserError(f"Data set '{name}': the {kind} {path} does not exist. Correct DATASETS.REGISTER.")
     metadata = MetadataCatalog.get(name)
     classes, contiguous = read_categories(json_file, image_root)
+    if name in _class_order:
+        names, classes = classes, list(_class_order[name])
+        contiguous = {category: classes.index(names[number]) for category, number in contiguous.items()}
     evaluator = "lvis" if is_lvis_format(json_file) else "coco"
     if (metadata.get("thing_classes", classes), metadata.get("evaluator_type", evaluator)) != (classes, evaluator):
         MetadataCatalog.remove(name)
@@ -172,6 +176,34 @@ def _describe(name: str, json_file: str, image_root: str) -> None:
         thing_classes=classes,
         thing_dataset_id_to_contiguous_id=contiguous,
     )
+
+
+def order_classes(name: str, order: Sequence[str] | None) -> None:
+    """Numbers the classes of a user's data set, which is registered, in this order; None: in the order of their ids.
+
+    Args:
+        name: of the data set.
+        order: its class names, which differ from each other.
+    """
+    if order is None:
+        _class_order.pop(name, None)
+    else:
+        _class_order[name] = tuple(order)
+    _describe(name, *_own[name])
+
+
+def _renumbered(name: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records whose classes are numbered as their file does, now as `order_classes` said."""
+    if name not in _class_order:
+        return records
+    names, _ = read_categories(*_own[name])
+    number = [_class_order[name].index(one) for one in names]
+    return [
+        record
+        if "annotations" not in record
+        else {**record, "annotations": [{**a, "category_id": number[a["category_id"]]} for a in record["annotations"]]}
+        for record in records
+    ]
 
 
 def _unknown_name(name: str) -> str:

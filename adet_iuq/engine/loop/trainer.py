@@ -64,8 +64,6 @@ class Trainer(DefaultTrainer):
         # where it starts.
         TrainerBase.__init__(self)
         cfg = scaled_to(cfg, comm.get_world_size())
-        if cfg.TEST.PRECISE_BN.ENABLED:
-            raise UserError("TEST.PRECISE_BN.ENABLED is not supported: its extra passes would fill the pixel memory.")
         self.cfg = cfg
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()

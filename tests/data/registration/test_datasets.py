@@ -174,11 +174,16 @@ def test_cut_json_of_a_stock_data_set_is_named(tmp_path: Path) -> None:
 def test_class_counts_are_filled_everywhere(registered: CfgNode) -> None:
     keys = set(num_classes_sections(registered))
     assert {"MODEL.FCOS.NUM_CLASSES", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"} <= keys
-    registered.MODEL.ROI_HEADS.NUM_CLASSES = 30
+    registered.MODEL.ROI_HEADS.NUM_CLASSES, tested = 30, registered.DATASETS.TEST
+    with pytest.raises(
+        UserError, match=r"ROI_HEADS.NUM_CLASSES is 30 on the command line, but data set 'own_\d+' has 2"
+    ):
+        fill_class_counts(registered, frozenset({"MODEL.ROI_HEADS.NUM_CLASSES"}))
+    registered.DATASETS.TEST = ()  # more classes than the data has can be trained, but not evaluated
     fill_class_counts(registered, frozenset({"MODEL.ROI_HEADS.NUM_CLASSES"}))
     assert registered.MODEL.FCOS.NUM_CLASSES == registered.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 2
     assert registered.MODEL.ROI_HEADS.NUM_CLASSES == 30
-    registered.MODEL.FCOS.NUM_CLASSES = 1
+    registered.MODEL.FCOS.NUM_CLASSES, registered.DATASETS.TEST = 1, tested
     with pytest.raises(UserError, match=r"MODEL.FCOS.NUM_CLASSES is 1, but data set 'own_\d+' has 2"):
         fill_class_counts(registered, frozenset({"MODEL.FCOS.NUM_CLASSES"}))
 
@@ -198,7 +203,8 @@ def test_data_sets_that_disagree(registered: CfgNode, content: Content, write: W
     other = write(content)
     registered.DATASETS.REGISTER = [*registered.DATASETS.REGISTER, list(other)]
     registered.DATASETS.TEST = (other[0],)
-    fill_class_counts(registered, frozenset())  # other names, same number: worth a warning
+    with pytest.raises(UserError, match="the latter lacks cat and adds cow"):
+        fill_class_counts(registered, frozenset())
     registered.DATASETS.TRAIN = (*registered.DATASETS.TRAIN, other[0])
     with pytest.raises(UserError, match=r"2 classes: dog, cat.*2 classes: dog, cow"):
         fill_class_counts(registered, frozenset())
