@@ -17,8 +17,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from adet_iuq.data.annotations.parsing import read_coco_json
 from adet_iuq.data.annotations.panoptic import segment_ids
+from adet_iuq.data.annotations.parsing import read_coco_json
 from adet_iuq.data.images.reading import read_image
 from adet_iuq.errors import UserError
 

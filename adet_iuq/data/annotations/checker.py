@@ -19,8 +19,9 @@ def check_coco_json(
 ) -> Report:
     """Checks a COCO-format file and its images: what the annotation pass finds, and whether the images are there.
 
-    Fatal: a file that does not parse, a missing image, one of another size than its entry says, too large or deep and
-    refused, two images of one id, an image whose size nobody tells, an unknown category, a segmentation without any part of three points, no usable annotation. A file without the list
+    Fatal: a file that does not parse; an image that is missing, of another size than its entry says, too large, or deep and
+    refused; two images of one id; an image whose size nobody tells; an unknown category; a segmentation without any part of
+    three points; no usable annotation. A file without the list
     `annotations` (test-dev) is fine unless it is for training.
 
     Args:

@@ -92,7 +92,7 @@ def _stamp(json_file: str, image_root: str, stock: bool, training: bool, deep_im
 
 
 def _read(stamp: Path) -> str | None:
-    """The warnings of the kept verdict, if it is whole and no image has come or gone since: that changes the time of its folder."""
+    """The warnings of the kept verdict, if it is whole and no image came or went since: that changes its folder's time."""
     try:
         content = json.loads(stamp.read_bytes())
         fresh = all(folder_time(folder) == time for folder, time in content["folders"].items())
