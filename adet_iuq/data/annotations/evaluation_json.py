@@ -30,8 +30,8 @@ def evaluation_json(json_file: str, folder: str, *, image_root: str | None = Non
     """`json_file` itself if pycocotools can evaluate with it, else the path of a mended copy in `folder`.
 
     The copy is what `sanitize` makes of the file, the same that is trained on. Ids of images and categories that are a
-    mixture of numbers and words are numbered anew (`evaluation_numbers`); entries then have theirs as ORIGINAL_ID. Images lie
-    in `image_root`; None: beside the file.
+    mixture of numbers and words are numbered anew (`evaluation_numbers`); entries then have theirs as ORIGINAL_ID. Images
+    lie in `image_root`; None: beside the file.
 
     Raises:
         UserError: the file does not parse; a copy is needed and the folder cannot be written.
