@@ -26,6 +26,8 @@ def sanitize_categories(entries: list[Entry], report: Report) -> tuple[list[Entr
         name = category_name(entry)
         if counts[name] > 1:
             told_apart = f"{name} (id {identity})"
+            while told_apart in counts:  # names have to differ: classes are matched by them
+                told_apart += "*"
             advice = "They stay two classes, told apart by their ids; if they are one, give their annotations one id."
             report.add("two categories of one name", f"category {identity}: {name}", advice)
             table[identity] = {**entry, "name": told_apart}

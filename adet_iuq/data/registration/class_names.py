@@ -43,8 +43,7 @@ def match_classes(cfg: CfgNode, trained: TrainedClasses | None = None) -> None:
         trained: the classes of the weights that the run starts from, where they are known.
 
     Raises:
-        UserError: a data set has other names; it has the same in another order, and is none of DATASETS.REGISTER or has
-            a name twice.
+        UserError: a data set has other names; it has the same in another order, and is none of DATASETS.REGISTER.
     """
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     own = {entry[0] for entry in cfg.DATASETS.REGISTER}
@@ -59,8 +58,8 @@ def match_classes(cfg: CfgNode, trained: TrainedClasses | None = None) -> None:
             continue
         if sorted(found) != sorted(wanted):
             raise UserError(_other_names(name, found, source, wanted))
-        if name not in own or len(set(found)) < len(found):
-            raise UserError(_other_order(name, source, listed_here=name in own))
+        if name not in own:
+            raise UserError(_other_order(name, source))
         order_classes(name, wanted)
         logger.info("Data set '%s' lists its classes in another order than %s; they are matched by name.", name, source)
 
@@ -85,15 +84,10 @@ def _other_names(name: str, found: Sequence[str], source: str, wanted: Sequence[
     )
 
 
-def _other_order(name: str, source: str, listed_here: bool) -> str:
-    problem = f"Data set '{name}' has the classes of {source} in another order"
-    if listed_here:
-        return (
-            f"{problem}, and one of their names twice, so that they cannot be matched by name. Rename one of the two."
-        )
+def _other_order(name: str, source: str) -> str:
     return (
-        f"{problem}. Classes are matched by name in data sets of DATASETS.REGISTER only: register its JSON file there "
-        "under a name of your own."
+        f"Data set '{name}' has the classes of {source} in another order. Classes are matched by name in data sets of "
+        "DATASETS.REGISTER only: register its JSON file there under a name of your own."
     )
 
 
