@@ -2,8 +2,9 @@
 
 import copy
 
-from adet_iuq.data.annotations.coco_json import read_sanitized
+from adet_iuq.data.annotations.digest_cache import digest_of
 from adet_iuq.data.annotations.image_files import check_image_files
+from adet_iuq.data.annotations.records import Records
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.errors import UserError
 
@@ -36,20 +37,20 @@ def check_coco_json(
         The findings. Nothing is raised: a file that does not parse is a finding too.
     """
     try:
-        content, found = read_sanitized(json_file, image_root, stock=stock)
+        kept = digest_of(json_file, image_root, stock=stock)
     except UserError as error:
         report = Report(json_file, image_root)
         report.add("unreadable JSON", str(error), "", fatal=True)
         return report
-    report = copy.deepcopy(found)  # it may be shared
-    check_image_files(content, report, image_sizes, deep_images)
-    annotations = content.get("annotations")
-    if annotations is None:
+    digest = kept.digest
+    report = copy.deepcopy(digest.report)  # it is shared
+    check_image_files(Records(digest, kept.texts, image_root), digest.images, report, image_sizes, deep_images)
+    if not digest.is_annotated:
         if training:
             advice = "A data set without the list 'annotations' cannot be trained on."
             report.add("no annotations", json_file, advice, fatal=True)
         return report
-    report.usable = sum(not annotation["iscrowd"] for annotation in annotations)
+    report.usable = int(digest.objects.sum())
     if not report.usable and "no categories" not in report.problems:
         advice = "Nothing can be learned from this file: every annotation is a crowd or unusable, or there is none."
         report.add("no valid instance left", json_file, advice, fatal=True)

@@ -1,21 +1,23 @@
 """Whether the images of a COCO-format file are there, and what the reader will do with them."""
 
 import os
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from adet_iuq.data.annotations.image_entries import relative_path
+from adet_iuq.data.annotations.digest import ListedImage
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.cache import folder_time
 from adet_iuq.data.images.check import check_image
 
 
-def check_image_files(content: dict[str, Any], report: Report, sizes: bool, deep_images: str) -> None:
+def check_image_files(
+    records: Sequence[dict[str, Any]], images: Sequence[ListedImage], report: Report, sizes: bool, deep_images: str
+) -> None:
     """Adds images that are missing to the report; with `sizes`, which opens every image, also what `check_image` finds.
 
     Args:
-        content: as `sanitize` returns it.
+        records: N, in detectron2's format.
+        images: what the file lists for each of them.
         report: takes the findings; its `image_root` is where the images lie.
         sizes: whether images are opened.
         deep_images: INPUT.DEEP_IMAGES.
@@ -23,19 +25,15 @@ def check_image_files(content: dict[str, Any], report: Report, sizes: bool, deep
     root = report.image_root
     if "://" in root:
         return
-    entries = content["images"]
-    drawn: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in content.get("annotations", []):
-        drawn[annotation["image_id"]].append(annotation)
-    present = _present_files(root, map(relative_path, entries), report.folders)
-    for entry in entries:
-        path = relative_path(entry)
+    present = _present_files(root, (image[0] for image in images), report.folders)
+    for number, (path, height, width, identity) in enumerate(images):
         full = os.path.join(root, path)
         if os.path.normpath(path) not in present:
             advice = f"Put the files there, or correct the image folder ({root})."
-            report.add("missing image", f"{full} (image id {entry['id']})", advice, fatal=True)
+            report.add("missing image", f"{full} (image id {identity})", advice, fatal=True)
         elif sizes:
-            check_image(full, entry, drawn[entry["id"]], report, deep_images)
+            entry = {"height": height, "width": width}
+            check_image(full, entry, records[number].get("annotations", []), report, deep_images)
 
 
 def _present_files(root: str, paths: Iterable[str], times: dict[str, int]) -> set[str]:
