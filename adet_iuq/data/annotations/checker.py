@@ -1,6 +1,7 @@
 """Looks for everything in a COCO-format data set that would stop a training, or quietly spoil it."""
 
 import copy
+import math
 
 from adet_iuq.data.annotations.digest_cache import digest_of
 from adet_iuq.data.annotations.image_files import check_image_files
@@ -15,6 +16,7 @@ def check_coco_json(
     *,
     stock: bool = False,
     image_sizes: bool = True,
+    most_images: float = math.inf,
     training: bool = False,
     deep_images: str = "dtype",
 ) -> Report:
@@ -30,6 +32,7 @@ def check_coco_json(
         image_root: the folder that `file_name` is relative to; for LVIS the last two parts of `coco_url` are.
         stock: one of detectron2's own data sets: their known flaws in segmentations are warnings.
         image_sizes: whether every image's header is read and compared with its entry.
+        most_images: in a set of more, no header is read.
         training: whether annotations are needed.
         deep_images: INPUT.DEEP_IMAGES; it counts only with `image_sizes`.
 
@@ -44,7 +47,8 @@ def check_coco_json(
         return report
     digest = kept.digest
     report = copy.deepcopy(digest.report)  # it is shared
-    check_image_files(Records(digest, kept.texts, image_root), digest.images, report, image_sizes, deep_images)
+    opened = image_sizes and len(digest.images) <= most_images
+    check_image_files(Records(digest, kept.texts, image_root), digest.images, report, opened, deep_images)
     if not digest.is_annotated:
         if training:
             advice = "A data set without the list 'annotations' cannot be trained on."

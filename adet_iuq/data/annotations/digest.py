@@ -109,10 +109,11 @@ def _digest(content: Content, json_file: str, image_root: str, stock: bool, writ
     by_id = {image["id"]: image for image in judged.images}
     ids = sorted_ids(by_id)
     places = {identity: place for place, identity in enumerate(ids)}
-    texts: list[bytes] = []
-    owners, crowds = array("q"), array("b")
+    texts = bytearray()  # thousands of small objects would scatter over the memory that the parsed ones leave
+    owners, crowds, ends = array("q"), array("b"), array("q", [0])
     for annotation in itertools.chain.from_iterable(judged.annotations or ()):
-        texts.append(encode(annotation, numbers))
+        texts += encode(annotation, numbers)
+        ends.append(len(texts))
         owners.append(places[annotation["image_id"]])
         crowds.append(annotation["iscrowd"])
     owner = np.array(owners, dtype=np.int64)
@@ -120,7 +121,7 @@ def _digest(content: Content, json_file: str, image_root: str, stock: bool, writ
     order = iter(np.argsort(owner, kind="stable").tolist())
     lengths = np.zeros(len(ids), dtype=np.int64)
     for place, count in enumerate(counts.tolist()):
-        text = joined(texts[one] for one in itertools.islice(order, count))
+        text = joined(texts[ends[one] : ends[one + 1]] for one in itertools.islice(order, count))
         lengths[place] = len(text)
         write(text)
     return Digest(

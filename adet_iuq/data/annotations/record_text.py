@@ -15,7 +15,7 @@ def encode(annotation: Annotation, numbers: dict[Any, int]) -> bytes:
     return orjson.dumps(kept, default=_run_lengths)
 
 
-def joined(texts: Iterable[bytes]) -> bytes:
+def joined(texts: Iterable[bytes | bytearray]) -> bytes:
     """The text of all annotations of an image."""
     return b"[" + b",".join(texts) + b"]"
 
