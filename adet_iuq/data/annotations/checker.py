@@ -1,6 +1,7 @@
 """Looks for everything in a COCO-format data set that would stop a training, or quietly spoil it."""
 
 import copy
+import logging
 import math
 
 from adet_iuq.data.annotations.digest_cache import digest_of
@@ -8,6 +9,8 @@ from adet_iuq.data.annotations.image_files import check_image_files
 from adet_iuq.data.annotations.records import Records
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def check_coco_json(
@@ -32,7 +35,7 @@ def check_coco_json(
         image_root: the folder that `file_name` is relative to; for LVIS the last two parts of `coco_url` are.
         stock: one of detectron2's own data sets: their known flaws in segmentations are warnings.
         image_sizes: whether every image's header is read and compared with its entry.
-        most_images: in a set of more, no header is read.
+        most_images: in a set of more, no header is read, and a message says so.
         training: whether annotations are needed.
         deep_images: INPUT.DEEP_IMAGES; it counts only with `image_sizes`.
 
@@ -48,6 +51,12 @@ def check_coco_json(
     digest = kept.digest
     report = copy.deepcopy(digest.report)  # it is shared
     opened = image_sizes and len(digest.images) <= most_images
+    if image_sizes and not opened:
+        logger.info(
+            "%s has %d images: they are not opened before the training. Those that do not fit their entries are refused "
+            "when their turn comes; python tools/check_dataset.py --json %s --image-root %s looks at all of them.",
+            *(json_file, len(digest.images), json_file, image_root),
+        )
     check_image_files(Records(digest, kept.texts, image_root), digest.images, report, opened, deep_images)
     if not digest.is_annotated:
         if training:
