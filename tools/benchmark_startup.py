@@ -2,11 +2,11 @@
 
     python tools/benchmark_startup.py [--scale 0.1] [--folder output/startup]
 
-Makes a file of COCO's size (118,287 images, 850,174 annotations, some 480 MB; `--scale` gives a share of it), whose images are
-links to one picture, and takes each start in a fresh process with an empty cache folder at first. A start registers the data
-set, fills the class counts, checks it and builds the training loader. detectron2's `load_coco_json` in the same run is what it
-is to be compared with. `peak GB` is the largest resident memory of a process, libraries and mapped files included; `own GB` is
-what it then has for itself at the end. CPU seconds tell more than seconds where others use the machine.
+Makes a file of COCO's size (118,287 images, 850,174 annotations, 483 MB; `--scale` gives a share of it), whose images are
+links to one picture, and takes each start in a fresh process, the first one with an empty cache folder. A start registers
+the data set, fills the class counts, checks it and builds the training loader. detectron2's `load_coco_json` in the same run
+is what it is to be compared with. `peak GB` is the largest resident memory of a process, libraries and mapped files
+included; `own GB` is what it has for itself at the end. CPU seconds tell more than seconds where others use the machine.
 """
 
 from __future__ import annotations
