@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from adet_iuq.data.annotations.digest import Digest, make_digest
+from adet_iuq.data.annotations.digest import Digest, Identity, make_digest
 from adet_iuq.data.annotations.parsing import clear_errors
 from adet_iuq.data.annotations.sanitize import VERSION
 from adet_iuq.data.cache import cache_folder, file_identity, make_folder_once
@@ -28,26 +28,39 @@ _kept: dict[tuple[Any, ...], "Kept"] = {}
 
 
 class Texts:
-    """The annotations of all images, one text after the other.
+    """The annotations of all images, one text after the other. Pickled, those of a file are but its name.
 
     Attributes:
         view: their bytes.
         place: the folder of the file that holds them; None: they are in this process's memory.
-
-    Pickled, those of a file are but its name.
     """
 
     def __init__(self, data: bytes, place: Path | None) -> None:
         """`data` counts where there is no place; else nothing is read yet."""
         self._data, self.place = data, place
-        self.view = memoryview(data) if place is None else _mapped(place / _TEXTS)
+        self.view = memoryview(data)
+        self._identity: Identity = None
+        if place is not None:
+            self._identity = file_identity(str(place / _TEXTS))
+            if self._identity[2]:  # an empty file cannot be mapped
+                self.view = memoryview(np.memmap(place / _TEXTS, np.uint8, "r"))
 
     def __reduce__(self) -> Any:
-        return Texts, (self._data, self.place)
+        return _same_texts, (self._data, self.place, self._identity)
 
 
-def _mapped(path: Path) -> memoryview:
-    return memoryview(np.memmap(path, np.uint8, "r") if path.stat().st_size else b"")
+def _same_texts(data: bytes, place: Path | None, identity: Identity) -> Texts:
+    """What was pickled, in another process.
+
+    Raises:
+        UserError: another file has taken the place of the one that it named.
+    """
+    texts = Texts(data, place)
+    if texts._identity != identity:
+        raise UserError(
+            f"{place} was made anew while this run read it: its JSON file has changed. Start the run again."
+        )
+    return texts
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,7 @@ def _folder(json_file: str, image_root: str, stock: bool) -> Path:
     """One for a file at a place: a changed file takes the place of the former."""
     places = (os.path.abspath(json_file), os.path.abspath(image_root), json_file, image_root)
     mark = derive_seed(VERSION, _FORMAT, stock, *"\n".join(places).encode())
-    return cache_folder() / "annotations" / f"{Path(json_file).stem[:80]}-{mark:016x}"
+    return cache_folder() / "annotations" / f"{Path(json_file).stem[:40]}-{mark:016x}"
 
 
 def _write_facts(folder: Path, digest: Digest, key: tuple[Any, ...]) -> None:

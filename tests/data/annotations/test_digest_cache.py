@@ -232,6 +232,19 @@ def test_pickled_records_name_the_file(content: Content, write: Writer) -> None:
     assert len(data) < 5000 and isinstance(copied, Records) and copied == records
 
 
+def test_records_of_a_file_that_changed_meanwhile_are_refused(content: Content, write: Writer) -> None:
+    """Else another process would cut the new texts in the old places. This one goes on with what it has."""
+    _, json_file, root = write(content)
+    records = load_coco_records(json_file, root)
+    data, before = pickle.dumps(records), list(records)
+    content["annotations"][0]["segmentation"][0][0] += 1
+    Path(json_file).write_text(json.dumps(content))
+    assert load_coco_records(json_file, root) != before
+    assert records == before
+    with pytest.raises(UserError, match="its JSON file has changed"):
+        pickle.loads(data)
+
+
 _SCRIPT = """
 import json, logging, sys
 from adet_iuq.data.annotations.coco_json import load_coco_records
