@@ -1,4 +1,4 @@
-"""Digests in the cache folder: the first process on a machine reads and judges a JSON file, the others read what it found."""
+"""Digests in the cache folder: the first process on a machine reads and judges a JSON file, others read what it found."""
 
 import io
 import logging

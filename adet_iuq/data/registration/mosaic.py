@@ -11,6 +11,7 @@ whose rest has the image's mean colour. Masks are written as run lengths, so tha
 import json
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def _mosaic_name(name: str) -> str:
 
 
 def _write_mosaics(
-    folder: Path, records: list[dict[str, Any]], content: dict[str, Any], seed: int, deep_images: str
+    folder: Path, records: Sequence[dict[str, Any]], content: dict[str, Any], seed: int, deep_images: str
 ) -> None:
     """Images and JSON of the mosaics.
 

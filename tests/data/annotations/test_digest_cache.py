@@ -219,7 +219,7 @@ def test_workers_read_the_same(method: str, content: Content, write: Writer) -> 
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip("not on this system")
     records = load_coco_records(*write(flawed(content))[1:]).renumbered([1, 0])
-    loader = DataLoader(records, num_workers=1, collate_fn=_first, multiprocessing_context=method)  # type: ignore[arg-type]
+    loader: Any = DataLoader(records, num_workers=1, collate_fn=_first, multiprocessing_context=method)  # type: ignore[arg-type]
     assert list(loader) == list(records)
     assert [a["category_id"] for a in records[0]["annotations"]] == [1, 0]
 

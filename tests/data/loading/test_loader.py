@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -111,7 +112,7 @@ def test_empty_images_are_filtered_on_request(registered: CfgNode) -> None:
     assert kinds == {0: 2, 1: 1, 2: 0}
 
 
-def training_records_of(cfg: CfgNode) -> list[dict[str, Any]]:
+def training_records_of(cfg: CfgNode) -> Sequence[dict[str, Any]]:
     register_datasets(cfg)
     return training_records(cfg)
 
