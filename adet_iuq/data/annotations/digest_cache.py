@@ -43,7 +43,7 @@ class Texts:
         if place is not None:
             self._identity = file_identity(str(place / _TEXTS))
             if self._identity[2]:  # an empty file cannot be mapped
-                self.view = memoryview(np.memmap(place / _TEXTS, np.uint8, "r"))
+                self.view = np.memmap(place / _TEXTS, np.uint8, "r").data
 
     def __reduce__(self) -> Any:
         return _same_texts, (self._data, self.place, self._identity)
