@@ -12,12 +12,13 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from adet_iuq.data.annotations.category_entries import class_numbers
+from adet_iuq.data.annotations.file_names import OTHER_SPELLING
 from adet_iuq.data.annotations.image_entries import relative_path
 from adet_iuq.data.annotations.numbers import sorted_ids
 from adet_iuq.data.annotations.parsing import KEEP_BYTES, no_garbage_collection, read_coco_json
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.annotations.sanitize import Content, sanitize
-from adet_iuq.data.cache import file_identity
+from adet_iuq.data.cache import file_identity, folders_unchanged
 from adet_iuq.data.images.facts import image_facts
 from adet_iuq.errors import UserError
 
@@ -38,6 +39,9 @@ def read_sanitized(json_file: str, image_root: str, *, stock: bool = False) -> t
         with no_garbage_collection():
             return sanitize(content, _size_of, json_file=json_file, image_root=image_root, stock=stock)
     result = _kept(json_file, image_root, stock, *identity)
+    if not folders_unchanged(result[1].folders):
+        _kept.cache_clear()
+        result = _kept(json_file, image_root, stock, *identity)
     if result[1].sized_from_files:  # the images may change while the file does not
         _kept.cache_clear()
     return result
@@ -102,9 +106,13 @@ def load_coco_records(json_file: str, image_root: str) -> list[dict[str, Any]]:
     if "annotations" not in content:
         for record in records.values():
             del record["annotations"]
-    if report.left_out and json_file not in _warned:
+    renamed = report.problems.get(OTHER_SPELLING)
+    if (report.left_out or renamed) and json_file not in _warned:
         _warned.add(json_file)
-        logger.warning("%s: left out are %s.", json_file, report.left_out)
+        if report.left_out:
+            logger.warning("%s: left out are %s.", json_file, report.left_out)
+        if renamed:
+            logger.warning("%s: %d x %s. %s", json_file, renamed.count, renamed.kind, renamed.examples[0])
     return [records[i] for i in sorted_ids(records)]
 
 

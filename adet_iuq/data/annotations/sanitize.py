@@ -8,12 +8,13 @@ from typing import Any
 
 from adet_iuq.data.annotations.annotation_entries import sanitize_annotations
 from adet_iuq.data.annotations.category_entries import sanitize_categories
+from adet_iuq.data.annotations.file_names import with_names_on_disk
 from adet_iuq.data.annotations.image_entries import SizeOf, sanitize_images
 from adet_iuq.data.annotations.report import Report
 
 Content = dict[str, Any]
 
-VERSION = 1  # raise it with every change to what the pass returns
+VERSION = 2  # raise it with every change to what the pass returns
 
 
 def sanitize(
@@ -30,10 +31,13 @@ def sanitize(
         stock: one of detectron2's own data sets: their known flaws in segmentations are warnings.
 
     Returns:
-        The content in canonical form (itself if nothing of it changes; lists without a change share their entries), and
-        the findings. Entries that a fatal finding is about are left out of it too.
+        The content in canonical form (itself if nothing of it changes; lists without a change share their entries), with
+        images under the names that they have on the disk, and the findings. Entries that a fatal finding is about are left
+        out of it too.
     """
     report = Report(json_file, image_root)
+    if not stock:  # detectron2 reads those, and takes their names as they are
+        content = with_names_on_disk(content, report)
     images, images_by_id = sanitize_images(content["images"], size_of, report)
     result = {**content, "images": images}
     if "categories" in content:
