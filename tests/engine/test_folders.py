@@ -1,6 +1,7 @@
 """A training from a folder alone: the program finds what is in it, and the log says so."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,10 @@ def test_a_folder_trains_and_is_evaluated(layout: str, tmp_path: Path, monkeypat
     if layout == "yolo":
         text = f"path: {folder}\ntrain: images/train\nval: images/valid\nnames: {{0: apple, 1: pear}}"
         (folder / "data.yaml").write_text(text)
-    names = {"DATASETS__TRAIN": f"('{folder.name}_train',)", "DATASETS__TEST": f"('{folder.name}_val',)"}
+    names: dict[str, Any] = {
+        "DATASETS__TRAIN": f"('{folder.name}_train',)",
+        "DATASETS__TEST": f"('{folder.name}_val',)",
+    }
     results = train(toy_args(tmp_path / "out", DATASETS__REGISTER=str([str(folder)]), SOLVER__MAX_ITER=2, **names))
     assert "AP" in results["segm"]
     log = (tmp_path / "out/log.txt").read_text()

@@ -66,7 +66,8 @@ class CocoFile:
         return path, folders[counts.index(max(counts))]
 
     def _image_folders(self) -> list[str]:
-        """Where the images may be, the folders that are named like the file or its split first; those that exist."""
+        """Where the images may be, the folders that are named like the file or its split first, none of another split;
+        those that exist."""
         own = os.path.dirname(self.json_file)
         stem = os.path.splitext(os.path.basename(self.json_file))[0]
         words = [stem.removeprefix(_INSTANCES), stem, *SPLIT_WORDS.get(self.split, ())]
@@ -75,6 +76,8 @@ class CocoFile:
             places += [word, os.path.join("images", word), os.path.join(word, "images"), os.path.join(own, word)]
         places += ["images", "JPEGImages", os.path.join(own, "images"), "", own]
         places += sorted(Folders(self.folder).listing("").folders)[:_MOST_FOLDERS]
+        # Another split's images may have the same names.
+        places = [place for place in places if not self.split or split_of(place) in (self.split, UNDIVIDED)]
         full = (os.path.normpath(os.path.join(self.folder, place)) for place in places)
         return [place for place in dict.fromkeys(full) if os.path.isdir(place)]
 

@@ -169,6 +169,15 @@ def images_elsewhere(folder: Path) -> None:
     save_image(folder / "images/other.png")
 
 
+def only_the_other_split_has_them(folder: Path) -> None:
+    service_export(folder)
+    (folder / "train").rename(folder / "gone")
+    (folder / "train").mkdir()
+    (folder / "gone/_annotations.coco.json").rename(folder / "train/_annotations.coco.json")
+    for path in (folder / "gone").iterdir():
+        path.rename(folder / "valid" / path.name)
+
+
 def coco_and_yolo(folder: Path) -> None:
     flat_images(folder)
     yolo(folder)
@@ -194,6 +203,7 @@ def two_yaml(folder: Path) -> None:
         ),
         (folds, r"several JSON files without a split in their names: fold0.json, fold1.json"),
         (images_elsewhere, r"train.json names images such as '1.png', which lie in none of the folders .*/set/images"),
+        (only_the_other_split_has_them, r"lie in none of the folders .*/set/train, .*/set, .*/set/gone\. Put"),
         (coco_and_yolo, r"can be read in several ways: .*/data.yaml, .*/annotations/instances_train.json"),
         (two_yaml, r"can be read in several ways: .*/data.yaml, .*/other.yaml"),
     ],
