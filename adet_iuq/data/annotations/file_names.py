@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from adet_iuq.data.annotations.image_entries import has_name, relative_path
-from adet_iuq.data.annotations.report import Report
+from adet_iuq.data.annotations.report import SHOWN, Report
 from adet_iuq.data.cache import folder_time
 
 OTHER_SPELLING = "image name spelt differently"
@@ -41,6 +41,8 @@ _SPELLINGS: dict[str, Callable[[str], str]] = {
 
 def plain(name: str, without: str = "") -> str:
     """What all spellings of a name have in common; `without` one of the kinds of spelling."""
+    if not without and name.isascii() and "%" not in name and "\\" not in name:  # nearly all are
+        return _plain_suffix(name)
     for kind, spell in _SPELLINGS.items():
         name = name if kind == without else spell(name)
     return name
@@ -157,15 +159,20 @@ def with_names_on_disk(content: dict[str, Any], report: Report) -> dict[str, Any
     if not renamed:
         return content
     images = []
+    shown = 0
     for entry in content["images"]:
         path = relative_path(entry) if has_name(entry) else ""
         if path in renamed:
-            entry = {**entry, "file_name": renamed[path]}
-            how = difference(path, renamed[path])
-            example = f"{path} is {renamed[path]} on the disk, which differs in {how} (image id {entry.get('id')})"
+            example = _example(path, renamed[path], entry) if shown < SHOWN else ""
+            shown += 1
             report.add(OTHER_SPELLING, example, "Exactly one file fits each of these names; it is taken, everywhere.")
+            entry = {**entry, "file_name": renamed[path]}
         images.append(entry)
     return {**content, "images": images}
+
+
+def _example(path: str, found: str, entry: dict[str, Any]) -> str:
+    return f"{path} is {found} on the disk, which differs in {difference(path, found)} (image id {entry.get('id')})"
 
 
 def _renamed(paths: set[str], folders: Folders) -> dict[str, str]:
