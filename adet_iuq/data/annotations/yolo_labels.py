@@ -5,6 +5,7 @@ Points are x and y in turn, as shares of the image's width and height from 0 to 
 without an outline.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pycocotools.mask as mask_util
 
-from adet_iuq.data.annotations.numbers import number
 from adet_iuq.data.annotations.report import Report
 
 _FARTHEST = 2.0  # shares beyond it are no shares
@@ -38,9 +38,9 @@ def read_objects(text: str, place: str, names: Mapping[int, str], report: Report
 def _read_line(
     line: str, place: str, names: Mapping[int, str], report: Report
 ) -> tuple[int, npt.NDArray[np.float64]] | None:
-    category, *values = [number(word) for word in line.split()]
+    category, *values = _numbers(line)
     example = f"{place}: {line.strip()[:60]}"
-    if category is None or None in values or len(values) < _BOX or len(values) % 2:
+    if not math.isfinite(category + sum(values)) or len(values) < _BOX or len(values) % 2:
         advice = "A line is a class number and at least three points: x and y in turn, with spaces between."
         report.add("line that is no object", example, advice, fatal=True)
     elif category not in names:
@@ -60,6 +60,14 @@ def _read_line(
         )
         report.add("coordinates that are no shares", example, advice, fatal=True)
     return None
+
+
+def _numbers(line: str) -> list[float]:
+    """The numbers of a line; not-a-number alone for anything else."""
+    try:
+        return [float(word) for word in line.split()]
+    except ValueError:
+        return [math.nan]
 
 
 def to_annotation(points: npt.NDArray[np.float64], height: int, width: int) -> dict[str, Any]:
