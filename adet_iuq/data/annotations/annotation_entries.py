@@ -1,6 +1,6 @@
 """The list `annotations` of a COCO-format file: whose they are, their ids, flags and outlines."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from adet_iuq.data.annotations.geometry import Draft, settle_geometry
@@ -19,29 +19,33 @@ _YES = ("1", "true", "yes")
 
 
 def sanitize_annotations(
-    entries: list[Entry], images: IdTable, categories: IdTable, report: Report, stock: bool
-) -> list[Entry]:
-    """The annotations that can serve, in their order.
+    entries: Sequence[Entry], images: IdTable, categories: IdTable, report: Report, stock: bool
+) -> Iterator[list[Entry]]:
+    """The annotations that can serve, in their order, some thousand at a time.
 
     Each has an image and a category of the file under the very ids that these have, `iscrowd` 0 or 1, a segmentation of
     valid polygon parts or a compressed RLE that covers at least a pixel, `bbox` with an area, `area` near the mask's, and
-    `id` as the file has it unless these do not serve an evaluator: then all are numbered from 1.
+    `id` as the file has it. When all are out, `report.ids_serve` says whether these serve an evaluator.
 
     Args:
-        entries: the list `annotations`.
+        entries: the list `annotations`; it may parse them one by one.
         images, categories: by id, as `sanitize_images` and `sanitize_categories` return them.
         report: where findings go.
         stock: whether a segmentation without a valid part is a warning only.
     """
     report.annotations = len(entries)
-    judge = _Judge(images, categories, report, stock)
-    kept: list[Entry] = []
+    judge = _Judge(entries, images, categories, report, stock)
     for start in range(0, len(entries), _CHUNK):
-        drafts = [draft for draft in judge.drafts(entries[start : start + _CHUNK]) if draft is not None]
-        kept += [draft.entry() for draft in settle_geometry(drafts, report)]
-    if judge.ids_serve:
-        return kept
-    return [{**entry, "id": number} for number, entry in enumerate(kept, start=1)]
+        chunk = entries[start : start + _CHUNK]
+        drafts = [draft for draft in judge.drafts(start, chunk) if draft is not None]
+        kept = [draft.entry() for draft in settle_geometry(drafts, report)]
+        report.mended |= not are_same(chunk, kept)
+        yield kept
+
+
+def are_same(before: Sequence[Entry], after: Sequence[Entry]) -> bool:
+    """Whether these are the very same objects."""
+    return len(before) == len(after) and all(a is b for a, b in zip(before, after, strict=True))
 
 
 def unknown_category_text(json_file: str, annotation: Entry) -> str:
@@ -55,21 +59,23 @@ def unknown_category_text(json_file: str, annotation: Entry) -> str:
 class _Judge:
     """What is to be remembered of the annotations before."""
 
-    def __init__(self, images: IdTable, categories: IdTable, report: Report, stock: bool) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], images: IdTable, categories: IdTable, report: Report, stock: bool
+    ) -> None:
         self.images, self.categories, self.report, self.stock = images, categories, report, stock
-        self.ids_serve = True
-        self._by_id: dict[int, Entry] = {}
+        self._entries = entries
+        self._by_id: dict[int, int] = {}  # places of the first ones
         self._contents: set[int] = set()
 
-    def drafts(self, entries: Iterable[Entry]) -> Iterator[Draft | None]:
-        """Everything about each annotation but its measures; None for one that cannot serve."""
-        for entry in entries:
-            yield self._draft(entry)
+    def drafts(self, start: int, entries: Iterable[Entry]) -> Iterator[Draft | None]:
+        """Everything but their measures about the annotations from number `start` on; None for one that cannot serve."""
+        for place, entry in enumerate(entries, start):
+            yield self._draft(place, entry)
 
-    def _draft(self, entry: Entry) -> Draft | None:
+    def _draft(self, place: int, entry: Entry) -> Draft | None:
         changes: dict[str, Any] = {}
         image = self._named(entry, "image_id", self.images, changes)
-        repeated = self._judge_id(entry, image)
+        repeated = self._judge_id(place, entry, image)
         category = self._named(entry, "category_id", self.categories, changes)
         if category is None:
             text = unknown_category_text(self.report.json_file, entry)
@@ -104,14 +110,14 @@ class _Judge:
         self.report.add(f"{key} of another type", example, "It is read; write the id as the list it comes from does.")
         return table[identity]  # type: ignore[no-any-return]
 
-    def _judge_id(self, entry: Entry, image: Entry | None) -> bool:
+    def _judge_id(self, place: int, entry: Entry, image: Entry | None) -> bool:
         """Looks at an annotation's own id; whether the whole annotation was listed before."""
         identity = entry.get("id")
         if type(identity) is int and 0 < identity < _EXACT:
-            before = self._by_id.setdefault(identity, entry)
-            if before is entry:
+            before = self._by_id.setdefault(identity, place)
+            if before == place:
                 return False
-            if before == entry:
+            if self._entries[before] == entry:
                 self.report.add("annotation listed twice", where(entry, image), "Only the first one is used.")
                 return True
             kind, advice = "duplicate annotation id", "Number the annotations anew; the evaluation uses a copy."
@@ -122,7 +128,7 @@ class _Judge:
         else:
             kind = "annotation id that is no positive whole number"
             advice = "Number the annotations from 1; the evaluation uses a copy."
-        self.ids_serve = False
+        self.report.ids_serve, self.report.mended = False, True
         self.report.add(kind, where(entry, image), advice)
         return False
 

@@ -1,11 +1,16 @@
 """Looks for everything in a COCO-format data set that would stop a training, or quietly spoil it."""
 
 import copy
+import logging
+import math
 
-from adet_iuq.data.annotations.coco_json import read_sanitized
+from adet_iuq.data.annotations.digest_cache import digest_of
 from adet_iuq.data.annotations.image_files import check_image_files
+from adet_iuq.data.annotations.records import Records
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def check_coco_json(
@@ -14,6 +19,7 @@ def check_coco_json(
     *,
     stock: bool = False,
     image_sizes: bool = True,
+    most_images: float = math.inf,
     training: bool = False,
     deep_images: str = "dtype",
 ) -> Report:
@@ -29,6 +35,7 @@ def check_coco_json(
         image_root: the folder that `file_name` is relative to; for LVIS the last two parts of `coco_url` are.
         stock: one of detectron2's own data sets: their known flaws in segmentations are warnings.
         image_sizes: whether every image's header is read and compared with its entry.
+        most_images: in a set of more, no header is read, and a message says so.
         training: whether annotations are needed.
         deep_images: INPUT.DEEP_IMAGES; it counts only with `image_sizes`.
 
@@ -36,20 +43,27 @@ def check_coco_json(
         The findings. Nothing is raised: a file that does not parse is a finding too.
     """
     try:
-        content, found = read_sanitized(json_file, image_root, stock=stock)
+        kept = digest_of(json_file, image_root, stock=stock)
     except UserError as error:
         report = Report(json_file, image_root)
         report.add("unreadable JSON", str(error), "", fatal=True)
         return report
-    report = copy.deepcopy(found)  # it may be shared
-    check_image_files(content, report, image_sizes, deep_images)
-    annotations = content.get("annotations")
-    if annotations is None:
+    digest = kept.digest
+    report = copy.deepcopy(digest.report)  # it is shared
+    opened = image_sizes and len(digest.images) <= most_images
+    if image_sizes and not opened:
+        logger.info(
+            "%s has %d images: they are not opened before the training. Those that do not fit their entries are refused "
+            "when their turn comes; python tools/check_dataset.py --json %s --image-root %s looks at all of them.",
+            *(json_file, len(digest.images), json_file, image_root),
+        )
+    check_image_files(Records(digest, kept.texts, image_root), digest.images, report, opened, deep_images)
+    if not digest.is_annotated:
         if training:
             advice = "A data set without the list 'annotations' cannot be trained on."
             report.add("no annotations", json_file, advice, fatal=True)
         return report
-    report.usable = sum(not annotation["iscrowd"] for annotation in annotations)
+    report.usable = int(digest.objects.sum())
     if not report.usable and "no categories" not in report.problems:
         advice = "Nothing can be learned from this file: every annotation is a crowd or unusable, or there is none."
         report.add("no valid instance left", json_file, advice, fatal=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adet_iuq.data.annotations.coco_json import read_sanitized
+from adet_iuq.data.annotations.digest_cache import digest_of
 from adet_iuq.data.annotations.numbers import sortable_together, sorted_ids
 from adet_iuq.data.annotations.parsing import is_plain_utf8
 from adet_iuq.errors import UserError
@@ -37,11 +38,12 @@ def evaluation_json(json_file: str, folder: str, *, image_root: str | None = Non
         UserError: the file does not parse; a copy is needed and the folder cannot be written.
     """
     root = os.path.dirname(json_file) if image_root is None else image_root
-    content, report = read_sanitized(json_file, root)
-    mended = sortable(content, "images", "image_id")
-    mended = sortable(mended, "categories", "category_id")
-    if mended is content and not report.mended and is_plain_utf8(json_file):
+    digest = digest_of(json_file, root).digest
+    serve = sortable_together(image[3] for image in digest.images) and sortable_together(digest.class_numbers)
+    if serve and not digest.report.mended and is_plain_utf8(json_file):
         return json_file
+    content, _ = read_sanitized(json_file, root)
+    mended = sortable(sortable(content, "images", "image_id"), "categories", "category_id")
     copy = Path(folder).absolute() / "ground_truth.json"
     try:
         replace_file(copy, lambda file: file.write(json.dumps(mended, default=_text).encode()))

@@ -11,7 +11,7 @@ import os
 import posixpath
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -139,7 +139,7 @@ class Folders:
         return list(dict.fromkeys(fitting))[:_NEAR]
 
 
-def with_names_on_disk(content: dict[str, Any], report: Report) -> dict[str, Any]:
+def with_names_on_disk(content: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
     """The parsed content of a COCO-format file with `file_name` as on the disk, where exactly one file fits a name.
 
     A file that another name of the list means is not taken. Names under which a file lies cost a listing of each folder.

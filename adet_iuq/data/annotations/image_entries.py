@@ -84,7 +84,6 @@ def _sized(entry: Entry, size_of: SizeOf, report: Report) -> Entry | None:
         advice = "Its file does not say it either. Put the file in its place, or give the entry 'width' and 'height'."
         report.add("image without a size", f"{example}; {error}", advice, fatal=True)
         return None
-    report.sized_from_files = True
     report.add(
         "image size not in the file", example, "It is taken from the image; write it as whole numbers of pixels."
     )

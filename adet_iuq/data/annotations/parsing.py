@@ -10,11 +10,13 @@ from typing import Any
 
 import orjson
 
+from adet_iuq.data.annotations.lazy_json import Entries, outline
 from adet_iuq.data.cache import file_identity
 from adet_iuq.errors import UserError
 
-# Parsed files up to this size are kept for the next reader (an evaluator and a mosaic ask for the same file).
+# Parsed files up to this size are kept for the next reader (several readers of panoptic maps ask for the same file).
 KEEP_BYTES = 16 << 20
+_SECTIONS = ("images", "annotations", "categories")
 
 
 def read_coco_json(path: str) -> dict[str, Any]:
@@ -24,9 +26,33 @@ def read_coco_json(path: str) -> dict[str, Any]:
         UserError: the file is missing, cut off, not JSON, in an encoding that cannot be told, or not an object with a list
             `images`.
     """
-    try:
+    with clear_errors(path):
         identity = file_identity(path)
         return _kept(*identity) if identity[2] <= KEEP_BYTES else _parse(path)
+
+
+def outline_coco_json(path: str) -> dict[str, Any]:
+    """As `read_coco_json`, `annotations` possibly as `Entries`, whose errors then show at the access only.
+
+    Raises:
+        UserError: as `read_coco_json`.
+    """
+    with clear_errors(path), no_garbage_collection():
+        with open(path, "rb") as file:
+            content = outline(file.read(), _SECTIONS)
+        if content is None or "images" not in content:
+            return read_coco_json(path)
+        for section in ("images", "categories"):
+            if section in content:
+                content[section] = content[section][:]
+        return _checked(path, content)
+
+
+@contextlib.contextmanager
+def clear_errors(path: str) -> Iterator[None]:
+    """Turns the operating system's errors about a JSON file into UserErrors."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise UserError(f"JSON file {path} does not exist (working folder: {os.getcwd()}).") from error
     except OSError as error:
@@ -59,11 +85,17 @@ def _kept(path: str, _mtime: int, _size: int) -> dict[str, Any]:
 
 def _parse(path: str) -> dict[str, Any]:
     with open(path, "rb") as file, no_garbage_collection():
-        content = _loads(path, file.read())
+        return _checked(path, _loads(path, file.read()))
+
+
+def _checked(path: str, content: Any) -> dict[str, Any]:
+    """The content, if it has the outline of a COCO-format file."""
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise UserError(f"{path} is not a COCO-format file: it must hold an object with a list 'images'.")
-    for section in ("images", "annotations", "categories"):
+    for section in _SECTIONS:
         entries = content.get(section, [])
+        if isinstance(entries, Entries):  # objects, for sure
+            continue
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise UserError(f"{path} is not a COCO-format file: '{section}' must be a list of objects.")
     return content

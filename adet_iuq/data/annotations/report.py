@@ -54,7 +54,7 @@ class Report:
         json_file, image_root: what was looked at.
         images, annotations: how many the file lists.
         usable: annotations that can be trained on.
-        sized_from_files: whether a size was taken from an image because its entry has none.
+        ids_serve: whether an evaluator can use the annotations' ids.
         mended: whether the content that can serve differs from the file's in more than names of images.
         folders: those that hold the images (absolute), with their `folder_time` before they were looked into.
         problems: by kind.
@@ -65,7 +65,7 @@ class Report:
     images: int = 0
     annotations: int = 0
     usable: int = 0
-    sized_from_files: bool = False
+    ids_serve: bool = True
     mended: bool = False
     folders: dict[str, int] = field(default_factory=dict)
     problems: dict[str, Problem] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from detectron2.config import CfgNode
 
-from adet_iuq.data.annotations.coco_json import read_sanitized
+from adet_iuq.data.annotations.digest_cache import digest_of
 from adet_iuq.data.registration.datasets import source_of, used_names
 from adet_iuq.data.registration.entries import used_folders
 
@@ -25,5 +25,5 @@ def _line(name: str) -> str:
     source = source_of(name)
     assert source is not None  # it is registered with a JSON file
     json_file, image_root, _ = source
-    report = read_sanitized(json_file, image_root)[1]
+    report = digest_of(json_file, image_root).digest.report
     return f"{name}: {json_file}, images in {image_root} ({report.images:,} images, {report.annotations:,} annotations)"

@@ -11,9 +11,11 @@ import detectron2.data.datasets.builtin  # noqa: F401  registers COCO, LVIS and 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from adet_iuq.data.annotations.coco_json import is_lvis_format, load_coco_records, read_categories
+from adet_iuq.data.annotations.coco_json import load_coco_records, read_categories
+from adet_iuq.data.annotations.digest_cache import digest_of
 from adet_iuq.data.annotations.panoptic import add_sizes, register_coco_panoptic
 from adet_iuq.data.annotations.parsing import json_error_text
+from adet_iuq.data.annotations.records import Records
 from adet_iuq.data.registration.entries import folder_hint, own_sets
 from adet_iuq.data.shapes.dataset import ANNOTATIONS, render_shapes, shapes_split
 from adet_iuq.data.shapes.panoptic import (
@@ -86,7 +88,7 @@ def register_shapes(cfg: CfgNode) -> None:
             make_shapes_panoptic(cfg, split)
 
 
-def _register_scenes(name: str, load: Callable[[], list[dict[str, Any]]], metadata: dict[str, Any]) -> None:
+def _register_scenes(name: str, load: Callable[[], Sequence[dict[str, Any]]], metadata: dict[str, Any]) -> None:
     paths = (metadata["json_file"], metadata["image_root"])
     if _own.get(name) == paths:
         return
@@ -109,10 +111,10 @@ def _shapes_metadata(cfg: CfgNode, split: str) -> dict[str, Any]:
     }
 
 
-def _shapes_loader(cfg: CfgNode, split: str) -> Callable[[], list[dict[str, Any]]]:
+def _shapes_loader(cfg: CfgNode, split: str) -> Callable[[], Records]:
     frozen = cfg.clone()  # the function may run long after this config: it keeps a copy of what it needs
 
-    def load() -> list[dict[str, Any]]:
+    def load() -> Records:
         folder = render_shapes(frozen, split)
         return load_coco_records(str(folder / ANNOTATIONS), str(folder))
 
@@ -149,7 +151,7 @@ def _describe(name: str, json_file: str, image_root: str) -> None:
     if name in _class_order:
         names, classes = classes, list(_class_order[name])
         contiguous = {category: classes.index(names[number]) for category, number in contiguous.items()}
-    evaluator = "lvis" if is_lvis_format(json_file) else "coco"
+    evaluator = "lvis" if digest_of(json_file, image_root).digest.is_lvis else "coco"
     if (metadata.get("thing_classes", classes), metadata.get("evaluator_type", evaluator)) != (classes, evaluator):
         MetadataCatalog.remove(name)
         metadata = MetadataCatalog.get(name)
@@ -176,18 +178,12 @@ def order_classes(name: str, order: Sequence[str] | None) -> None:
     _describe(name, *_own[name])
 
 
-def _renumbered(name: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _renumbered(name: str, records: Records) -> Records:
     """Records whose classes are numbered as their file does, now as `order_classes` said."""
     if name not in _class_order:
         return records
     names, _ = read_categories(*_own[name])
-    number = [_class_order[name].index(one) for one in names]
-    return [
-        record
-        if "annotations" not in record
-        else {**record, "annotations": [{**a, "category_id": number[a["category_id"]]} for a in record["annotations"]]}
-        for record in records
-    ]
+    return records.renumbered([_class_order[name].index(one) for one in names])
 
 
 def _unknown_name(name: str) -> str:
@@ -217,8 +213,8 @@ def source_of(name: str) -> tuple[str, str, bool] | None:
     return None if json_file is None or image_root is None else (str(json_file), str(image_root), True)
 
 
-def load_dataset(name: str) -> list[dict[str, Any]]:
-    """The records of a registered data set, in detectron2's format.
+def load_dataset(name: str) -> Sequence[dict[str, Any]]:
+    """The records of a registered data set, in detectron2's format; those of a COCO-format file are made at each access.
 
     Raises:
         UserError: it is unknown; its JSON file is missing, cut off or wrong; a package it needs is missing.
@@ -227,7 +223,7 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         raise UserError(_unknown_name(name))
     json_file = MetadataCatalog.get(name).get("json_file", "its JSON file")
     try:
-        records: list[dict[str, Any]] = DatasetCatalog.get(name)
+        records: Sequence[dict[str, Any]] = _stock_records(name) or DatasetCatalog.get(name)
     except json.JSONDecodeError as error:
         raise UserError(json_error_text(json_file, error)) from error
     except FileNotFoundError as error:
@@ -244,8 +240,24 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
     if not records:
         raise UserError(f"Data set '{name}': {json_file} lists no images.")
     if "pan_seg_file_name" in records[0] and "height" not in records[0]:
-        add_sizes(records, MetadataCatalog.get(name).panoptic_json)
+        add_sizes(list(records), MetadataCatalog.get(name).panoptic_json)
     return records
+
+
+def _stock_records(name: str) -> Records | None:
+    """The records of one of detectron2's own COCO sets, which so start as fast as a user's; None where its own reader is
+    to serve: for keypoints, for a file with other classes than its metadata or without annotations, and for errors."""
+    metadata = MetadataCatalog.get(name)
+    json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
+    if name not in _stock or metadata.get("evaluator_type") != "coco" or metadata.get("keypoint_names"):
+        return None
+    if not image_root or not json_file or not os.path.isfile(json_file):
+        return None
+    digest = digest_of(json_file, image_root, stock=True).digest
+    classes = (metadata.get("thing_classes"), metadata.get("thing_dataset_id_to_contiguous_id"))
+    if classes != (digest.class_names, digest.class_numbers) or not digest.is_annotated or digest.report.fatal:
+        return None
+    return load_coco_records(json_file, image_root, stock=True)
 
 
 def missing_hint(name: str) -> str:

@@ -20,6 +20,9 @@ from adet_iuq.files import replace_file
 
 logger = logging.getLogger(__name__)
 
+# Images of a set whose headers are read before a training: some seconds. In a larger one the reader judges each image when
+# its turn comes, in the same words, and tools/check_dataset.py judges all of them.
+MOST_HEADERS = 20_000
 _VERSION = 4  # raise it when the look at the images finds more
 
 
@@ -75,7 +78,13 @@ def check_registered(name: str, *, training: bool, deep_images: str = "dtype") -
     logger.info("Checking data set '%s' (%s) ...", name, json_file)
     # Reading every header of COCO takes minutes on a cold disk, and its sizes are known to be right.
     report = check_coco_json(
-        json_file, image_root, stock=stock, image_sizes=not stock, training=training, deep_images=deep_images
+        json_file,
+        image_root,
+        stock=stock,
+        image_sizes=not stock,
+        most_images=MOST_HEADERS,
+        training=training,
+        deep_images=deep_images,
     )
     report.raise_if_fatal()
     if report.problems:

@@ -1,7 +1,9 @@
 """Each flaw that the checker knows, in an otherwise sound data set."""
 
 import copy
+import itertools
 import json
+import logging
 import os
 import re
 import time
@@ -15,7 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from adet_iuq.data import check_coco_json, ensure_datasets_sound, register_datasets
+from adet_iuq.data import build_train_loader, check_coco_json, ensure_datasets_sound, register_datasets
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.registration.soundness import check_registered
 from adet_iuq.errors import UserError
@@ -236,6 +238,24 @@ def test_deep_images_that_the_reader_refuses(content: Content, write: Writer, cf
     cfg.INPUT.DEEP_IMAGES = "none"
     with pytest.raises(UserError, match=r"INPUT\.DEEP_IMAGES is 'none'"):
         ensure_datasets_sound(cfg)
+
+
+def test_headers_of_a_large_set_are_left_to_the_reader(
+    registered: CfgNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The start passes it, and says so; the checker and the loader refuse in the same words."""
+    _, json_file, root = registered.DATASETS.REGISTER[0]
+    Image.new("RGB", (41, 30)).save(os.path.join(root, "8.png"))
+    monkeypatch.setattr("adet_iuq.data.registration.soundness.MOST_HEADERS", 2)
+    with caplog.at_level(logging.INFO):
+        ensure_datasets_sound(registered)
+    assert "has 3 images: they are not opened before the training" in caplog.text
+    words = check_coco_json(json_file, root).problems["size disagrees"].examples[0]
+    with pytest.raises(UserError, match=re.escape(words)):
+        list(itertools.islice(build_train_loader(registered, images_per_batch=2), 2))
+    os.unlink(os.path.join(root, "9.png"))  # that is seen without opening any
+    with pytest.raises(UserError, match="missing image"):
+        ensure_datasets_sound(registered)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.97])

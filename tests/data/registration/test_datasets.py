@@ -11,6 +11,8 @@ from detectron2.data.datasets import load_coco_json, register_coco_instances
 
 from adet_iuq.config.num_classes import num_classes_sections
 from adet_iuq.data import fill_class_counts, load_dataset, register_datasets
+from adet_iuq.data.annotations.records import Records
+from adet_iuq.data.registration import datasets
 from adet_iuq.data.registration.class_counts import class_counts
 from adet_iuq.errors import UserError
 from helpers.data_folder import DATA
@@ -169,6 +171,28 @@ def test_cut_json_of_a_stock_data_set_is_named(tmp_path: Path) -> None:
     finally:
         DatasetCatalog.remove("test_cut_stock")
         MetadataCatalog.remove("test_cut_stock")
+
+
+def test_a_stock_data_set_reads_like_detectron2s(
+    content: Content, write: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same records, each made when it is asked for; where the classes are others, its own reader serves."""
+    content["annotations"][0]["segmentation"].append([1, 1, 2, 2])
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 0
+    _, json_file, root = write(content)
+    name = "test_stock_fast"
+    classes = {"thing_classes": ["dog", "cat"], "thing_dataset_id_to_contiguous_id": {3: 0, 9: 1}}
+    register_coco_instances(name, classes, json_file, root)
+    monkeypatch.setattr(datasets, "_stock", frozenset({name}))
+    try:
+        records = load_dataset(name)
+        assert isinstance(records, Records) and records == load_coco_json(json_file, root, name)
+        MetadataCatalog.get(name).set(keypoint_names=["nose"])
+        assert isinstance(load_dataset(name), list)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def test_class_counts_are_filled_everywhere(registered: CfgNode) -> None:
