@@ -20,12 +20,11 @@ from tqdm import tqdm
 
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.config import add_project_option, import_projects
+from adet_iuq.data.images.opening import IMAGE_SUFFIXES
 from adet_iuq.data.images.reading import read_image
 from adet_iuq.engine.predictor import Predictor, inference_config
 from adet_iuq.errors import UserError
 from adet_iuq.visualization import draw, of_predictions
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def main(words: list[str] | None = None) -> int:
@@ -91,13 +90,13 @@ def find_images(arguments: list[str]) -> list[Path]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            found += sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
+            found += sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         elif glob.has_magic(argument) and not path.exists():
             found += [Path(match) for match in sorted(glob.glob(argument, recursive=True))]
         else:
             found.append(path)
     if not found:
-        raise UserError(f"No image in {', '.join(arguments)}. Known suffixes: {', '.join(_SUFFIXES)}.")
+        raise UserError(f"No image in {', '.join(arguments)}. Known suffixes: {', '.join(IMAGE_SUFFIXES)}.")
     return list(dict.fromkeys(found))
 
 

@@ -5,8 +5,9 @@ from detectron2.config import CfgNode
 
 def add_data_config(cfg: CfgNode) -> None:
     """Adds `DATASETS.*` and `INPUT.*` keys."""
-    # Any COCO-format JSON: a list of [name, json file, image folder]; the names serve in DATASETS.TRAIN and DATASETS.TEST.
-    # Paths may name environment variables, "$ADET_IUQ_DATA/nuclei/train.json"; they are expanded at registration.
+    # Data of your own: a list of [name, json file, image folder], whose names serve in DATASETS.TRAIN and DATASETS.TEST,
+    # and of [name, folder] (or "folder", which names it), in which name_train, name_val and name_test are found. Paths may
+    # name environment variables, "$ADET_IUQ_DATA/nuclei/train.json"; they are expanded at registration.
     cfg.DATASETS.REGISTER = []
     # Look for broken annotations and missing images before training; the verdict is cached.
     cfg.DATASETS.CHECK = True

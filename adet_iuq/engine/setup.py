@@ -21,6 +21,7 @@ from detectron2.utils.logger import setup_logger
 from adet_iuq.config import AddConfig, import_projects, load_config
 from adet_iuq.config.defaults import each
 from adet_iuq.data import ensure_datasets_sound, fill_class_counts, register_datasets
+from adet_iuq.data.registration.announcement import describe_folders
 from adet_iuq.data.registration.class_names import TrainedClasses
 from adet_iuq.data.registration.crowding import warn_of_crowded_images
 from adet_iuq.engine.description import trained_classes
@@ -65,6 +66,8 @@ def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] 
     if fell_back:
         logger.info("No CUDA device was found: this run uses the CPU.")
     if comm.is_main_process():
+        for text in describe_folders(cfg):
+            logger.info(text)
         warn_of_crowded_images(cfg)
     seed_all_rng(cfg.SEED + comm.get_rank() if cfg.SEED >= 0 else None)
     if not args.eval_only:

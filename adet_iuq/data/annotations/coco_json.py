@@ -9,6 +9,7 @@ from typing import Any
 
 from adet_iuq.data.annotations.digest import measured_size
 from adet_iuq.data.annotations.digest_cache import digest_of
+from adet_iuq.data.annotations.file_names import OTHER_SPELLING
 from adet_iuq.data.annotations.parsing import no_garbage_collection, read_coco_json
 from adet_iuq.data.annotations.records import Records
 from adet_iuq.data.annotations.report import Report
@@ -61,7 +62,11 @@ def load_coco_records(json_file: str, image_root: str, *, stock: bool = False) -
     unknown = report.problems.get("unknown category")
     if unknown:
         raise UserError(unknown.examples[0])
-    if report.left_out and json_file not in _warned:
+    renamed = report.problems.get(OTHER_SPELLING)
+    if (report.left_out or renamed) and json_file not in _warned:
         _warned.add(json_file)
-        logger.warning("%s: left out are %s.", json_file, report.left_out)
+        if report.left_out:
+            logger.warning("%s: left out are %s.", json_file, report.left_out)
+        if renamed:
+            logger.warning("%s: %d x %s. %s", json_file, renamed.count, renamed.kind, renamed.examples[0])
     return Records(kept.digest, kept.texts, image_root)

@@ -21,7 +21,7 @@ from adet_iuq.data.annotations.parsing import no_garbage_collection, outline_coc
 from adet_iuq.data.annotations.record_text import encode, joined
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.annotations.sanitize import Content, Judged, open_content
-from adet_iuq.data.cache import file_identity
+from adet_iuq.data.cache import file_identity, folders_unchanged
 from adet_iuq.data.images.facts import image_facts
 
 # Path below the image root, height and width in pixels, id.
@@ -63,8 +63,11 @@ class Digest:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the images that were measured are still the same; the JSON file itself is not looked at."""
-        return all(image_identity(path) == identity for path, identity in self.measured.items())
+        """Whether the images that were measured are still the same, and none came or went; the JSON file itself is not
+        looked at."""
+        return folders_unchanged(self.report.folders) and all(
+            image_identity(path) == identity for path, identity in self.measured.items()
+        )
 
 
 def image_identity(path: str) -> Identity:

@@ -29,7 +29,7 @@ def sanitize_images(entries: list[Entry], size_of: SizeOf, report: Report) -> tu
     report.images = len(entries)
     table = IdTable()
     for entry in entries:
-        if not is_id(entry.get("id")) or not _has_name(entry):
+        if not is_id(entry.get("id")) or not has_name(entry):
             advice = "It is left out; give every image an 'id' (a number or a word) and a 'file_name'."
             report.add("incomplete image entry", str(entry)[:100], advice)
             continue
@@ -50,7 +50,8 @@ def sanitize_images(entries: list[Entry], size_of: SizeOf, report: Report) -> tu
     return [entry for entry in table.values() if entry is not None], table
 
 
-def _has_name(entry: Entry) -> bool:
+def has_name(entry: Entry) -> bool:
+    """Whether an entry says where its image lies, so that `relative_path` can tell it."""
     name = entry.get("file_name", entry.get("coco_url"))
     return isinstance(name, str | int) and str(name).strip() != ""
 

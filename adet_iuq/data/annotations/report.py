@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from adet_iuq.errors import UserError
 
-_SHOWN = 5  # examples a problem
+SHOWN = 5  # examples a problem
 
 # Kinds of findings whose images or annotations neither training nor evaluation sees.
 LEFT_OUT = (
@@ -55,7 +55,7 @@ class Report:
         images, annotations: how many the file lists.
         usable: annotations that can be trained on.
         ids_serve: whether an evaluator can use the annotations' ids.
-        mended: whether the content that can serve differs from the file's.
+        mended: whether the content that can serve differs from the file's in more than names of images.
         folders: those that hold the images (absolute), with their `folder_time` before they were looked into.
         problems: by kind.
     """
@@ -80,7 +80,7 @@ class Report:
         problem = self.problems.setdefault(kind, Problem(kind, advice, fatal))
         problem.fatal |= fatal
         problem.count += 1
-        if len(problem.examples) < _SHOWN:
+        if len(problem.examples) < SHOWN:
             problem.examples.append(example)
 
     def text(self) -> str:

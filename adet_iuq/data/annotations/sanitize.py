@@ -11,6 +11,7 @@ from typing import Any
 
 from adet_iuq.data.annotations.annotation_entries import are_same, sanitize_annotations
 from adet_iuq.data.annotations.category_entries import sanitize_categories
+from adet_iuq.data.annotations.file_names import OTHER_SPELLING, with_names_on_disk
 from adet_iuq.data.annotations.image_entries import SizeOf, sanitize_images
 from adet_iuq.data.annotations.numbers import IdTable
 from adet_iuq.data.annotations.report import Report
@@ -18,7 +19,7 @@ from adet_iuq.data.annotations.report import Report
 Content = dict[str, Any]
 Entry = dict[str, Any]
 
-VERSION = 2  # raise it with every change to what the pass returns
+VERSION = 3  # raise it with every change to what the pass returns
 
 
 def sanitize(
@@ -35,8 +36,9 @@ def sanitize(
         stock: one of detectron2's own data sets: their known flaws in segmentations are warnings.
 
     Returns:
-        The content in canonical form (itself if nothing of it changes; lists without a change share their entries), and
-        the findings. Entries that a fatal finding is about are left out of it too.
+        The content in canonical form (itself if nothing of it changes; lists without a change share their entries), with
+        images under the names that they have on the disk, and the findings. Entries that a fatal finding is about are left
+        out of it too.
     """
     judged = open_content(content, size_of, json_file=json_file, image_root=image_root, stock=stock)
     result, report = {**content, "images": judged.images}, judged.report
@@ -47,7 +49,7 @@ def sanitize(
         if not report.ids_serve:
             found = [{**entry, "id": number} for number, entry in enumerate(found, start=1)]
         result["annotations"] = found
-    return (result if report.mended else content), report
+    return (result if report.mended or OTHER_SPELLING in report.problems else content), report
 
 
 @dataclass
@@ -71,6 +73,8 @@ def open_content(
 ) -> Judged:
     """As `sanitize`, whose arguments it takes; `annotations` may be any sequence."""
     report = Report(json_file, image_root)
+    if not stock:  # detectron2's reader, which serves some of those, takes their names as they are
+        content = with_names_on_disk(content, report)
     images, images_by_id = sanitize_images(content["images"], size_of, report)
     report.mended |= not are_same(content["images"], images)
     categories, by_id = None, IdTable()

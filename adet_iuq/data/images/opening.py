@@ -12,6 +12,9 @@ from adet_iuq.errors import UserError
 # Pillow refuses larger pictures, which may be small files made to fill the memory; this raises the limit.
 LIMIT_VARIABLE = "ADET_IUQ_MAX_PIXELS"
 
+# In small letters; what is taken for an image where a folder is searched.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
 
 class ImageTooLargeError(UserError):
     """A picture has more pixels than allowed."""

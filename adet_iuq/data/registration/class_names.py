@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from adet_iuq.data.registration.datasets import order_classes, used_names
+from adet_iuq.data.registration.entries import own_names
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def match_classes(cfg: CfgNode, trained: TrainedClasses | None = None) -> None:
         UserError: a data set has other names; it has the same in another order, and is none of DATASETS.REGISTER.
     """
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    own = {entry[0] for entry in cfg.DATASETS.REGISTER}
+    own = own_names(cfg)
     for name in own & set(names):
         order_classes(name, None)
     wanted, source = thing_classes(names[0]), f"data set '{names[0]}'"

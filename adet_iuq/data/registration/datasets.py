@@ -1,10 +1,9 @@
-"""Which data sets there are: COCO and LVIS of detectron2, the embedded shapes, and any COCO-format JSON of a user."""
+"""Which data sets there are: COCO and LVIS of detectron2, the embedded shapes, any COCO-format JSON or folder of a user."""
 
 import difflib
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from adet_iuq.data.annotations.digest_cache import digest_of
 from adet_iuq.data.annotations.panoptic import add_sizes, register_coco_panoptic
 from adet_iuq.data.annotations.parsing import json_error_text
 from adet_iuq.data.annotations.records import Records
+from adet_iuq.data.registration.entries import folder_hint, own_sets
 from adet_iuq.data.shapes.dataset import ANNOTATIONS, render_shapes, shapes_split
 from adet_iuq.data.shapes.panoptic import (
     SHAPES_PANOPTIC,
@@ -34,6 +34,8 @@ _SHAPES = {"shapes_train": "train", "shapes_val": "val"}
 _own: dict[str, tuple[str, str]] = {}
 # Class names in the order in which a model numbers them, by data set, where that is not the order of the file's ids.
 _class_order: dict[str, tuple[str, ...]] = {}
+# The folder of DATASETS.REGISTER in which a data set was found.
+_found_in: dict[str, str] = {}
 register_coco_panoptic()
 _stock = frozenset(DatasetCatalog.list())
 
@@ -43,47 +45,23 @@ def register_datasets(cfg: CfgNode) -> None:
 
     COCO (panoptic also under Mask2Former's names) and LVIS come with detectron2, below the folder that the environment
     variable DETECTRON2_DATASETS named when detectron2 was imported. The shapes are rendered here if the config uses
-    them. Entries of DATASETS.REGISTER that the config does not use are registered without a look at their files.
+    them. Entries of DATASETS.REGISTER that the config does not use are registered without a look at their files; of a
+    folder, the data sets are that the config uses.
 
     Raises:
-        UserError: an entry of DATASETS.REGISTER is no triple, its name is taken, its files are missing or do not parse, or
-            they are named by an environment variable that is not set; a name in DATASETS.TRAIN or DATASETS.TEST is unknown.
+        UserError: an entry of DATASETS.REGISTER is neither triple nor folder, its name is taken, its files are missing or do
+            not parse, or they are named by an environment variable that is not set; what a folder holds cannot be told; a
+            name in DATASETS.TRAIN or DATASETS.TEST is unknown.
     """
     used = used_names(cfg)
     register_shapes(cfg)
-    for entry in cfg.DATASETS.REGISTER:
-        if not isinstance(entry, list | tuple) or len(entry) != 3 or not all(isinstance(part, str) for part in entry):
-            raise UserError(
-                f"DATASETS.REGISTER: {entry!r} is not a triple [name, json file, image folder]. Write for example "
-                "[['cells_train', 'cells/train.json', 'cells/images']]."
-            )
-        name, json_file, image_root = entry
-        json_file, image_root = (_absolute(path, name, name in used) for path in (json_file, image_root))
-        _register(name, json_file, image_root)
-        if name in used:
-            _describe(name, json_file, image_root)
+    for one in own_sets(cfg, used):
+        _register(one.name, one.json_file, one.image_root, one.folder)
+        if one.name in used:
+            _describe(one.name, one.json_file, one.image_root)
     for name in used:
         if name not in DatasetCatalog:
-            raise UserError(_unknown_name(name))
-
-
-def _absolute(path: str, name: str, used: bool) -> str:
-    """A path of DATASETS.REGISTER with `~`, `$VARIABLE` and `${VARIABLE}` expanded, absolute.
-
-    This is the one place that expands them: the config, and the copy of it that a run writes, name the variable and so
-    serve on another machine. The path of a data set that is not used may keep a variable that is not set.
-
-    Raises:
-        UserError: a data set that is used has a path with a variable that is not set.
-    """
-    expanded = os.path.expanduser(os.path.expandvars(path))
-    unset = re.search(r"\$\{?(\w+)\}?/*(.*)", expanded)
-    if unset and used and not os.path.exists(expanded):
-        raise UserError(
-            f"Data set '{name}': its path {path} (DATASETS.REGISTER) takes the environment variable {unset[1]}, which is "
-            f"not set; set {unset[1]} to the folder that holds {unset[2]}, see datasets/README.md."
-        )
-    return os.path.abspath(expanded)
+            raise UserError(_unknown_name(name) + folder_hint(cfg, name))
 
 
 def used_names(cfg: CfgNode) -> list[str]:
@@ -143,16 +121,22 @@ def _shapes_loader(cfg: CfgNode, split: str) -> Callable[[], Records]:
     return load
 
 
-def _register(name: str, json_file: str, image_root: str) -> None:
+def _register(name: str, json_file: str, image_root: str, folder: str | None) -> None:
+    """Makes a data set known; one that was found in the same `folder` before, with other files, gives way."""
     if name in _SHAPES or name in SHAPES_PANOPTIC or name in _stock:
         raise UserError(f"DATASETS.REGISTER: the name '{name}' belongs to a built-in data set; choose another one.")
     if name in _own or name in DatasetCatalog:
-        if _own.get(name) != (json_file, image_root):
+        if _own.get(name) == (json_file, image_root):
+            return
+        if folder is None or _found_in.get(name) != folder:
             there = " and ".join(_own.get(name, ("a data set of another program",)))
             raise UserError(
                 f"DATASETS.REGISTER: the name '{name}' already stands for {there}; give {json_file} another name."
             )
-        return
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    if folder is not None:
+        _found_in[name] = folder
     DatasetCatalog.register(name, lambda: _renumbered(name, load_coco_records(json_file, image_root)))
     _own[name] = (json_file, image_root)
 
@@ -207,8 +191,8 @@ def _unknown_name(name: str) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     return (
-        f"Data set '{name}' is not known. {hint}For a JSON file of your own, add [name, json file, image folder] to "
-        "DATASETS.REGISTER (datasets/README.md)."
+        f"Data set '{name}' is not known. {hint}For data of your own, add [name, json file, image folder] or "
+        "[name, folder] to DATASETS.REGISTER (datasets/README.md)."
     )
 
 

@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from adet_iuq.data.annotations.checker import check_coco_json
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.annotations.sanitize import VERSION
-from adet_iuq.data.cache import cache_folder, file_identity, folder_time
+from adet_iuq.data.cache import cache_folder, file_identity, folders_unchanged
 from adet_iuq.data.images.deep import check_rule
 from adet_iuq.data.registration.datasets import missing_hint, register_datasets, source_of, used_names
 from adet_iuq.data.seeding import derive_seed
@@ -104,8 +104,7 @@ def _read(stamp: Path) -> str | None:
     """The warnings of the kept verdict, if it is whole and no image came or went since: that changes its folder's time."""
     try:
         content = json.loads(stamp.read_bytes())
-        fresh = all(folder_time(folder) == time for folder, time in content["folders"].items())
-        return str(content["warnings"]) if fresh else None
+        return str(content["warnings"]) if folders_unchanged(content["folders"]) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

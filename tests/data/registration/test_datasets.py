@@ -87,7 +87,7 @@ def test_flawed_annotations_are_left_out_or_mended(
 
 def test_wrong_entries(cfg: CfgNode, content: Content, write: Writer) -> None:
     name, json_file, root = write(content)
-    for entry in ([name, json_file], "name", [name, json_file, 5]):
+    for entry in ([name, json_file], 5, [], [name, json_file, 5], [name, json_file, root, root]):
         cfg.DATASETS.REGISTER = [entry]
         with pytest.raises(UserError, match="not a triple"):
             register_datasets(cfg)
