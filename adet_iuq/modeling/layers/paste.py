@@ -80,7 +80,7 @@ def paste_grid_masks(
 def pasted_grid_masks(
     probabilities: Tensor, input_size: tuple[int, int], output_size: tuple[int, int], threshold: float
 ) -> Iterator[Tensor]:
-    """The same as `pasted_masks` for grid segmenters, whose cells cover whole pixels (parity spec of SOLOv2, section 6, step 9).
+    """The same for grid segmenters, whose cells cover whole pixels (parity spec of SOLOv2, section 6, step 9).
 
     As published, the factor of the first enlargement comes from the image's height, not from the stride 4. Where the
     padded frame is much taller than the image (at least 4 / 3 of its height: a short image in a batch with a tall one;

@@ -39,9 +39,9 @@ class OutputGeometry:
     def resized(self, masks: Tensor) -> Iterator[Tensor]:
         """The same, a few masks at a time."""
         pixels = max(self.padded[0] * self.padded[1], self.output[0] * self.output[1])
-        for part in masks.split(max(1, CHUNK_BYTES // (4 * pixels))):
-            if len(part):
-                yield self.fit(enlarge(part, self.padded))
+        for chunk in masks.split(max(1, CHUNK_BYTES // (4 * pixels))):
+            if len(chunk):
+                yield self.fit(enlarge(chunk, self.padded))
 
     def fit(self, maps: Tensor) -> Tensor:
         """Maps (N, *padded) cut to the image and resized to the output."""
@@ -75,8 +75,9 @@ def instance_inference(
         encode: masks become run lengths.
 
     Returns:
-        Instances of the output size with pred_masks (bool, or `EncodedMasks`), scores (class probability times mean mask probability inside
-        the mask), pred_classes, and pred_boxes around the masks (the published model leaves them all zero).
+        Instances of the output size with pred_masks (bool, or `EncodedMasks`), scores (class probability times mean mask
+        probability inside the mask), pred_classes, and pred_boxes around the masks (the published model leaves them all
+        zero).
     """
     scores, query, label = best_pairs(logits, count, things)
     distinct, which = torch.unique(query, return_inverse=True)
