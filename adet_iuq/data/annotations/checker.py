@@ -4,6 +4,7 @@ import copy
 
 from adet_iuq.data.annotations.coco_json import read_sanitized
 from adet_iuq.data.annotations.image_files import check_image_files
+from adet_iuq.data.annotations.object_counts import report_crowded_images
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.errors import UserError
 
@@ -16,6 +17,7 @@ def check_coco_json(
     image_sizes: bool = True,
     training: bool = False,
     deep_images: str = "dtype",
+    detections: int | None = None,
 ) -> Report:
     """Checks a COCO-format file and its images: what the annotation pass finds, and whether the images are there.
 
@@ -31,6 +33,7 @@ def check_coco_json(
         image_sizes: whether every image's header is read and compared with its entry.
         training: whether annotations are needed.
         deep_images: INPUT.DEEP_IMAGES; it counts only with `image_sizes`.
+        detections: of an image that an evaluation counts; images with more objects are named. None: no look at that.
 
     Returns:
         The findings. Nothing is raised: a file that does not parse is a finding too.
@@ -49,6 +52,8 @@ def check_coco_json(
             advice = "A data set without the list 'annotations' cannot be trained on."
             report.add("no annotations", json_file, advice, fatal=True)
         return report
+    if detections is not None:
+        report_crowded_images(content, detections, report)
     report.usable = sum(not annotation["iscrowd"] for annotation in annotations)
     if not report.usable and "no categories" not in report.problems:
         advice = "Nothing can be learned from this file: every annotation is a crowd or unusable, or there is none."

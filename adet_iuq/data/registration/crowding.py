@@ -1,13 +1,13 @@
 """Test images with more objects than detections: the rest can never be found, and AP does not say why."""
 
 import logging
-from collections import Counter
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from adet_iuq.config.detections import DETECTIONS
 from adet_iuq.data.annotations.coco_json import read_sanitized
+from adet_iuq.data.annotations.object_counts import crowded_images
 from adet_iuq.data.registration.datasets import source_of
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,7 @@ def warn_of_crowded_images(cfg: CfgNode) -> None:
         if source is None or source[2] or MetadataCatalog.get(name).get("evaluator_type") != "coco":
             continue
         content, _ = read_sanitized(source[0], source[1])
-        objects = Counter(a["image_id"] for a in content.get("annotations", []) if not a["iscrowd"])
-        crowded = [count for count in objects.values() if count > counted]
+        crowded = [number for _, number in crowded_images(content, counted)]
         if crowded:
             logger.warning(
                 "Data set '%s': %d of %d images have more than %d objects (up to %d), but only the best %d detections of an "
