@@ -47,7 +47,16 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest>=7", "ruff", "mypy", "types-PyYAML", "types-tabulate", "transformers", LITE.format(0)],
+        "test": [
+            "pytest>=7",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "types-tabulate",
+            "transformers",
+            LITE.format(0),
+        ],
         # MODEL.WEIGHTS pretrained://... (adet_iuq/checkpoint/pretrained.py), some 60 MB
         "pretrained": [LITE.format(size) for size in range(3)],
         "lvis": ["lvis"],

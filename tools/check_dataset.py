@@ -15,6 +15,7 @@ import sys
 from detectron2.config import CfgNode
 
 from adet_iuq.config import add_project_option, import_projects, load_config
+from adet_iuq.config.detections import COCO_DETECTIONS
 from adet_iuq.data.annotations.checker import check_coco_json
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.images.deep import RULES, check_rule
@@ -58,7 +59,15 @@ def check(arguments: argparse.Namespace) -> list[Report]:
     sizes = not arguments.no_image_sizes
     if arguments.json:
         root = arguments.image_root or arguments.json.rpartition("/")[0] or "."
-        return [check_coco_json(arguments.json, root, image_sizes=sizes, deep_images=arguments.deep_images)]
+        return [
+            check_coco_json(
+                arguments.json,
+                root,
+                image_sizes=sizes,
+                deep_images=arguments.deep_images,
+                detections=COCO_DETECTIONS,
+            )
+        ]
     cfg = load_config(arguments.config_file, arguments.opts, import_projects(arguments.project)).cfg
     if arguments.dataset:
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = tuple(arguments.dataset), ()
@@ -82,6 +91,7 @@ def check(arguments: argparse.Namespace) -> list[Report]:
                 image_sizes=sizes,
                 training=name in cfg.DATASETS.TRAIN,
                 deep_images=check_rule(cfg.INPUT.DEEP_IMAGES),
+                detections=None if stock else cfg.TEST.DETECTIONS_PER_IMAGE,
             )
         )
     return reports

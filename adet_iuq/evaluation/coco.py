@@ -5,11 +5,13 @@ from typing import Any
 from detectron2.evaluation import COCOEvaluator
 
 from adet_iuq.data.annotations.evaluation_json import ORIGINAL_ID
+from adet_iuq.evaluation.run_lengths import RunLengthEvaluator, coco_results
 from adet_iuq.evaluation.sizes import ImageSizes
 
 
-class InstanceEvaluator(COCOEvaluator):
-    """detectron2's evaluator of boxes and masks, which here also knows three things about the ground truth.
+class InstanceEvaluator(COCOEvaluator, RunLengthEvaluator):
+    """detectron2's evaluator of boxes and masks, which here also takes run lengths, and knows three things about the
+    ground truth.
 
     Classes: pycocotools sorts them by their ids in the file. Where a model numbers them otherwise (classes are matched by
     name), detectron2 would print each AP under another class's name.
@@ -34,7 +36,10 @@ class InstanceEvaluator(COCOEvaluator):
         """Takes in the results of a batch; `image_id` of the inputs is that of the user's file."""
         if self._numbers:
             inputs = [{**one, "image_id": self._numbers[one["image_id"]]} for one in inputs]
-        super().process(inputs, outputs)
+        for one, output in zip(inputs, outputs, strict=True):
+            if "instances" in output:
+                found = coco_results(output["instances"], one["image_id"])
+                self._predictions.append({"image_id": one["image_id"], "instances": found})
         self._sizes.note(inputs)
 
     def evaluate(self, img_ids: list[Any] | None = None) -> dict[str, Any]:

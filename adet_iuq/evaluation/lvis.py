@@ -17,11 +17,10 @@ import lvis
 import numpy as np
 import numpy.typing as npt
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 
+from adet_iuq.evaluation.run_lengths import RunLengthEvaluator, coco_results
 from adet_iuq.evaluation.sizes import ImageSizes
 
 logger = logging.getLogger(__name__)
@@ -82,7 +81,7 @@ def precision_recall(judged: list[dict[str, Any]], recall_thresholds: Curve) -> 
     return np.take_along_axis(precision, np.stack(places), axis=1), reached
 
 
-class LVISEvaluator(DatasetEvaluator):
+class LVISEvaluator(RunLengthEvaluator):
     """Collects the predictions of all ranks, writes them to a file and measures them.
 
     Args:
@@ -104,7 +103,7 @@ class LVISEvaluator(DatasetEvaluator):
         """Takes the results of some images; see `DatasetEvaluator`."""
         self._sizes.note(inputs)
         for image, output in zip(inputs, outputs, strict=True):
-            self._predictions += instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
+            self._predictions += coco_results(output["instances"], image["image_id"])
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """{task: {metric: percent, nan where there is nothing to find}} on the main process, else nothing.

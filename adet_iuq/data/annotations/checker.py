@@ -4,6 +4,9 @@ import copy
 import logging
 import math
 
+import numpy as np
+
+from adet_iuq.data.annotations.digest import Digest
 from adet_iuq.data.annotations.digest_cache import digest_of
 from adet_iuq.data.annotations.image_files import check_image_files
 from adet_iuq.data.annotations.records import Records
@@ -22,6 +25,7 @@ def check_coco_json(
     most_images: float = math.inf,
     training: bool = False,
     deep_images: str = "dtype",
+    detections: int | None = None,
 ) -> Report:
     """Checks a COCO-format file and its images: what the annotation pass finds, and whether the images are there.
 
@@ -38,6 +42,7 @@ def check_coco_json(
         most_images: in a set of more, no header is read, and a message says so.
         training: whether annotations are needed.
         deep_images: INPUT.DEEP_IMAGES; it counts only with `image_sizes`.
+        detections: of an image that an evaluation counts; images with more objects are named. None: no look at that.
 
     Returns:
         The findings. Nothing is raised: a file that does not parse is a finding too.
@@ -63,8 +68,21 @@ def check_coco_json(
             advice = "A data set without the list 'annotations' cannot be trained on."
             report.add("no annotations", json_file, advice, fatal=True)
         return report
+    if detections is not None:
+        _report_crowded_images(digest, detections, report)
     report.usable = int(digest.objects.sum())
     if not report.usable and "no categories" not in report.problems:
         advice = "Nothing can be learned from this file: every annotation is a crowd or unusable, or there is none."
         report.add("no valid instance left", json_file, advice, fatal=True)
     return report
+
+
+def _report_crowded_images(digest: Digest, counted: int, report: Report) -> None:
+    """Adds images with more objects than detections count: the rest can never be found, and AP does not say why."""
+    for place in np.flatnonzero(digest.objects > counted):
+        advice = (
+            f"An evaluation counts the best {counted} detections of an image, so that the others are never found. Evaluate "
+            f"with TEST.DETECTIONS_PER_IMAGE {digest.objects.max()}."
+        )
+        example = f"{digest.images[place][0]}: {digest.objects[place]} objects"
+        report.add("more objects than detections", example, advice)

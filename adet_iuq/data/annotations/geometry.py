@@ -11,7 +11,7 @@ import pycocotools.mask as mask_util
 from adet_iuq.data.annotations.image_entries import relative_path
 from adet_iuq.data.annotations.outlines import cut, measure, pixels
 from adet_iuq.data.annotations.report import Report
-from adet_iuq.data.annotations.segmentation import compressed, is_valid_box, mask_area
+from adet_iuq.data.annotations.segmentation import compressed, is_valid_box, mask_area, to_rle
 
 Entry = dict[str, Any]
 Array = npt.NDArray[np.float64]
@@ -157,7 +157,9 @@ def _cut(draft: Draft, index: int, measures: _Measures, report: Report) -> None:
     report.add("coordinates far outside the image", example, advice)
     after = measure([draft.segmentation])
     measures.slack[index] = _TOLERANCE * after.area[0] + after.perimeter[0]
-    measures.bounds[index], measures.cut[index] = after.bounds[0], True
+    # Of the mask: what is left of an outline may go to the border and back along one line, where no pixel is covered.
+    left, top, wide, high = mask_util.toBbox(to_rle(draft.segmentation, height, width))
+    measures.bounds[index], measures.cut[index] = [left, top, left + wide, top + high], True
 
 
 def _area_of(annotation: Entry) -> float:

@@ -66,10 +66,15 @@ def _report_shared(identity: Any, first: Entry | None, second: Entry, report: Re
     report.add("two images with one id", example, advice, fatal=True)
 
 
+def _is_side(value: Any) -> bool:
+    """Whether a value can stay as it is."""
+    return type(value) is int and whole_positive(value) is not None
+
+
 def _sized(entry: Entry, size_of: SizeOf, report: Report) -> Entry | None:
     """The entry with its size in whole numbers, taken from the file if it has none; None if the file has none either."""
     height, width = entry.get("height"), entry.get("width")
-    if type(height) is int and type(width) is int and height > 0 and width > 0:
+    if _is_side(height) and _is_side(width):
         return entry
     sides = whole_positive(height), whole_positive(width)
     where = f"{relative_path(entry)} (image id {entry['id']})"

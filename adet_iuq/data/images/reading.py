@@ -53,10 +53,19 @@ def read_image(
         plain: Image.Image = image
         if facts.depth is not None:
             plain = eight_bits(image, facts.depth, deep_images, facts.path)
-        pixels: Pixels = detection_utils.convert_PIL_to_numpy(plain, image_format)
+        pixels = _array(plain, image_format)
     if frame != STORED:
         return turned(pixels, still_to_turn)
     return pixels if still_to_turn == facts.orientation else turned(pixels, facts.orientation, back=True)
+
+
+def _array(image: Image.Image, image_format: str) -> Pixels:
+    """The (H, W, C) pixels as detectron2 converts them; without its second copy where there is nothing to convert."""
+    if image.mode == "RGB" and image_format in ("RGB", "BGR"):
+        colours: Pixels = np.asarray(image)
+        return colours if image_format == "RGB" else colours[:, :, ::-1]
+    pixels: Pixels = detection_utils.convert_PIL_to_numpy(image, image_format)
+    return pixels
 
 
 def read_record(record: dict[str, Any], image_format: str, deep_images: str = "dtype") -> tuple[Pixels, dict[str, Any]]:

@@ -132,6 +132,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict[str, Any]:
         """Evaluates on all of `evaluated_sets`; see DefaultTrainer. Random states are left as they were."""
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         with state.preserved_random_state():
             results = evaluate_all(super().test, cfg, unwrap(model), evaluators)
         if comm.is_main_process():
