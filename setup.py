@@ -50,6 +50,7 @@ setup(
         "test": [
             "pytest>=7",
             "hypothesis",
+            "pytest-xdist>=3.5",
             "ruff",
             "mypy",
             "types-PyYAML",

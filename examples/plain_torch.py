@@ -132,7 +132,8 @@ def train(steps: int = 250, batch: int = 4) -> None:
     criterion = IUQCriterion(
         memory=PixelMemory(pixel_dim=16, capacity=2000),
         sampler=InstanceSampler(pixels_per_instance=20),
-        inter=InterSceneLoss(start_iter=50, ramp_iters=50),  # first it learns what a mask is
+        # First it learns what a mask is. Queries that are dot products weigh foreign pixels more than the default does.
+        inter=InterSceneLoss(neg_weight=0.9, start_iter=50, ramp_iters=50),
         equi=EquivarianceLoss(weight=1.0),
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

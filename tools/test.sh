@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing, then runs ruff, mypy and pytest, which leaves out the tests marked slow. Arguments go to pytest
-# instead: bash tools/test.sh -m slow, bash tools/test.sh -m golden -k condinst
+# Installs what is missing, then runs ruff, mypy and pytest, which leaves out the tests marked slow and has one process of one
+# thread a core (at most 8). Arguments go to pytest instead: bash tools/test.sh -m slow, bash tools/test.sh -m golden -k condinst
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash tools/setup_env.sh
@@ -12,5 +12,8 @@ folders=(adet_iuq tools tests datasets examples)
 [ -d projects ] && folders+=(projects)
 .venv/bin/python -m mypy "${folders[@]}"
 echo "== pytest"
-[ $# -gt 0 ] || set -- -m "not slow"
+if [ $# -eq 0 ]; then
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+  set -- -m "not slow" -n auto --maxprocesses 8 --dist loadfile
+fi
 .venv/bin/python -m pytest -q "$@"

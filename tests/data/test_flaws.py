@@ -6,6 +6,7 @@ Every flaw of helpers/flaws.py alone, and combinations of them that hypothesis d
 import itertools
 import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def names_a_place(example: str, json_file: Path) -> bool:
     return any(place in example for place in places)
 
 
-def perfect_results(cfg: CfgNode, folder: Path, records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def perfect_results(cfg: CfgNode, folder: Path, records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """What the project's evaluator says where the images, as they are read, come with the annotations' own masks."""
     evaluator = build_evaluator(cfg, cfg.DATASETS.TEST[0], str(folder / "output"))
     evaluator.reset()
