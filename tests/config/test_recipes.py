@@ -18,11 +18,13 @@ from helpers.golden import REPOSITORY
 METHOD, FORMER_METHOD = "configs/iuq.yaml", "configs/Mask2Former/Base-iuq.yaml"
 FOUND = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "configs").rglob("*.yaml"))
 # Beside their bases, configs/Studies holds studies, which name a base but are no configs themselves.
-FILES = [name for name in FOUND if "/Studies/" not in name or "/Base-" in name]
+FILES = [name for name in FOUND if "/Studies/" not in name or "/Base-" in name or "/Data-" in name]
 # Files that others name in a list of _BASE_ and that are not launched.
-PARTS = {name for name in FILES if Path(name).name.startswith("Base-") or name == METHOD}
+PARTS = {name for name in FILES if Path(name).name.startswith(("Base-", "Data-")) or name == METHOD}
 STUDY_BASES = {name for name in FILES if "/Studies/" in name}
-STUDY_TRUNK = "configs/Studies/Base-lite0.yaml"
+STUDY_TRUNK, STUDY_CONDINST = "configs/Studies/Base-trunk.yaml", "configs/Studies/Base-lite0.yaml"
+STUDY_OTHERS = {f"configs/Studies/Base-{name}-tune.yaml" for name in ("solov2", "mask2former")}
+STUDY_DATA = {name for name in STUDY_BASES if "/Data-" in name}
 IUQ_RECIPES = [name for name in FILES if name.endswith("_iuq.yaml")]
 # Pairs whose schedules differ on purpose: with the method these overfits see half as many images an iteration, or need
 # fewer iterations to reach what they should.
@@ -143,28 +145,38 @@ def differences(name: str, base: str) -> set[str]:
 
 
 def test_the_trunk_of_the_studies_is_condinst_on_a_pretrained_backbone() -> None:
-    cfg = leaves(STUDY_TRUNK)
+    cfg = leaves(STUDY_CONDINST)
     assert cfg["MODEL.META_ARCHITECTURE"] == "CondInstIUQ"
     assert not cfg["MODEL.IUQ.INTER.ENABLED"] and not cfg["MODEL.IUQ.EQUI.ENABLED"]
     assert cfg["MODEL.WEIGHTS"] == "pretrained://" + cfg["MODEL.TIMM.NAME"]
-    different = {key for key in differences(STUDY_TRUNK, "configs/Base-small.yaml") if not key.startswith("MODEL.IUQ.")}
+    different = {
+        key for key in differences(STUDY_CONDINST, "configs/Base-small.yaml") if not key.startswith("MODEL.IUQ.")
+    }
     assert different == {
         *("MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.BACKBONE.NAME"),
-        *("MODEL.TIMM.NAME", "INPUT.FORMAT", "INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST"),
+        *("MODEL.TIMM.NAME", "MODEL.TIMM.FREEZE_AT", "MODEL.TIMM.NORM_FROZEN", "MODEL.CONDINST.MASK_BRANCH.CHANNELS"),
+        *("INPUT.FORMAT", "INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST"),
         *("MODEL.FPN.OUT_CHANNELS", "MODEL.FCOS.NUM_CLS_CONVS", "MODEL.FCOS.NUM_BOX_CONVS"),
         *("MODEL.CONDINST.MASK_BRANCH.NUM_CONVS", "SOLVER.STEPS", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD"),
         *("GUARD.GRADIENT_RATIO_PERIOD", "TEST.MOSAIC.ENABLED", "TEST.QUERY_PROBE.ENABLED"),
     }
 
 
-@pytest.mark.parametrize("name", sorted(STUDY_BASES - {STUDY_TRUNK}))
+@pytest.mark.parametrize("name", sorted(STUDY_BASES - {STUDY_TRUNK, STUDY_CONDINST} - STUDY_OTHERS - STUDY_DATA))
 def test_the_bases_of_the_studies_differ_in_their_data_only(name: str) -> None:
-    assert all(key.startswith("DATASETS.") for key in differences(name, STUDY_TRUNK))
+    assert all(key.startswith("DATASETS.") for key in differences(name, STUDY_CONDINST))
     cfg = leaves(name)
     kind = Path(name).stem.removeprefix("Base-").replace("-", "_")
     assert (cfg["DATASETS.TRAIN"], cfg["DATASETS.TEST"]) == ((f"{kind}_train",), (f"{kind}_val",))
     files = [entry[1] for entry in cfg["DATASETS.REGISTER"]]
     assert len(files) == len(set(files)) == (0 if kind == "shapes" else 2)
+
+
+@pytest.mark.parametrize("name", sorted(STUDY_OTHERS))
+def test_other_segmenters_are_studied_on_the_same_trunk_and_data(name: str) -> None:
+    condinst, cfg = leaves("configs/Studies/Base-embryos-tune.yaml"), leaves(name)
+    shared = body(STUDY_TRUNK).keys() | body("configs/Studies/Data-embryos-tune.yaml").keys()
+    assert "MODEL.WEIGHTS" in shared and {key for key in shared if cfg[key] != condinst[key]} == set()
 
 
 def test_what_is_tuned_on_embryos_reads_no_image_of_their_val() -> None:
