@@ -35,6 +35,7 @@ setup(
         "fvcore>=0.1.5.post20221221",
         "pycocotools>=2.0.6",
         "numpy",
+        "orjson",
         "Pillow",
         opencv(),
         "timm>=1.0",
@@ -48,6 +49,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=7",
+            "hypothesis",
             "pytest-xdist>=3.5",
             "ruff",
             "mypy",

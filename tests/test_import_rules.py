@@ -198,3 +198,43 @@ def test_the_core_names_no_config_key() -> None:
 def test_importing_the_package_or_the_method_leaves_detectron2_alone() -> None:
     code = "import sys, adet_iuq, adet_iuq.iuq; sys.exit('detectron2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Whatever opens an image file by another way than the reader of adet_iuq.data.images sees other pixels than the training.
+OTHER_READERS = re.compile(
+    r"\bImage\.open\(|\bcv2\.im(read|decode)|detection_utils(\.| import .*\b)read_image\b|\bDatasetMapper\("
+)
+READER = "adet_iuq/data/images/opening.py"
+
+
+def other_readers(root: Path) -> list[str]:
+    """Lines that open an image file past the reader, as "file: line"; detectron2's mapper does, too."""
+    files = sorted([*root.glob("adet_iuq/**/*.py"), *root.glob("tools/**/*.py"), *root.glob("projects/**/*.py")])
+    return [
+        f"{path.relative_to(root)}: {line.strip()}"
+        for path in files
+        if path.relative_to(root) != Path(READER) and "tests" not in path.relative_to(root).parts
+        for line in path.read_text().splitlines()
+        if OTHER_READERS.search(line)
+    ]
+
+
+def test_images_have_one_reader() -> None:
+    assert other_readers(REPOSITORY) == []
+    assert OTHER_READERS.search((REPOSITORY / READER).read_text())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "with Image.open(path) as image:",
+        "image = cv2.imread(str(path))",
+        "from detectron2.data.detection_utils import convert_PIL_to_numpy, read_image",
+        "image = detection_utils.read_image(path)",
+        "mapper = DatasetMapper(cfg, is_train=False)",
+    ],
+)
+def test_another_reader_is_found(tmp_path: Path, line: str) -> None:
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "one.py").write_text(f"{line}\n    pass\n")
+    assert len(other_readers(tmp_path)) == 1

@@ -15,19 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from PIL import Image
 from tqdm import tqdm
 
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.config import add_project_option, import_projects
+from adet_iuq.data.images.opening import IMAGE_SUFFIXES
+from adet_iuq.data.images.reading import read_image
 from adet_iuq.engine.predictor import Predictor, inference_config
 from adet_iuq.errors import UserError
 from adet_iuq.visualization import draw, of_predictions
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def main(words: list[str] | None = None) -> int:
@@ -56,9 +53,10 @@ def predict(args: argparse.Namespace) -> int:
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": categories(names, category_ids)}
     failed = 0
     for path in tqdm(paths, unit="image"):
-        image = read_image(path)
-        if image is None:
-            print(f"Error: {path} {why_unreadable(path)}; it is left out.", file=sys.stderr)
+        try:
+            image = read_image(path, deep_images=predictor.deep_images)
+        except UserError as error:
+            print(f"Error: {error} It is left out.", file=sys.stderr)
             failed += 1
             continue
         number = len(content["images"]) + 1
@@ -92,36 +90,14 @@ def find_images(arguments: list[str]) -> list[Path]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            found += sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
+            found += sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         elif glob.has_magic(argument) and not path.exists():
             found += [Path(match) for match in sorted(glob.glob(argument, recursive=True))]
         else:
             found.append(path)
     if not found:
-        raise UserError(f"No image in {', '.join(arguments)}. Known suffixes: {', '.join(_SUFFIXES)}.")
+        raise UserError(f"No image in {', '.join(arguments)}. Known suffixes: {', '.join(IMAGE_SUFFIXES)}.")
     return list(dict.fromkeys(found))
-
-
-def read_image(path: Path) -> npt.NDArray[np.uint8] | None:
-    """(H, W, 3) in BGR, upright as its EXIF entry says; None if it cannot be read."""
-    try:
-        content = np.fromfile(path, dtype=np.uint8)
-    except OSError:
-        return None
-    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
-    return None if image is None else image.astype(np.uint8, copy=False)
-
-
-def why_unreadable(path: Path) -> str:
-    """Says why OpenCV could not read a file."""
-    if not path.exists():
-        return "does not exist"
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except Exception as error:
-        return f"cannot be read ({type(error).__name__}: {error})"
-    return "cannot be read by OpenCV"
 
 
 def categories(names: list[str], category_ids: dict[int, int]) -> list[dict[str, Any]]:

@@ -9,14 +9,13 @@ import sys
 from pathlib import Path
 
 import cv2
-import numpy as np
 from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.config import add_project_option, import_projects
 from adet_iuq.data import load_dataset
-from adet_iuq.data.images.reading import read_image
+from adet_iuq.data.images.reading import read_record
 from adet_iuq.engine.predictor import Predictor, inference_config
 from adet_iuq.errors import UserError
 from adet_iuq.visualization import draw, of_predictions, of_record, side_by_side
@@ -38,7 +37,7 @@ def visualize(args: argparse.Namespace) -> None:
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     for record in tqdm(records, unit="image"):
-        image = np.ascontiguousarray(read_image(record, "BGR"))
+        image, record = read_record(record, "BGR", predictor.deep_images)
         predictions = of_predictions(predictor(image), names, args.score_threshold)
         truth = of_record(record, names)
         pictures = {

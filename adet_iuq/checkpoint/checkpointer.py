@@ -98,7 +98,7 @@ class Checkpointer:
                 belongs to another number of classes, is listed and keeps its initialisation.
 
         Raises:
-            UserError: the file is missing, damaged, or of another model.
+            UserError: the file is missing, damaged, of another model, or holds values that are not finite.
         """
         if not path:
             logger.info("No weights to load: the model keeps its random initialisation.")
@@ -141,6 +141,7 @@ class Checkpointer:
                 f"Checkpoint {path} does not fit: {problem}. {type(self.model).__name__} as configured {wanted}; check "
                 "MODEL.WEIGHTS and --config-file, and NUM_CLASSES."
             )
+        _ensure_finite(path, {name: tensors[name] for name in comparison.matched})
         _warn_of(f"{path} lacks these tensors, which keep their initialisation", comparison.missing)
         _warn_of(f"{path} is of another number of classes; these tensors keep their initialisation", comparison.resized)
         _warn_of(f"{path} also holds these tensors, which are left aside", comparison.in_file(comparison.unexpected))
@@ -206,6 +207,17 @@ def _fetch(path: str) -> str:
             f"Weights {path} cannot be downloaded: {reason}. Without internet access, fetch the file elsewhere and set "
             'MODEL.WEIGHTS to its path, or train from random weights (MODEL.WEIGHTS "", configs/Base-scratch.yaml).'
         ) from error
+
+
+def _ensure_finite(path: str, tensors: dict[str, Tensor]) -> None:
+    """Refuses the weights of a training that diverged: what they predict is nothing, and AP 0 does not say why."""
+    spoiled = {name: int((~tensor.isfinite()).sum()) for name, tensor in tensors.items()}
+    broken = [f"{name} ({count} of {tensors[name].numel()} values)" for name, count in spoiled.items() if count]
+    if broken:
+        raise UserError(
+            f"Checkpoint {path} holds values that are not finite (nan or inf), in {listing(broken)}. They come from a "
+            "training that diverged; use an earlier checkpoint."
+        )
 
 
 def _warn_of(what: str, names: list[str]) -> None:

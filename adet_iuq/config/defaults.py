@@ -38,6 +38,7 @@ def get_cfg(add_config: AddConfig | Sequence[AddConfig] = ()) -> CfgNode:
         UserError: one of `add_config` fails or is no function.
     """
     cfg = get_detectron2_cfg()
+    cfg.MODEL.MASK_ON = True  # detectron2 says False, and Mask2Former's published files leave it so: no mask AP then
     add_data_config(cfg)
     add_training_config(cfg)
     add_test_config(cfg)

@@ -1,16 +1,16 @@
 """Reading YAML files and command-line overrides into a config, with errors that a person can act on."""
 
-import difflib
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
 from adet_iuq.config.defaults import AddConfig, get_cfg
+from adet_iuq.config.detections import spread_detections
+from adet_iuq.config.unknown_keys import unknown_key_text
+from adet_iuq.config.yaml_files import leaves, read_yaml
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -53,10 +53,12 @@ class LoadedConfig:
     Attributes:
         cfg: the merged, unfrozen config.
         explicit: dotted names of all keys that the YAML files or the overrides set.
+        overridden: of those that the overrides set, which are meant for this run and its data.
     """
 
     cfg: CfgNode
     explicit: frozenset[str]
+    overridden: frozenset[str]
 
 
 def load_config(
@@ -71,17 +73,23 @@ def load_config(
 
     Raises:
         UserError: a file is missing or is not YAML; a key does not exist (the message names the nearest one); a value
-            has the wrong type; the overrides do not come in pairs; one of `add_config` fails.
+            has the wrong type; the overrides do not come in pairs; one of `add_config` fails; the config asks for what
+            no training here can do.
     """
     cfg = get_cfg(add_config)
-    explicit: set[str] = set()
+    in_files: set[str] = set()
     if config_file:
-        explicit |= _merge(cfg, dict(_leaves(_read_yaml(config_file))), config_file)
+        in_files = _merge(cfg, dict(leaves(read_yaml(config_file))), config_file)
     opts = list(opts or [])
     if len(opts) % 2:
         raise UserError(f"Overrides come in pairs, KEY VALUE; the last one, '{opts[-1]}', has no value.")
-    explicit |= _merge(cfg, dict(zip(opts[::2], opts[1::2], strict=True)), "the command line")
-    return LoadedConfig(cfg, frozenset(explicit))
+    overridden = _merge(cfg, dict(zip(opts[::2], opts[1::2], strict=True)), "the command line")
+    spread_detections(cfg, in_files, overridden)
+    if cfg.TEST.PRECISE_BN.ENABLED:
+        raise UserError(
+            "TEST.PRECISE_BN.ENABLED is not supported: its extra passes would fill the pixel memory. Remove the key."
+        )
+    return LoadedConfig(cfg, frozenset(in_files | overridden), frozenset(overridden))
 
 
 def load_keys(keys: Sequence[str], config_file: str | None, opts: list[str] | None = None) -> CfgNode:
@@ -93,7 +101,7 @@ def load_keys(keys: Sequence[str], config_file: str | None, opts: list[str] | No
         UserError: the file is missing or is not YAML; a value of `keys` has the wrong type.
     """
     cfg = get_cfg()
-    tree = dict(_leaves(_read_yaml(config_file))) if config_file else {}
+    tree = dict(leaves(read_yaml(config_file))) if config_file else {}
     opts = list(opts or [])
     pairs = dict(zip(opts[::2], opts[1::2], strict=False))
     for values, source in ((tree, str(config_file)), (pairs, "the command line")):
@@ -101,35 +109,15 @@ def load_keys(keys: Sequence[str], config_file: str | None, opts: list[str] | No
     return cfg
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
-    try:
-        tree = CfgNode.load_yaml_with_base(path)
-    except FileNotFoundError as error:
-        missing = error.filename or path
-        where = "" if missing == path else f" (a _BASE_ of {path})"
-        raise UserError(f"Config file {missing}{where} does not exist; the working folder is {os.getcwd()}.") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"Config file {path} is not valid YAML: {error}") from error
-    return dict(tree or {})
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + str(name), value
-
-
 def _merge(cfg: CfgNode, values: dict[str, Any], source: str) -> set[str]:
     """Sets every key of `values` in `cfg`; returns the names of those set."""
-    names = dict(_leaves(cfg))
+    names = dict(leaves(cfg))
     done = set()
     for key, value in values.items():
         if key not in names and _is_ignored(key, value, source):
             continue
         if key not in names:
-            raise UserError(_unknown_key(key, list(names), source))
+            raise UserError(unknown_key_text(key, list(names), source))
         if isinstance(names[key], float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         try:
@@ -157,20 +145,3 @@ def _is_ignored(key: str, value: Any, source: str) -> bool:
         raise UserError(f"{key} is {value!r} in {source}; this project only knows {only!r}. Remove the key.")
     logger.warning("%s (in %s) has no effect here and is ignored.", key, source)
     return True
-
-
-def _unknown_key(key: str, names: list[str], source: str) -> str:
-    sections = sorted({name.rsplit(".", depth)[0] for name in names for depth in range(1, name.count(".") + 1)})
-    if key in sections:
-        return f"{key} in {source} is a section, not a key; name one of its keys, such as " + ", ".join(
-            [name for name in names if name.startswith(key + ".")][:3]
-        )
-    leaf = key.rsplit(".", 1)[-1]
-    near = difflib.get_close_matches(key, names, n=3, cutoff=0.75)
-    near += [name for name in names if name.rsplit(".", 1)[-1] == leaf and name not in near][:6]
-    hint = (
-        f" Did you mean {' or '.join(near)}?"
-        if near
-        else " All keys: adet_iuq/config and detectron2's defaults.py; those of a project need --project."
-    )
-    return f"Config key {key} (in {source}) does not exist.{hint}"

@@ -5,8 +5,9 @@ from detectron2.config import CfgNode
 
 def add_data_config(cfg: CfgNode) -> None:
     """Adds `DATASETS.*` and `INPUT.*` keys."""
-    # Any COCO-format JSON: a list of [name, json file, image folder]; the names serve in DATASETS.TRAIN and DATASETS.TEST.
-    # Paths may name environment variables, "$ADET_IUQ_DATA/nuclei/train.json"; they are expanded at registration.
+    # Data of your own: a list of [name, json file, image folder], whose names serve in DATASETS.TRAIN and DATASETS.TEST,
+    # and of [name, folder] (or "folder", which names it), in which name_train, name_val and name_test are found. Paths may
+    # name environment variables, "$ADET_IUQ_DATA/nuclei/train.json"; they are expanded at registration.
     cfg.DATASETS.REGISTER = []
     # Look for broken annotations and missing images before training; the verdict is cached.
     cfg.DATASETS.CHECK = True
@@ -25,6 +26,10 @@ def add_data_config(cfg: CfgNode) -> None:
     cfg.INPUT.HFLIP_TRAIN = True
     cfg.INPUT.CROP.CROP_INSTANCE = True  # False: the crop grows until it cuts no box
     cfg.INPUT.IS_ROTATE = False  # rotation by up to 30 degrees either way, only together with the crop
+
+    # What becomes of images with one channel of 16 or 32-bit integers or floats, everywhere (data/images/deep.py). "dtype":
+    # the range of the type, 0 to 1 for floats, is scaled to 8 bits; "image": each image's own range; "refuse": an error.
+    cfg.INPUT.DEEP_IMAGES = "dtype"
 
     # Mask2Former's names. "": crop, resize, flip by the keys above; "coco_instance_lsj", "coco_panoptic_lsj": large-scale
     # jitter by the keys below and RANDOM_FLIP ("horizontal", "vertical", "none").

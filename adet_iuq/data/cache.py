@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from iopath.common.file_io import file_lock
@@ -22,6 +22,11 @@ def folder_time(path: str) -> int:
         return os.stat(path).st_mtime_ns
     except OSError:
         return -1
+
+
+def folders_unchanged(times: Mapping[str, int]) -> bool:
+    """Whether all folders, by path, still have the `folder_time` that they had."""
+    return all(folder_time(folder) == time for folder, time in times.items())
 
 
 def file_identity(path: str) -> tuple[str, int, int]:

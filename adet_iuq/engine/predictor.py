@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 
-import detectron2.data.transforms as T
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,7 +12,9 @@ from detectron2.structures import Instances
 from adet_iuq.checkpoint import build_checkpointer
 from adet_iuq.config import AddConfig, load_config
 from adet_iuq.data import fill_class_counts
-from adet_iuq.engine.description import class_names, read_class_names
+from adet_iuq.data.images.augmentation import build_test_augmentations
+from adet_iuq.data.images.deep import check_rule
+from adet_iuq.engine.description import class_names, read_class_names, trained_classes
 from adet_iuq.engine.loop.trainer import Trainer
 from adet_iuq.engine.setup import choose_device
 from adet_iuq.errors import UserError
@@ -36,7 +37,7 @@ def inference_config(
     cfg = loaded.cfg
     choose_device(cfg, user_set="MODEL.DEVICE" in loaded.explicit)
     try:
-        fill_class_counts(cfg, loaded.explicit)
+        fill_class_counts(cfg, loaded.overridden, trained_classes(weights, binding=True))
     except UserError as error:
         if read_class_names(weights) is None:
             raise
@@ -49,11 +50,15 @@ def inference_config(
 class Predictor:
     """A model in evaluation mode with the test-time resizing of its config.
 
+    Attributes:
+        metadata: `thing_classes` and `category_ids`.
+        deep_images: INPUT.DEEP_IMAGES, for whoever reads images for it.
+
     Args:
         cfg: MODEL.WEIGHTS names the weights, which must fit exactly.
 
     Raises:
-        UserError: the weights are missing or do not fit.
+        UserError: the weights are missing or do not fit; INPUT.DEEP_IMAGES is unknown.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -61,7 +66,8 @@ class Predictor:
             raise UserError("No weights: name a checkpoint with --weights.")
         self.model = Trainer.build_model(cfg).eval()
         build_checkpointer(cfg, self.model).load(cfg.MODEL.WEIGHTS, strict=True)
-        self._resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+        (self._resize,) = build_test_augmentations(cfg)
+        self.deep_images = check_rule(cfg.INPUT.DEEP_IMAGES)
         self._rgb = cfg.INPUT.FORMAT == "RGB"
         self.metadata = read_class_names(cfg.MODEL.WEIGHTS) or class_names(cfg)
 

@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import torch
@@ -20,6 +21,10 @@ from detectron2.utils.logger import setup_logger
 from adet_iuq.config import AddConfig, import_projects, load_config
 from adet_iuq.config.defaults import each
 from adet_iuq.data import ensure_datasets_sound, fill_class_counts, register_datasets
+from adet_iuq.data.registration.announcement import describe_folders
+from adet_iuq.data.registration.class_names import TrainedClasses
+from adet_iuq.data.registration.crowding import warn_of_crowded_images
+from adet_iuq.engine.description import trained_classes
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -38,7 +43,8 @@ def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] 
         add_config: one or several functions f(cfg) that add keys of their own, besides those of the projects.
 
     Raises:
-        UserError: a project, the config, OUTPUT_DIR or a data set is unusable.
+        UserError: a project, the config, OUTPUT_DIR or a data set is unusable; the data sets have other classes than
+            each other or, if these are evaluated or resumed, than the weights.
     """
     loaded = load_config(
         args.config_file or None, args.opts, [*import_projects(_option(args, "project", ())), *each(add_config)]
@@ -46,7 +52,7 @@ def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] 
     cfg = loaded.cfg
     fell_back = choose_device(cfg, user_set="MODEL.DEVICE" in loaded.explicit)
     register_datasets(cfg)
-    fill_class_counts(cfg, loaded.explicit)
+    fill_class_counts(cfg, loaded.overridden, _starting_classes(cfg, args))
     cfg.freeze()
     ensure_writable(cfg.OUTPUT_DIR)  # by every rank: each has its own log there
     for name in ("fvcore", "detectron2", "adet_iuq"):
@@ -59,11 +65,23 @@ def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] 
     logger.info("Config:\n%s", cfg.dump())
     if fell_back:
         logger.info("No CUDA device was found: this run uses the CPU.")
+    if comm.is_main_process():
+        for text in describe_folders(cfg):
+            logger.info(text)
+        warn_of_crowded_images(cfg)
     seed_all_rng(cfg.SEED + comm.get_rank() if cfg.SEED >= 0 else None)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
         ensure_datasets_sound(cfg)
     return cfg
+
+
+def _starting_classes(cfg: CfgNode, args: argparse.Namespace) -> TrainedClasses | None:
+    """Those of the checkpoint that the run goes on from, evaluates or starts from, where they are known."""
+    last = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
+    if args.resume and last.is_file():
+        return trained_classes(str(last), binding=True)
+    return trained_classes(cfg.MODEL.WEIGHTS, binding=args.eval_only)
 
 
 def _option(args: argparse.Namespace, name: str, default: Any) -> Any:

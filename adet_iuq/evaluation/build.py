@@ -6,20 +6,20 @@ from collections.abc import Callable
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
-from adet_iuq.data.annotations.evaluation_json import evaluation_json
-from adet_iuq.data.registration.datasets import left_out, source_of
+from adet_iuq.config.detections import COCO_DETECTIONS, counted_detections
+from adet_iuq.data.annotations.evaluation_json import evaluation_json, evaluation_numbers
+from adet_iuq.data.registration.datasets import source_of
 from adet_iuq.data.registration.mosaic import EVALUATOR_TYPE, TILES
 from adet_iuq.errors import UserError
+from adet_iuq.evaluation.coco import InstanceEvaluator
 from adet_iuq.evaluation.mosaic import LeakEvaluator
 from adet_iuq.evaluation.panoptic import PanopticEvaluator
 from adet_iuq.evaluation.semantic import SemanticEvaluator
 from adet_iuq.registry import Registry
 
 logger = logging.getLogger(__name__)
-
-_COCO_DETECTIONS = 100  # of an image and class, best first, are what AP counts
 
 # By `evaluator_type` of a data set's metadata: a function of the config, the data set's name and the output folder.
 EVALUATOR_REGISTRY: Registry[Callable[[CfgNode, str, str], DatasetEvaluator]] = Registry("evaluator")
@@ -36,7 +36,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
     disturb the evaluation is replaced by a mended copy, `ground_truth.json` in `output_folder`.
 
     Args:
-        cfg: MODEL.MASK_ON decides whether masks are evaluated.
+        cfg: MODEL.MASK_ON decides whether masks are evaluated, TEST.DETECTIONS_PER_IMAGE how many detections count if it
+            is above COCO's 100.
         dataset_name: a registered data set.
         output_folder: where the predictions, and a mended copy, are written.
 
@@ -57,9 +58,14 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
 
 @EVALUATOR_REGISTRY.register("coco")
 def build_coco_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """COCO's metrics, on a mended copy of the JSON file where one is needed."""
+    """COCO's metrics, on a mended copy of the JSON file where one is needed, of all detections that the config allows."""
     name = _evaluated_name(dataset_name, output_folder)
-    return COCOEvaluator(name, tasks=_tasks(cfg), output_dir=output_folder)
+    counted = counted_detections(cfg)
+    if counted > COCO_DETECTIONS:
+        logger.info(
+            "'%s': %d detections an image count; COCO's own AP counts %d.", dataset_name, counted, COCO_DETECTIONS
+        )
+    return InstanceEvaluator(name, tasks=_tasks(cfg), output_dir=output_folder, max_dets_per_image=counted)
 
 
 @EVALUATOR_REGISTRY.register("lvis")
@@ -69,7 +75,8 @@ def build_lvis_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) ->
         raise UserError(f"Evaluating on '{dataset_name}' needs the Python package lvis: pip install --no-deps lvis")
     from adet_iuq.evaluation.lvis import LVISEvaluator
 
-    return LVISEvaluator(dataset_name, tasks=_tasks(cfg), output_dir=output_folder)
+    name = _evaluated_name(dataset_name, output_folder)
+    return LVISEvaluator(name, tasks=_tasks(cfg), output_dir=output_folder)
 
 
 @EVALUATOR_REGISTRY.register("coco_panoptic_seg")
@@ -82,9 +89,8 @@ def build_panoptic_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str
 @EVALUATOR_REGISTRY.register(EVALUATOR_TYPE)
 def build_mosaic_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     """COCO's metrics, of as many times the detections as a mosaic has images, and the leak rate."""
-    coco = COCOEvaluator(
-        dataset_name, tasks=_tasks(cfg), output_dir=output_folder, max_dets_per_image=TILES * _COCO_DETECTIONS
-    )
+    counted = TILES * counted_detections(cfg)
+    coco = InstanceEvaluator(dataset_name, tasks=_tasks(cfg), output_dir=output_folder, max_dets_per_image=counted)
     if not cfg.MODEL.MASK_ON:
         return coco
     leaks = LeakEvaluator(MetadataCatalog.get(dataset_name).json_file, cfg.TEST.MOSAIC.SCORE)
@@ -100,14 +106,20 @@ def _evaluated_name(name: str, output_folder: str) -> str:
     source = source_of(name)
     if source is None:
         return name
-    json_file, _, stock = source
-    served = json_file if stock else evaluation_json(json_file, output_folder, left_out(name))
+    json_file, image_root, stock = source
+    served = json_file if stock else evaluation_json(json_file, output_folder, image_root=image_root)
     if served == json_file:
         return name
     twin = f"{name} (mended)"
     if twin in MetadataCatalog.list():
         MetadataCatalog.remove(twin)
-    MetadataCatalog.get(twin).set(**{**MetadataCatalog.get(name).as_dict(), "name": twin, "json_file": served})
+    metadata = MetadataCatalog.get(name).as_dict()
+    classes = metadata["thing_dataset_id_to_contiguous_id"]
+    numbers = evaluation_numbers(classes)
+    if numbers is not None:
+        classes = {numbers[identity]: number for identity, number in classes.items()}
+    changed = {"name": twin, "json_file": served, "thing_dataset_id_to_contiguous_id": classes}
+    MetadataCatalog.get(twin).set(**{**metadata, **changed})
     return twin
 
 
@@ -122,4 +134,4 @@ def _mask_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) -> lis
             "'%s' lists stuff among its things: PQ only. %s_with_sem_seg has mask AP too.", *2 * [dataset_name]
         )
         return []
-    return [COCOEvaluator(dataset_name, tasks=("segm",), output_dir=output_folder)]
+    return [InstanceEvaluator(dataset_name, tasks=("segm",), output_dir=output_folder)]

@@ -17,10 +17,11 @@ import lvis
 import numpy as np
 import numpy.typing as npt
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
+
+from adet_iuq.evaluation.run_lengths import RunLengthEvaluator, coco_results
+from adet_iuq.evaluation.sizes import ImageSizes
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def precision_recall(judged: list[dict[str, Any]], recall_thresholds: Curve) -> 
     return np.take_along_axis(precision, np.stack(places), axis=1), reached
 
 
-class LVISEvaluator(DatasetEvaluator):
+class LVISEvaluator(RunLengthEvaluator):
     """Collects the predictions of all ranks, writes them to a file and measures them.
 
     Args:
@@ -93,14 +94,16 @@ class LVISEvaluator(DatasetEvaluator):
         self._metadata = MetadataCatalog.get(dataset_name)
         self._tasks, self._output_dir = tuple(tasks), output_dir
         self._predictions: list[dict[str, Any]] = []
+        self._sizes = ImageSizes()
 
     def reset(self) -> None:
-        self._predictions = []
+        self._predictions, self._sizes = [], ImageSizes()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Takes the results of some images; see `DatasetEvaluator`."""
+        self._sizes.note(inputs)
         for image, output in zip(inputs, outputs, strict=True):
-            self._predictions += instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
+            self._predictions += coco_results(output["instances"], image["image_id"])
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """{task: {metric: percent, nan where there is nothing to find}} on the main process, else nothing.
@@ -109,6 +112,7 @@ class LVISEvaluator(DatasetEvaluator):
         """
         comm.synchronize()
         predictions = list(itertools.chain(*comm.gather(self._predictions)))
+        sizes = self._sizes.gather()
         if not comm.is_main_process():
             return {}
         ids = self._category_ids()
@@ -118,6 +122,8 @@ class LVISEvaluator(DatasetEvaluator):
         truth = lvis.LVIS(self._metadata.json_file)
         if not truth.anns:
             return {}
+        for identity, size in sizes.items():
+            truth.imgs[identity].update(size)
         return {task: lvis_metrics(truth, predictions, task) for task in self._tasks}
 
     def _category_ids(self) -> Mapping[int, int]:

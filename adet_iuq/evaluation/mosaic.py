@@ -10,7 +10,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import Tensor
 
-from adet_iuq.data.annotations.coco_json import read_coco_json
+from adet_iuq.data.annotations.parsing import read_coco_json
 from adet_iuq.modeling.layers import mask_boxes
 
 

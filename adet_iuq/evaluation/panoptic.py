@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from adet_iuq.data.annotations.coco_json import read_coco_json
 from adet_iuq.data.annotations.panoptic import segment_ids
+from adet_iuq.data.annotations.parsing import read_coco_json
+from adet_iuq.data.images.reading import read_image
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -128,10 +128,7 @@ class PanopticTruth:
         """
         entry = self._entries[image_id]
         path = os.path.join(self._root, entry["file_name"])
-        try:
-            ids = segment_ids(read_image(path, "RGB"))
-        except (OSError, SyntaxError) as error:
-            raise UserError(f"Panoptic map {path} cannot be read ({error}).") from error
+        ids = segment_ids(read_image(path, "RGB", kind="Panoptic map"))
         if ids.shape != size:
             raise UserError(f"Panoptic map {path} is {ids.shape[::-1]} pixels, the prediction {size[::-1]}.")
         segments = entry["segments_info"]

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import build_augmentation
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
 from adet_iuq.data import TrainingMapper, derive_seed, load_dataset, seeded
+from adet_iuq.data.images.augmentation import build_test_augmentations
 from adet_iuq.errors import UserError
 from adet_iuq.iuq import (
     CropFlip,
@@ -92,8 +92,12 @@ def probe_samples(cfg: CfgNode, name: str) -> Iterator[dict[str, Any]]:
         raise UserError(f"TEST.QUERY_PROBE: no image of '{name}' has an annotation to measure queries by.")
     generator = torch.Generator().manual_seed(derive_seed(probe.SEED))
     chosen = torch.randperm(len(records), generator=generator)[: probe.IMAGES].tolist()
-    augmentations = build_augmentation(cfg, is_train=False)
-    mapper = TrainingMapper(augmentations=augmentations, image_format=cfg.INPUT.FORMAT, recompute_boxes=False)
+    mapper = TrainingMapper(
+        augmentations=build_test_augmentations(cfg),
+        image_format=cfg.INPUT.FORMAT,
+        recompute_boxes=False,
+        deep_images=cfg.INPUT.DEEP_IMAGES,
+    )
     for number, index in enumerate(chosen):
         keys = {"image_id": number, "sample_index": number, "sample_seed": derive_seed(probe.SEED, number)}
         yield mapper({**records[index], **keys})

@@ -4,7 +4,7 @@ Shapes: B images, Q queries with a target, K_b instances of image b, (H, W) netw
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import ImageList
 from torch import Tensor, nn
+
+from adet_iuq.modeling.layers.mask_sets import Masks, encoded_masks, stacked_masks
 
 
 @dataclass
@@ -55,6 +57,8 @@ class Segmenter(nn.Module, ABC):
     bytes_per_pair: int = 0
     # Images in one picture: `inference` allows so many times its number of detections. 4 while mosaics are evaluated.
     images_per_picture: int = 1
+    # Whether `inference` gives masks as run lengths; only evaluations that read these switch it on (`encoding_masks`).
+    masks_encoded: bool = False
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -109,6 +113,25 @@ class Segmenter(nn.Module, ABC):
             yield
         finally:
             self.images_per_picture = before
+
+    @contextmanager
+    def encoding_masks(self, wanted: bool = True) -> Iterator[None]:
+        """Inside, `pred_masks` of results are `EncodedMasks`, if that is wanted: large images take gigabytes otherwise."""
+        before, self.masks_encoded = self.masks_encoded, wanted
+        try:
+            yield
+        finally:
+            self.masks_encoded = before
+
+    def gathered_masks(self, chunks: Iterable[Tensor], number: int, size: tuple[int, int]) -> Masks:
+        """The masks of one image's results as `inference` is to give them.
+
+        Args:
+            chunks: (n, *size) bool each, `number` masks in all, a few at a time.
+            number: of masks.
+            size: (height, width) of the output.
+        """
+        return encoded_masks(chunks, size) if self.masks_encoded else stacked_masks(chunks, number, size, self.device)
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalised images, zero padded right and below to a common size."""

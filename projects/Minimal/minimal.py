@@ -20,13 +20,13 @@ from torch.nn import functional as F
 from adet_iuq.modeling import Segmenter, TrainingPass, content_size, output_size
 from adet_iuq.modeling.backbone import build_backbone
 from adet_iuq.modeling.layers import (
+    boxes_around,
     dice_losses,
     dot_product_maps,
     focal_loss_sum,
     instance_masks,
-    mask_boxes,
     mask_centroids,
-    paste_masks,
+    pasted_masks,
     strided_masks,
 )
 
@@ -35,7 +35,7 @@ from adet_iuq.modeling.layers import (
 class Minimal(Segmenter):
     """The base segmenter; it knows nothing of instance-unique querying."""
 
-    # Cell i of the fine map: `strided_masks` supervises it by the input pixel 4 i + 2, and `paste_masks` draws it there.
+    # Cell i of the fine map: `strided_masks` supervises it by the input pixel 4 i + 2, and `pasted_masks` draws it there.
     pixel_stride = 4
     pixel_offset = 2.0
 
@@ -151,8 +151,9 @@ class Minimal(Segmenter):
             ).sigmoid()
             result = Instances(output_size(inputs, size))
             result.scores, result.pred_classes = score[: len(place)], place // scores[0].numel()
-            result.pred_masks = paste_masks(masks, self.pixel_stride, (size[0], size[1]), result.image_size)
-            result.pred_boxes = Boxes(mask_boxes(result.pred_masks))
+            chunks = pasted_masks(masks, self.pixel_stride, (size[0], size[1]), result.image_size)
+            result.pred_masks = self.gathered_masks(chunks, len(masks), result.image_size)
+            result.pred_boxes = Boxes(boxes_around(result.pred_masks, self.device))
             results.append({"instances": result})
         return results
 

@@ -147,3 +147,15 @@ def test_weights_alone_leave_last_checkpoint(tmp_path: Path) -> None:
     checkpointer.save("model_best")
     assert set(torch.load(tmp_path / "model_best.pth")) == {"model"}
     assert not (tmp_path / "last_checkpoint").exists()
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, strict: bool) -> None:
+    model = Model()
+    with torch.no_grad():
+        model.head.weight[0, 1], model.head.weight[2, 2] = float("nan"), float("inf")
+    path = save(model, tmp_path / "diverged.pth")
+    with pytest.raises(
+        UserError, match=r"diverged\.pth holds values that are not finite.* head\.weight \(2 of 16 values\)"
+    ):
+        Checkpointer(Model()).load(path, strict=strict)

@@ -28,6 +28,7 @@ def test_explicit_keys_come_from_files_and_overrides() -> None:
     loaded = load_config(str(REPOSITORY / "configs/CondInst/R50_1x.yaml"), ["MODEL.FCOS.NUM_CLASSES", "5"])
     assert {"MODEL.FCOS.NUM_CLASSES", "MODEL.RESNETS.DEPTH", "MODEL.META_ARCHITECTURE"} <= loaded.explicit
     assert "MODEL.FCOS.NORM" not in loaded.explicit
+    assert loaded.overridden == {"MODEL.FCOS.NUM_CLASSES"}
     assert loaded.cfg.MODEL.FCOS.NUM_CLASSES == 5
 
 
@@ -40,6 +41,7 @@ def test_explicit_keys_come_from_files_and_overrides() -> None:
         (["SOLVER.BASE_LR"], "pairs"),
         (["SOLVER.MAX_ITER", "many"], r"SOLVER\.MAX_ITER.*'many'.*int"),
         (["MODEL.MOBILENET", "True"], "MOBILENET"),
+        (["TEST.PRECISE_BN.ENABLED", "True"], r"TEST\.PRECISE_BN\.ENABLED is not supported"),
     ],
 )
 def test_wrong_overrides_are_explained(opts: list[str], words: str) -> None:
@@ -104,7 +106,7 @@ def test_class_counts_of_added_keys_are_filled(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("ADET_IUQ_CACHE", str(tmp_path))
     options = ["DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "()", "DATASETS.SHAPES.NUM_TRAIN", "1"]
     loaded = load_config(None, options, add_own_config)
-    fill_class_counts(loaded.cfg, loaded.explicit)
+    fill_class_counts(loaded.cfg, loaded.overridden)
     assert loaded.cfg.MODEL.OWN.NUM_CLASSES == loaded.cfg.MODEL.FCOS.NUM_CLASSES < 80
 
 

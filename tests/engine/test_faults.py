@@ -171,21 +171,21 @@ def test_nan_stops_and_the_run_resumes(tmp_path: Path, unbroken: dict, monkeypat
 def test_a_worker_that_dies_names_its_sample(tmp_path: Path, unbroken: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     import adet_iuq.data.loading.mapper as mapper
 
-    read, parent = mapper.read_image, os.getpid()
+    read, parent = mapper.read_record, os.getpid()
 
-    def deadly(record: dict[str, Any], image_format: str) -> Any:
+    def deadly(record: dict[str, Any], *how: str) -> Any:
         if record["sample_index"] == 17:
             Path(tmp_path / "victim").write_text(record["file_name"])
             assert os.getpid() != parent
             os.kill(os.getpid(), signal.SIGKILL)
-        return read(record, image_format)
+        return read(record, *how)
 
-    monkeypatch.setattr(mapper, "read_image", deadly)
+    monkeypatch.setattr(mapper, "read_record", deadly)
     with pytest.raises(UserError, match="A data worker died while reading") as error:
         train(toy_args(tmp_path / "output", **NO_TEST, DATALOADER__NUM_WORKERS=2))
     assert (tmp_path / "victim").read_text() in str(error.value) and "NUM_WORKERS" in str(error.value)
     assert str(error.value).count(".png") == 1  # and not what the other one was reading
-    monkeypatch.setattr(mapper, "read_image", read)
+    monkeypatch.setattr(mapper, "read_record", read)
     assert resume(tmp_path / "output") == unbroken
 
 

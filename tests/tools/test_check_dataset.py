@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from helpers.folders import save_image, write_coco
+
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
@@ -74,3 +76,29 @@ def test_usage(tool: ModuleType) -> None:
     with pytest.raises(SystemExit) as caught:
         tool.main([])
     assert caught.value.code == 2
+
+
+def test_folders(tool: ModuleType, json_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / f"fruit_{tmp_path.name}"
+    for split in ("train", "valid"):
+        write_coco(folder / split / "_annotations.coco.json", folder / split, ["a.jpg"])
+    assert tool.main(["--folder", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert (
+        f"{folder.name}_val: {folder}/valid/_annotations.coco.json, images in {folder}/valid (1 images, 2 annot" in out
+    )
+    assert out.count("=> can be used") == 2
+    (folder / "valid/a.jpg").rename(folder / "valid/b.jpg")
+    (folder / "train/a.jpg").rename(folder / "train/a.JPG")
+    (folder / "valid/_annotations.coco.json").write_text((folder / "valid/_annotations.coco.json").read_text() + " ")
+    assert tool.main(["--folder", str(folder)]) == 1
+    assert "names images such as 'a.jpg', which lie in none of the folders" in capsys.readouterr().err
+    save_image(folder / "valid/a.jpg")
+    assert tool.main(["--folder", str(folder)]) == 0
+    assert "a.jpg is a.JPG on the disk, which differs in the suffix's case (image id 1)" in capsys.readouterr().out
+    assert tool.main(["--folder", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere does not exist" in capsys.readouterr().err
+    for arguments in (["--json", str(folder)], ["--json", str(json_file), "--folder", str(folder)]):
+        with pytest.raises(SystemExit):
+            tool.main(arguments)
+    assert f"{folder} is a folder: give it as --folder" in capsys.readouterr().err

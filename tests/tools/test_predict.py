@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from PIL import Image
 from pycocotools.coco import COCO
 
 import adet_iuq
@@ -86,6 +87,19 @@ def test_unreadable_images_are_named_and_the_rest_is_done(
     error = capsys.readouterr().err
     assert "cut.png cannot be read" in error and "gone.png does not exist" in error and "empty.png" in error
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 1
+
+
+def test_images_are_read_as_in_training(model: list[str], tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(np.full((40, 60), 30000, np.uint16)).save(tmp_path / "deep.png")
+    Image.new("RGB", (60, 40)).save(tmp_path / "turned.tif", exif=exif)
+    words = [str(tmp_path / "deep.png"), str(tmp_path / "turned.tif"), *model, "--output", str(tmp_path / "out")]
+    assert tool("predict").main(words) == 0
+    images = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
+    assert [(image["height"], image["width"]) for image in images] == [(40, 60), (60, 40)]
+    assert tool("predict").main([*words, "--opts", "INPUT.DEEP_IMAGES", "refuse"]) == 1
+    assert tool("predict").main([*words, "--opts", "INPUT.DEEP_IMAGES", "none"]) == 2
 
 
 def test_wrong_input_ends_with_2(model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,46 +1,52 @@
 """A copy of a user's JSON file that pycocotools evaluates without stumbling.
 
-pycocotools needs a unique positive id and an area for every annotation (a ground truth with id 0 counts as never found),
-a segmentation that decodes, and image ids that occur once. Files in which all of that holds are used as they are.
+pycocotools needs a unique positive id, `iscrowd` and an area for every annotation (a ground truth with id 0 counts as
+never found), a segmentation that decodes, and ids of images and categories that NumPy can sort. Files in which all of
+that holds, and of which training leaves nothing out, are used as they are.
 """
 
 import json
 import logging
-from collections.abc import Set
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pycocotools.mask as mask_util
-
-from adet_iuq.data.annotations.coco_json import read_coco_json
-from adet_iuq.data.annotations.segmentation import is_usable_box, rle_problem, segmentation_box, valid_parts
+from adet_iuq.data.annotations.coco_json import read_sanitized
+from adet_iuq.data.annotations.digest_cache import digest_of
+from adet_iuq.data.annotations.numbers import sortable_together, sorted_ids
+from adet_iuq.data.annotations.parsing import is_plain_utf8
 from adet_iuq.errors import UserError
 from adet_iuq.files import replace_file
 
 logger = logging.getLogger(__name__)
 
+Content = dict[str, Any]
+
+ORIGINAL_ID = "original_id"  # the id in the user's file, in entries of a copy that had to be numbered anew
 _announced: set[str] = set()  # files whose mending was logged; an evaluator is built many times in a training
 
 
-def evaluation_json(json_file: str, folder: str, left_out: Set[Any] = frozenset()) -> str:
+def evaluation_json(json_file: str, folder: str, *, image_root: str | None = None) -> str:
     """`json_file` itself if pycocotools can evaluate with it, else the path of a mended copy in `folder`.
 
-    The copy drops annotations without a valid segmentation or a listed image, and images and annotations listed twice;
-    it adds missing ids, areas and boxes (also where a box is wholly outside). It also drops the images whose ids are in
-    `left_out`, on which nothing is predicted.
+    The copy is what `sanitize` makes of the file, the same that is trained on. Ids of images and categories that are a
+    mixture of numbers and words are numbered anew (`evaluation_numbers`); entries then have theirs as ORIGINAL_ID. Images
+    lie in `image_root`; None: beside the file.
 
     Raises:
         UserError: the file does not parse; a copy is needed and the folder cannot be written.
     """
-    content = read_coco_json(json_file)
-    if "annotations" not in content:
+    root = os.path.dirname(json_file) if image_root is None else image_root
+    digest = digest_of(json_file, root).digest
+    serve = sortable_together(image[3] for image in digest.images) and sortable_together(digest.class_numbers)
+    if serve and not digest.report.mended and is_plain_utf8(json_file):
         return json_file
-    mended = _mended(content, left_out)
-    if mended is None:
-        return json_file
+    content, _ = read_sanitized(json_file, root)
+    mended = sortable(sortable(content, "images", "image_id"), "categories", "category_id")
     copy = Path(folder).absolute() / "ground_truth.json"
     try:
-        replace_file(copy, lambda file: file.write(json.dumps(mended).encode()))
+        replace_file(copy, lambda file: file.write(json.dumps(mended, default=_text).encode()))
     except UserError as error:
         raise UserError(
             f"{json_file} needs mending before it can be evaluated (tools/check_dataset.py says where), and the mended "
@@ -52,68 +58,28 @@ def evaluation_json(json_file: str, folder: str, left_out: Set[Any] = frozenset(
     return str(copy)
 
 
-def _mended(content: dict[str, Any], left_out: Set[Any]) -> dict[str, Any] | None:
-    """A mended shallow copy of the file's content; None if nothing is wrong."""
-    images: dict[Any, dict[str, Any]] = {}
-    for image in content["images"]:
-        if "id" in image and image["id"] not in left_out:
-            images.setdefault(image["id"], image)
-    annotations: list[dict[str, Any]] = []
-    seen: dict[Any, dict[str, Any]] = {}
-    for annotation in content["annotations"]:
-        image = images.get(annotation.get("image_id"))
-        if image is None or seen.get(annotation.get("id")) == annotation:
-            continue
-        complete = _complete(annotation, image)
-        if complete is not None:
-            seen[annotation.get("id")] = annotation
-            annotations.append(complete)
-    ids = [annotation.get("id") for annotation in annotations]
-    ids_fine = all(isinstance(i, int) and i > 0 for i in ids) and len(set(ids)) == len(ids)
-    if (
-        ids_fine
-        and len(images) == len(content["images"])
-        and len(annotations) == len(content["annotations"])
-        and all(a is b for a, b in zip(annotations, content["annotations"], strict=True))
-    ):
-        return None
-    if not ids_fine:
-        annotations = [{**annotation, "id": number + 1} for number, annotation in enumerate(annotations)]
-    return {**content, "images": list(images.values()), "annotations": annotations}
+def evaluation_numbers(ids: Iterable[Any]) -> dict[Any, int] | None:
+    """Numbers from 1 for ids that an evaluator cannot sort, in the order of `sorted_ids`; None if they serve as they are."""
+    ids = list(ids)
+    return None if sortable_together(ids) else {i: number for number, i in enumerate(sorted_ids(ids), start=1)}
 
 
-def _complete(annotation: dict[str, Any], image: dict[str, Any]) -> dict[str, Any] | None:
-    """The annotation itself if whole; a completed copy; None without a valid segmentation."""
-    segmentation = annotation.get("segmentation")
-    usable: Any
-    rle: Any
-    height, width = image.get("height"), image.get("width")
-    if isinstance(segmentation, dict):
-        if height is None or width is None or rle_problem(segmentation, height, width):
-            return None
-        usable, rle = segmentation, segmentation
-        if isinstance(segmentation["counts"], list):
-            rle = mask_util.frPyObjects(segmentation, height, width)
-    else:
-        usable = rle = valid_parts(segmentation)
-        if not usable:
-            return None
-    changes: dict[str, Any] = {}
-    if isinstance(segmentation, list) and len(usable) != len(segmentation):
-        changes["segmentation"] = usable
-    if not is_usable_box(annotation.get("bbox"), height, width):
-        changes["bbox"] = segmentation_box(rle)
-    if not isinstance(annotation.get("area"), int | float):
-        changes["area"] = _area(rle, height, width)
-    if annotation.get("ignore") and not annotation.get("iscrowd"):
-        changes["iscrowd"] = 1
-    return {**annotation, **changes} if changes else annotation
+def _text(counts: Any) -> str:
+    """Run lengths as JSON has them; pycocotools gives bytes."""
+    return str(counts, "ascii")
 
 
-def _area(segmentation: Any, height: int | None, width: int | None) -> float:
-    if isinstance(segmentation, dict):
-        return float(mask_util.area(segmentation))
-    if height is None or width is None:
-        box = segmentation_box(segmentation)
-        return box[2] * box[3]
-    return float(mask_util.area(mask_util.merge(mask_util.frPyObjects(segmentation, height, width))))
+def sortable(content: Content, section: str, key: str) -> Content:
+    """The content with new ids in one of its sections, where an evaluator could not sort the old; itself where it can.
+
+    Args:
+        content: as `sanitize` returns it.
+        section: "images" or "categories".
+        key: by what annotations name its entries: "image_id" or "category_id".
+    """
+    numbers = evaluation_numbers(entry["id"] for entry in content.get(section, []))
+    if numbers is None:
+        return content
+    entries = [{**entry, ORIGINAL_ID: entry["id"], "id": numbers[entry["id"]]} for entry in content[section]]
+    moved = [{**annotation, key: numbers[annotation[key]]} for annotation in content.get("annotations", [])]
+    return {**content, section: entries, **({"annotations": moved} if "annotations" in content else {})}

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from adet_iuq.data.annotations.coco_json import read_coco_json
+from adet_iuq.data.annotations.parsing import read_coco_json
 from adet_iuq.errors import UserError
 
 

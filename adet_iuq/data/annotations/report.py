@@ -1,11 +1,22 @@
 """What the checker found, in words."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from adet_iuq.errors import UserError
 
-_SHOWN = 5  # examples a problem
+SHOWN = 5  # examples a problem
+
+# Kinds of findings whose images or annotations neither training nor evaluation sees.
+LEFT_OUT = (
+    "incomplete image entry",
+    "two images with one id",
+    "image without a size",
+    "annotation of an unknown image",
+    "annotation listed twice",
+    "segmentation without any part of three points",
+    "broken run-length mask",
+    "mask without area",
+)
 
 
 @dataclass
@@ -43,7 +54,8 @@ class Report:
         json_file, image_root: what was looked at.
         images, annotations: how many the file lists.
         usable: annotations that can be trained on.
-        disagreeing: ids of the images whose size is not what their entry says.
+        ids_serve: whether an evaluator can use the annotations' ids.
+        mended: whether the content that can serve differs from the file's in more than names of images.
         folders: those that hold the images (absolute), with their `folder_time` before they were looked into.
         problems: by kind.
     """
@@ -53,7 +65,8 @@ class Report:
     images: int = 0
     annotations: int = 0
     usable: int = 0
-    disagreeing: set[Any] = field(default_factory=set)
+    ids_serve: bool = True
+    mended: bool = False
     folders: dict[str, int] = field(default_factory=dict)
     problems: dict[str, Problem] = field(default_factory=dict)
 
@@ -67,7 +80,7 @@ class Report:
         problem = self.problems.setdefault(kind, Problem(kind, advice, fatal))
         problem.fatal |= fatal
         problem.count += 1
-        if len(problem.examples) < _SHOWN:
+        if len(problem.examples) < SHOWN:
             problem.examples.append(example)
 
     def text(self) -> str:
@@ -78,6 +91,12 @@ class Report:
         )
         ordered = sorted(self.problems.values(), key=lambda problem: not problem.fatal)
         return "\n".join([head, *(problem.text() for problem in ordered)])
+
+    @property
+    def left_out(self) -> str:
+        """What training and evaluation do without, by kind, in words; empty if they have all."""
+        kinds = (self.problems[kind] for kind in LEFT_OUT if kind in self.problems)
+        return ", ".join(f"{problem.count} x {problem.kind}" for problem in kinds)
 
     def raise_if_fatal(self) -> None:
         """Raises a UserError with the report's own words if anything is fatal."""

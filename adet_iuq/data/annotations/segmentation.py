@@ -7,14 +7,16 @@ import numpy as np
 import numpy.typing as npt
 import pycocotools.mask as mask_util
 
-_LEAST_AREA = 1e-6  # square pixels; collinear points have less, by rounding
+from adet_iuq.data.annotations.numbers import number
+
+_MOST_PIXELS = 1 << 50
 
 
 def valid_parts(segmentation: Any) -> list[list[float]]:
     """The parts of a polygon segmentation that describe an area: at least three points, an even count, all finite."""
     if not isinstance(segmentation, list):
         return []
-    return [part for part in segmentation if _is_valid_part(part)]
+    return [part for part in segmentation if is_valid_part(part)]
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> Any:
@@ -26,13 +28,35 @@ def to_rle(segmentation: Any, height: int, width: int) -> Any:
     return segmentation
 
 
-def _is_valid_part(part: Any) -> bool:
+def is_valid_part(part: Any) -> bool:
+    """Whether it is a list of an even count of finite numbers, at least six."""
     if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
         return False
     try:
         return math.isfinite(sum(part))  # one pass in C: a sum is finite only if all terms are
-    except TypeError:
+    except (TypeError, OverflowError):
         return False
+
+
+def read_parts(segmentation: Any) -> tuple[list[list[float]], int]:
+    """The valid parts of a polygon segmentation in any form that can only mean one thing, and how many broken ones it has.
+
+    Read are [[x1, y1, x2, ...], ...] as COCO has it; [x1, y1, x2, ...], one part without its list; [[x1, y1], [x2, y2],
+    ...], one part as points, and lists of such parts; any of them in more brackets than it needs; and numbers as words.
+    """
+    if not isinstance(segmentation, list) or not segmentation:
+        return [], 0
+    if not any(isinstance(item, list) for item in segmentation):
+        part = [number(item) for item in segmentation]
+        return ([part], 0) if is_valid_part(part) else ([], 1)  # type: ignore[list-item]
+    if len(segmentation) > 2 and all(_is_point(item) for item in segmentation):
+        return read_parts([value for point in segmentation for value in point])
+    found = [read_parts(item) if isinstance(item, list) else ([], 1) for item in segmentation]
+    return [part for parts, _ in found for part in parts], sum(broken for _, broken in found)
+
+
+def _is_point(item: Any) -> bool:
+    return isinstance(item, list) and len(item) == 2 and not any(isinstance(value, list) for value in item)
 
 
 def rle_problem(segmentation: dict[str, Any], height: int, width: int) -> str | None:
@@ -41,7 +65,7 @@ def rle_problem(segmentation: dict[str, Any], height: int, width: int) -> str | 
     pycocotools does not look: it overruns its buffers on runs that do not fill the mask exactly, so ask here first.
     """
     size = segmentation.get("size")
-    if not isinstance(size, list | tuple) or list(size) != [height, width]:
+    if not isinstance(size, list | tuple) or list(size) != [height, width]:  # True only of lists of numbers
         return f"RLE of size {size} in an image of height {height} and width {width}"
     runs = _run_lengths(segmentation.get("counts"))
     if runs is None or (runs < 0).any() or int(runs.sum()) != height * width:
@@ -53,8 +77,25 @@ def _run_lengths(counts: Any) -> npt.NDArray[np.int64] | None:
     """Run lengths, background first, of a list or a compressed string; None if it is neither."""
     if not isinstance(counts, list):
         return _decoded_runs(counts)
-    whole = all(isinstance(run, int) for run in counts)
-    return np.array(counts, dtype=np.int64) if whole else None
+    whole = all(isinstance(run, int) or (isinstance(run, float) and run.is_integer()) for run in counts)
+    # Runs longer than any image are wrong however long they are, and may not fit into 64 bits.
+    return np.array([min(max(run, -1), _MOST_PIXELS) for run in counts], dtype=np.int64) if whole else None
+
+
+def mask_area(segmentation: dict[str, Any]) -> int:
+    """Pixels of an RLE without a problem."""
+    runs = _run_lengths(segmentation["counts"])
+    return 0 if runs is None else int(runs[1::2].sum())
+
+
+def compressed(segmentation: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+    """An RLE without a problem in the compressed form, with whole numbers for its size; itself if it is that already."""
+    if isinstance(segmentation["counts"], list):
+        runs = {"size": [height, width], "counts": [int(run) for run in segmentation["counts"]]}
+        result: dict[str, Any] = mask_util.frPyObjects(runs, height, width)
+        return result
+    plain = all(type(side) is int for side in segmentation["size"])
+    return segmentation if plain else {**segmentation, "size": [height, width]}
 
 
 def _decoded_runs(counts: Any) -> npt.NDArray[np.int64] | None:
@@ -84,51 +125,9 @@ def _decoded_runs(counts: Any) -> npt.NDArray[np.int64] | None:
     return numbers
 
 
-def has_area(segmentation: Any, height: int | None, width: int | None) -> bool:
-    """Whether a valid segmentation (valid polygon parts, or an RLE without a problem) covers anything of its image.
-
-    Polygons are not rasterised: it is enough that a part has an area and that its box meets the image (height and width
-    in pixels; None: unknown).
-    """
-    if isinstance(segmentation, dict):
-        runs = _run_lengths(segmentation["counts"])
-        return runs is not None and bool(runs[1::2].any())
-    return any(_part_has_area(part, height, width) for part in segmentation)
-
-
-def _part_has_area(part: list[float], height: int | None, width: int | None) -> bool:
-    for values, limit in ((part[::2], width), (part[1::2], height)):
-        if max(values) <= 0 or (limit is not None and min(values) >= limit):
-            return False
-    # Triangles from the first point, each taken positive: a figure of eight has an area too. The first one mostly decides.
-    x, y = part[0], part[1]
-    area = 0.0
-    for i in range(2, len(part) - 2, 2):
-        area += abs((part[i] - x) * (part[i + 3] - y) - (part[i + 2] - x) * (part[i + 1] - y)) / 2
-        if area > _LEAST_AREA:
-            return True
-    return False
-
-
 def is_valid_box(box: Any) -> bool:
     """Whether an XYWH box has four finite numbers and an area."""
     try:
-        return len(box) == 4 and all(math.isfinite(value) for value in box) and box[2] > 0 and box[3] > 0
-    except TypeError:
+        return len(box) == 4 and math.isfinite(sum(box)) and box[2] > 0 and box[3] > 0
+    except (TypeError, KeyError, OverflowError):
         return False
-
-
-def is_usable_box(box: Any, height: int | None, width: int | None) -> bool:
-    """Whether an XYWH box is valid and meets its image (height and width in pixels; None: unknown)."""
-    if not is_valid_box(box) or box[0] + box[2] <= 0 or box[1] + box[3] <= 0:
-        return False
-    return (width is None or box[0] < width) and (height is None or box[1] < height)
-
-
-def segmentation_box(segmentation: Any) -> list[float]:
-    """The XYWH box, in pixels, around valid polygon parts or around a valid compressed RLE."""
-    if isinstance(segmentation, list):
-        points = np.concatenate([np.asarray(part, dtype=np.float64).reshape(-1, 2) for part in segmentation])
-        low, high = points.min(axis=0), points.max(axis=0)
-        return [*low.tolist(), *(high - low).tolist()]
-    return [float(value) for value in mask_util.toBbox(segmentation)]

@@ -1,4 +1,7 @@
-"""The published mappers' augmentations (specification of CondInst, section 8, and of Mask2Former, section 7)."""
+"""The published mappers' augmentations (specification of CondInst, section 8, and of Mask2Former, section 7).
+
+Both resizes are detectron2's, but that a side of a long and narrow image keeps one pixel where theirs would leave none.
+"""
 
 import random
 
@@ -74,6 +77,28 @@ def grow_window(window: npt.NDArray[np.int64], boxes: npt.NDArray[np.float64]) -
         window = grown
 
 
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """detectron2's; see the head of this file."""
+
+    def get_transform(self, image: npt.NDArray[np.uint8]) -> T.Transform:
+        """The resize of an (H, W, C) image."""
+        return _with_a_pixel(super().get_transform(image))
+
+
+class ResizeScale(T.ResizeScale):
+    """detectron2's; see the head of this file."""
+
+    def get_transform(self, image: npt.NDArray[np.uint8]) -> T.Transform:
+        """The resize of an (H, W, C) image."""
+        return _with_a_pixel(super().get_transform(image))
+
+
+def _with_a_pixel(transform: T.Transform) -> T.Transform:
+    if isinstance(transform, T.ResizeTransform):
+        transform.new_h, transform.new_w = max(1, transform.new_h), max(1, transform.new_w)
+    return transform
+
+
 def build_training_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     """Crop (INPUT.CROP.ENABLED), rotation (INPUT.IS_ROTATE, only with the crop), resize, flip: in this order.
 
@@ -93,10 +118,15 @@ def build_training_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     if len(sizes) == 0 or (style == "range" and len(sizes) != 2):
         wanted = 'two sizes, the least and the largest ("range")' if style == "range" else "at least one size"
         raise UserError(f"INPUT.MIN_SIZE_TRAIN is {tuple(sizes)}; INPUT.MIN_SIZE_TRAIN_SAMPLING needs {wanted}.")
-    augmentations.append(T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style))
+    augmentations.append(ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style))
     if cfg.INPUT.HFLIP_TRAIN:
         augmentations.append(T.RandomFlip(prob=0.5))
     return augmentations
+
+
+def build_test_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
+    """The resize to INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST, as detectron2 has it for evaluations."""
+    return [ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
 
 
 def build_lsj_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
@@ -108,6 +138,6 @@ def build_lsj_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     augmentations: list[T.Augmentation] = []
     if flip != "none":
         augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
-    augmentations.append(T.ResizeScale(cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE, target_height=size, target_width=size))
+    augmentations.append(ResizeScale(cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE, target_height=size, target_width=size))
     augmentations.append(T.FixedSizeCrop(crop_size=(size, size)))
     return augmentations

@@ -1,39 +1,100 @@
-"""Reading the image of a record."""
+"""The reader of images, for training, evaluation, predictions and pictures: the same pixels of a file for all of them."""
 
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from detectron2.data import detection_utils
+from PIL import Image
 
+from adet_iuq.data.images.deep import eight_bits
+from adet_iuq.data.images.facts import Size, facts_of, orientation_of
+from adet_iuq.data.images.opening import open_image
+from adet_iuq.data.images.orientation import STORED, UPRIGHT, frame_of, size_problem, tell, turned
 from adet_iuq.errors import UserError
 
+Pixels = npt.NDArray[np.uint8]
 
-def read_image(record: dict[str, Any], image_format: str) -> npt.NDArray[np.uint8]:
-    """The record's image, (H, W, C), upright as its EXIF entry says, transposed if its record has the sides swapped.
+
+def read_image(
+    path: str | os.PathLike[str],
+    image_format: str = "BGR",
+    *,
+    claimed_size: Size | None = None,
+    annotations: Iterable[Mapping[str, Any]] = (),
+    deep_images: str = "dtype",
+    kind: str = "Image",
+) -> Pixels:
+    """The (H, W, C) pixels of a file.
+
+    Args:
+        path: of the file.
+        image_format: "BGR", or one of Pillow's modes, such as "RGB".
+        claimed_size: (height, width) by its data set, which decides which way round it is read
+            (data/images/orientation.py); None: upright.
+        annotations: of the image, in COCO's format; asked where width and height are swapped.
+        deep_images: INPUT.DEEP_IMAGES.
+        kind: what messages call it.
 
     Raises:
-        UserError: the file is missing, damaged, or has another size than `height` and `width` of the record.
+        UserError: the file is missing, damaged or too large, has not the size claimed, or is deep and refused as such.
     """
-    path = record["file_name"]
+    with open_image(path, kind) as image:
+        facts = facts_of(image, os.fspath(path))
+        frame = UPRIGHT if claimed_size is None else frame_of(facts, claimed_size, annotations)
+        if frame is None:
+            assert claimed_size is not None
+            raise UserError(size_problem(facts, claimed_size))
+        tell(frame, facts)
+        image.load()
+        still_to_turn = orientation_of(image)
+        plain: Image.Image = image
+        if facts.depth is not None:
+            plain = eight_bits(image, facts.depth, deep_images, facts.path)
+        pixels = _array(plain, image_format)
+    if frame != STORED:
+        return turned(pixels, still_to_turn)
+    return pixels if still_to_turn == facts.orientation else turned(pixels, facts.orientation, back=True)
+
+
+def _array(image: Image.Image, image_format: str) -> Pixels:
+    """The (H, W, C) pixels as detectron2 converts them; without its second copy where there is nothing to convert."""
+    if image.mode == "RGB" and image_format in ("RGB", "BGR"):
+        colours: Pixels = np.asarray(image)
+        return colours if image_format == "RGB" else colours[:, :, ::-1]
+    pixels: Pixels = detection_utils.convert_PIL_to_numpy(image, image_format)
+    return pixels
+
+
+def read_record(record: dict[str, Any], image_format: str, deep_images: str = "dtype") -> tuple[Pixels, dict[str, Any]]:
+    """The image of a data set's record, and the record with the image's `height` and `width`.
+
+    These differ from the record's own where it swaps them, and where it has none.
+
+    Args:
+        record: in detectron2's format.
+        image_format, deep_images: as `read_image` says.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    claimed = (record["height"], record["width"]) if record.keys() >= {"height", "width"} else None
     try:
-        image: npt.NDArray[np.uint8] = detection_utils.read_image(path, format=image_format)
-    except FileNotFoundError as error:
-        raise UserError(f"Image {path} does not exist. Run tools/check_dataset.py to list all missing ones.") from error
-    except Exception as error:  # Pillow raises many types on damaged files, SyntaxError among them
-        raise UserError(
-            f"Image {path} cannot be read ({type(error).__name__}: {error}). Replace it, or let up to N be skipped with "
-            "GUARD.SKIP_CORRUPT_IMAGES N."
-        ) from error
-    expected = (record["height"], record["width"])
-    if image.shape[:2] == expected[::-1] != expected:
-        image = np.ascontiguousarray(image.transpose(1, 0, 2))
-    if image.shape[:2] != expected:
-        raise UserError(
-            f"Image {path} is {image.shape[1]} x {image.shape[0]} pixels (width x height), but its data set says "
-            f"{expected[1]} x {expected[0]}. Correct the entry in the JSON file, or replace the image."
+        pixels = read_image(
+            record["file_name"],
+            image_format,
+            claimed_size=claimed,
+            annotations=record.get("annotations", ()),
+            deep_images=deep_images,
         )
-    return image
+    except UserError as error:
+        raise UserError(
+            f"{error} tools/check_dataset.py lists all such images; GUARD.SKIP_CORRUPT_IMAGES N lets a training replace up "
+            "to N of them."
+        ) from error
+    return pixels, {**record, "height": pixels.shape[0], "width": pixels.shape[1]}
 
 
 def unreadable(record: dict[str, Any]) -> UserError | None:
@@ -41,10 +102,10 @@ def unreadable(record: dict[str, Any]) -> UserError | None:
 
     It serves mappers that say it in words of their own.
     """
-    if not record.keys() >= {"file_name", "height", "width"}:
+    if "file_name" not in record:
         return None
     try:
-        read_image(record, "BGR")
+        read_record(record, "BGR")
     except UserError as error:
         return error
     return None

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 from torch.utils.data import DataLoader
 
 from adet_iuq.data.images.reading import unreadable
+from adet_iuq.data.loading.evaluation_mapper import EvaluationMapper
 from adet_iuq.data.loading.registries import Mapper
 from adet_iuq.data.loading.samples import Failure, unwrapped
 from adet_iuq.data.loading.workers import WorkerBoard
@@ -34,7 +35,7 @@ class EvaluationLoader:
             raise explained from error
 
 
-class EvaluationMapper:
+class GuardedMapper:
     """A mapper for evaluation; an unreadable image becomes a `Failure` that names it."""
 
     def __init__(self, mapper: Mapper, board: WorkerBoard) -> None:
@@ -57,7 +58,7 @@ def build_test_loader(cfg: CfgNode, name: str, *, mapper: Mapper | None = None) 
     Args:
         cfg: the whole config.
         name: of the data set.
-        mapper: from a record to the model's input; None: detectron2's own for evaluation.
+        mapper: from a record to the model's input; None: `EvaluationMapper`.
 
     Raises:
         UserError: the data set is unknown or cannot be read; while iterating: an image cannot be read.
@@ -65,8 +66,8 @@ def build_test_loader(cfg: CfgNode, name: str, *, mapper: Mapper | None = None) 
     register_datasets(cfg)
     workers = cfg.DATALOADER.NUM_WORKERS
     board = WorkerBoard(workers)
-    mapper = DatasetMapper(cfg, is_train=False) if mapper is None else mapper
+    mapper = EvaluationMapper(cfg) if mapper is None else mapper
     loader = build_detection_test_loader(
-        dataset=load_dataset(name), mapper=EvaluationMapper(mapper, board), num_workers=workers
+        dataset=load_dataset(name), mapper=GuardedMapper(mapper, board), num_workers=workers
     )
     return EvaluationLoader(loader, board)

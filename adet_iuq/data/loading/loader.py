@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
@@ -16,6 +15,7 @@ import adet_iuq.data.loading.mapper  # noqa: F401  (both register their mappers)
 from adet_iuq.data.loading.registries import Mapper, build_mapper, build_stream, check_needs
 from adet_iuq.data.loading.sampler import BatchPlan
 from adet_iuq.data.loading.samples import TrainingSamples, unwrapped
+from adet_iuq.data.loading.selection import Selection
 from adet_iuq.data.loading.workers import WorkerBoard, initialize_worker
 from adet_iuq.data.registration.datasets import load_dataset, register_datasets
 from adet_iuq.data.seeding import derive_seed
@@ -35,7 +35,7 @@ class TrainLoader:
         plan: which samples it yields.
     """
 
-    def __init__(self, cfg: CfgNode, records: list[dict[str, Any]], mapper: Mapper, plan: BatchPlan) -> None:
+    def __init__(self, cfg: CfgNode, records: Selection, mapper: Mapper, plan: BatchPlan) -> None:
         """
         Args:
             cfg: DATALOADER and GUARD are read.
@@ -47,8 +47,8 @@ class TrainLoader:
         self.plan = plan
         self._workers, self._skip = cfg.DATALOADER.NUM_WORKERS, cfg.GUARD.SKIP_CORRUPT_IMAGES
         self._stream = build_stream(cfg, records)
-        self._wide = [r["width"] > r["height"] for r in records] if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
-        self._records, self._mapper = DatasetFromList(records, copy=False), mapper
+        self._wide = records.is_wide.tolist() if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
+        self._records, self._mapper = records, mapper
 
     def start_at(self, *, seed: int, iteration: int, images_per_batch: int, micro_batches: int) -> None:
         """Makes the next `iter` begin with the batch of an iteration.
@@ -84,10 +84,10 @@ def _as_list(batch: list[Any]) -> list[Any]:
     return batch
 
 
-def training_records(cfg: CfgNode, mapper: Mapper | None = None) -> list[dict[str, Any]]:
+def training_records(cfg: CfgNode, mapper: Mapper | None = None) -> Selection:
     """The records of all of DATASETS.TRAIN, `image_id` replaced by the position in their concatenation.
 
-    The original id stands in `dataset_image_id`. DATALOADER.FILTER_EMPTY_ANNOTATIONS drops images that have no annotation,
+    They are made at each access (`Selection`). DATALOADER.FILTER_EMPTY_ANNOTATIONS drops images that have no annotation,
     or none but crowds; panoptic records, which have segments instead, all stay, as published.
 
     Args:
@@ -101,26 +101,17 @@ def training_records(cfg: CfgNode, mapper: Mapper | None = None) -> list[dict[st
     if not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty: name at least one data set to train on.")
     mapper = build_mapper(cfg) if mapper is None else mapper
-    records: list[dict[str, Any]] = []
+    parts = []
     for name in cfg.DATASETS.TRAIN:
         part = load_dataset(name)
         check_needs(name, part[0], mapper, cfg.INPUT.DATASET_MAPPER_NAME)
-        records.extend(part)
-    for index, record in enumerate(records):
-        record["dataset_image_id"], record["image_id"] = record["image_id"], index
-    number = len(records)
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        records = [r for r in records if _has_instance(r)]
+        parts.append(part)
+    number = sum(map(len, parts))
+    records = Selection(parts, only_with_instances=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     logger.info("%s: %d images, %d of them used.", ", ".join(cfg.DATASETS.TRAIN), number, len(records))
     if not records:
         raise UserError(f"None of the {number} images of {', '.join(cfg.DATASETS.TRAIN)} has a usable annotation.")
     return records
-
-
-def _has_instance(record: dict[str, Any]) -> bool:
-    if "annotations" not in record:
-        return True
-    return any(not annotation.get("iscrowd", 0) for annotation in record["annotations"])
 
 
 def build_train_loader(

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances, polygons_to_bitmask
 
@@ -18,7 +17,8 @@ from adet_iuq.data.annotations.panoptic import segment_ids
 from adet_iuq.data.annotations.polygons import clip_polygon
 from adet_iuq.data.annotations.segmentation import valid_parts
 from adet_iuq.data.images.augmentation import build_lsj_augmentations
-from adet_iuq.data.images.reading import read_image
+from adet_iuq.data.images.deep import check_rule
+from adet_iuq.data.images.reading import read_image, read_record
 from adet_iuq.data.loading.mapper import transformed_mask
 from adet_iuq.data.loading.registries import MAPPER_REGISTRY, SampleMapper
 from adet_iuq.data.seeding import seeded
@@ -43,23 +43,33 @@ class LSJMapper(SampleMapper):
     """
 
     @configurable
-    def __init__(self, *, augmentations: list[T.Augmentation], image_format: str) -> None:
+    def __init__(self, *, augmentations: list[T.Augmentation], image_format: str, deep_images: str = "dtype") -> None:
         """Built from a config, or from its parts.
 
         Args:
             augmentations: applied in this order.
             image_format: INPUT.FORMAT, such as "RGB".
+            deep_images: INPUT.DEEP_IMAGES.
+
+        Raises:
+            UserError: `deep_images` is unknown.
         """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
+        self.deep_images = check_rule(deep_images)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from the INPUT section."""
-        return {"augmentations": build_lsj_augmentations(cfg), "image_format": cfg.INPUT.FORMAT}
+        return {
+            "augmentations": build_lsj_augmentations(cfg),
+            "image_format": cfg.INPUT.FORMAT,
+            "deep_images": cfg.INPUT.DEEP_IMAGES,
+        }
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        inputs = T.AugInput(read_image(record, self.image_format))
+        image, record = read_record(record, self.image_format, self.deep_images)
+        inputs = T.AugInput(image)
         with seeded(record["sample_seed"]):
             transforms = self.augmentations(inputs)
         height, width = inputs.image.shape[:2]
@@ -121,10 +131,7 @@ class PanopticLSJMapper(LSJMapper):
 
 def _read_panoptic(record: dict[str, Any]) -> npt.NDArray[np.uint8]:
     path = record["pan_seg_file_name"]
-    try:
-        colours: npt.NDArray[np.uint8] = detection_utils.read_image(path, "RGB")
-    except Exception as error:  # as for images
-        raise UserError(f"Panoptic map {path} cannot be read ({type(error).__name__}: {error}).") from error
+    colours = read_image(path, "RGB", kind="Panoptic map")
     if colours.shape[:2] != (record["height"], record["width"]):
         raise UserError(
             f"Panoptic map {path} is {colours.shape[1]} x {colours.shape[0]} pixels (width x height), but its image is "

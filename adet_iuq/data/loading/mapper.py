@@ -14,7 +14,8 @@ from detectron2.utils.logger import log_first_n
 
 from adet_iuq.data.annotations.segmentation import rle_problem, valid_parts
 from adet_iuq.data.images.augmentation import build_training_augmentations
-from adet_iuq.data.images.reading import read_image
+from adet_iuq.data.images.deep import check_rule
+from adet_iuq.data.images.reading import read_record
 from adet_iuq.data.loading.registries import MAPPER_REGISTRY, SampleMapper
 from adet_iuq.data.seeding import seeded
 
@@ -27,25 +28,37 @@ class TrainingMapper(SampleMapper):
 
     A call takes a record of detectron2's format with `sample_seed` besides, and returns a dict with `image`, a uint8
     tensor (3, H, W) in INPUT.FORMAT, `instances` with `gt_boxes` (XYXY, pixels of the network input), `gt_classes` and
-    `gt_masks` (BitMasks (K, H, W)), possibly none, and the record's other entries except `annotations`. Crowds are
-    dropped; polygons are rasterised once, here; run-length masks are decoded and warped. A box of which nothing is left in
-    the image is taken from its mask.
+    `gt_masks` (BitMasks (K, H, W)), possibly none, `height` and `width` of the image in its file, and the record's other
+    entries except `annotations`. Crowds are dropped; polygons are rasterised once, here; run-length masks are decoded and
+    warped. A box of which nothing is left in the image is taken from its mask.
 
     Raises:
         UserError: the image is missing, damaged, or of another size than its record says.
     """
 
     @configurable
-    def __init__(self, *, augmentations: list[T.Augmentation], image_format: str, recompute_boxes: bool) -> None:
+    def __init__(
+        self,
+        *,
+        augmentations: list[T.Augmentation],
+        image_format: str,
+        recompute_boxes: bool,
+        deep_images: str = "dtype",
+    ) -> None:
         """Built from a config, or from its parts.
 
         Args:
             augmentations: applied in this order.
             image_format: INPUT.FORMAT, such as "BGR".
             recompute_boxes: whether boxes are taken from the masks, as they must be once a crop cuts them.
+            deep_images: INPUT.DEEP_IMAGES.
+
+        Raises:
+            UserError: `deep_images` is unknown.
         """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
+        self.deep_images = check_rule(deep_images)
         self.recompute_boxes = recompute_boxes
 
     @classmethod
@@ -55,10 +68,11 @@ class TrainingMapper(SampleMapper):
             "augmentations": build_training_augmentations(cfg),
             "image_format": cfg.INPUT.FORMAT,
             "recompute_boxes": cfg.INPUT.CROP.ENABLED,
+            "deep_images": cfg.INPUT.DEEP_IMAGES,
         }
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        image = read_image(record, self.image_format)
+        image, record = read_record(record, self.image_format, self.deep_images)
         annotations = record.get("annotations", [])
         boxes = np.array([_xyxy(annotation) for annotation in annotations], dtype=np.float64).reshape(-1, 4)
         inputs = T.AugInput(image, boxes=boxes)

@@ -44,7 +44,7 @@ class TrainingSamples(Dataset):
     seeded, so that any mapper's draws depend on the sample alone; see `SampleMapper`.
 
     Args:
-        records: a `DatasetFromList`, or anything that yields fresh records.
+        records: anything that makes a new record at each access.
         mapper: any; detectron2's, too.
         seed: of the run.
         skip: how many unreadable images may be replaced by others; counted in each worker by itself.

@@ -1,47 +1,45 @@
-"""Filling every NUM_CLASSES of a config from its data sets."""
+"""The classes of a run: how many there are, and how many each NUM_CLASSES of a config says."""
 
-import logging
 from collections.abc import Set
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from adet_iuq.config.num_classes import num_classes_sections
+from adet_iuq.data.registration.class_names import TrainedClasses, match_classes
 from adet_iuq.data.registration.datasets import load_dataset, register_datasets
 from adet_iuq.errors import UserError
 
-logger = logging.getLogger(__name__)
 
-
-def fill_class_counts(cfg: CfgNode, explicit: Set[str] = frozenset()) -> None:
-    """Sets each key called NUM_CLASSES, wherever it stands in `cfg`, that the user has not set.
+def fill_class_counts(cfg: CfgNode, overridden: Set[str] = frozenset(), trained: TrainedClasses | None = None) -> None:
+    """Sets each key called NUM_CLASSES, wherever it stands in `cfg`, that is not meant for this very run.
 
     The count is the number of thing classes of DATASETS.TRAIN, or of DATASETS.TEST if nothing is trained on.
-    MODEL.SEM_SEG_HEAD.NUM_CLASSES gets things and stuff together where the data set has stuff classes. Registers the data
-    sets first.
+    MODEL.SEM_SEG_HEAD.NUM_CLASSES gets things and stuff together where the data set has stuff classes. What a YAML file
+    says gives way: published files name COCO's 80, whatever they are trained on. Registers the data sets first, and
+    numbers their classes alike (`match_classes`).
 
     Args:
         cfg: an unfrozen config; changed in place.
-        explicit: dotted names of the keys that the user has set; they stay.
+        overridden: dotted names of the keys that the command line has set; they stay.
+        trained: the classes of the weights that the run starts from, where they are known.
 
     Raises:
-        UserError: a count set by the user is smaller than the data set's; the data sets disagree with each other;
-            and whatever `register_datasets` raises.
+        UserError: a count of the command line is smaller than the data set's, or larger and there is an evaluation;
+            the data sets have other classes than each other or the weights; and whatever `register_datasets` raises.
     """
     register_datasets(cfg)
     names = list(cfg.DATASETS.TRAIN) or list(cfg.DATASETS.TEST)
     if not names:
         return
     things, total = _common_counts(cfg, names)
+    match_classes(cfg, trained)
     for key, section in num_classes_sections(cfg).items():
         needed = total if "SEM_SEG_HEAD" in key else things
-        if key not in explicit:
+        if key not in overridden:
             section.NUM_CLASSES = needed
-        elif needed > section.NUM_CLASSES:
-            raise UserError(
-                f"{key} is {section.NUM_CLASSES}, but data set '{names[0]}' has {needed} classes. Remove the key (it is "
-                f"then filled in) or set it to at least {needed}."
-            )
+        elif needed != section.NUM_CLASSES:
+            _refuse_unfit(cfg, key, section.NUM_CLASSES, needed, names[0])
 
 
 def class_counts(name: str) -> tuple[int, int]:
@@ -64,23 +62,25 @@ def class_counts(name: str) -> tuple[int, int]:
 
 
 def _common_counts(cfg: CfgNode, names: list[str]) -> tuple[int, int]:
-    first = class_counts(names[0])
-    if first[1] == 0:
+    """Of the first set; every other one has as many things, or `match_classes` refuses it."""
+    counts = class_counts(names[0])
+    if counts[1] == 0:
         raise UserError(f"Data set '{names[0]}' names no classes.")
-    for name in dict.fromkeys([*names, *cfg.DATASETS.TEST]):
-        counts = class_counts(name)
-        mine, other = (MetadataCatalog.get(n).get("thing_classes") for n in (names[0], name))
-        if counts[0] != first[0] or (name in names and mine != other):
-            raise UserError(
-                f"Data sets '{names[0]}' ({_described(mine)}) and '{name}' ({_described(other)}) have different classes; "
-                'one model cannot serve both. Change DATASETS.TRAIN or DATASETS.TEST (DATASETS.TRAIN "()" takes the '
-                "classes from DATASETS.TEST), or give both files the same 'categories'."
-            )
-        if mine != other:
-            logger.warning("Classes of '%s' and '%s' are as many, but have other names.", names[0], name)
-    return first
+    for name in (*names, *cfg.DATASETS.TEST):
+        class_counts(name)  # LVIS fills its metadata while reading
+    return counts
 
 
-def _described(classes: list[str] | None) -> str:
-    classes = classes or []
-    return f"{len(classes)} classes: {', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}"
+def _refuse_unfit(cfg: CfgNode, key: str, count: int, needed: int, name: str) -> None:
+    """Refuses a count of the command line, unless it is larger and nothing is evaluated."""
+    if count < needed:
+        raise UserError(
+            f"{key} is {count}, but data set '{name}' has {needed} classes. Remove the key (it is then filled in) or set it "
+            f"to at least {needed}."
+        )
+    if cfg.DATASETS.TEST:
+        raise UserError(
+            f"{key} is {count} on the command line, but data set '{cfg.DATASETS.TEST[0]}' has {needed} classes: a model "
+            f"that predicts others cannot be evaluated on it. Remove the key (it is then filled in), or train without an "
+            'evaluation: DATASETS.TEST "()".'
+        )

@@ -1,19 +1,22 @@
-"""Which data sets there are: COCO and LVIS of detectron2, the embedded shapes, and any COCO-format JSON of a user."""
+"""Which data sets there are: COCO and LVIS of detectron2, the embedded shapes, any COCO-format JSON or folder of a user."""
 
 import difflib
 import json
 import logging
 import os
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import detectron2.data.datasets.builtin  # noqa: F401  registers COCO, LVIS and others below DETECTRON2_DATASETS
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from adet_iuq.data.annotations.coco_json import is_lvis_format, json_error_text, load_coco_records, read_categories
+from adet_iuq.data.annotations.coco_json import load_coco_records, read_categories
+from adet_iuq.data.annotations.digest_cache import digest_of
 from adet_iuq.data.annotations.panoptic import add_sizes, register_coco_panoptic
+from adet_iuq.data.annotations.parsing import json_error_text
+from adet_iuq.data.annotations.records import Records
+from adet_iuq.data.registration.entries import folder_hint, own_sets
 from adet_iuq.data.shapes.dataset import ANNOTATIONS, render_shapes, shapes_split
 from adet_iuq.data.shapes.panoptic import (
     SHAPES_PANOPTIC,
@@ -29,8 +32,10 @@ logger = logging.getLogger(__name__)
 _SHAPES = {"shapes_train": "train", "shapes_val": "val"}
 # Names that this module registered, with their JSON file and image folder (absolute).
 _own: dict[str, tuple[str, str]] = {}
-# What the check found unfit: ids of images, by data set.
-_left_out: dict[str, frozenset[Any]] = {}
+# Class names in the order in which a model numbers them, by data set, where that is not the order of the file's ids.
+_class_order: dict[str, tuple[str, ...]] = {}
+# The folder of DATASETS.REGISTER in which a data set was found.
+_found_in: dict[str, str] = {}
 register_coco_panoptic()
 _stock = frozenset(DatasetCatalog.list())
 
@@ -40,47 +45,23 @@ def register_datasets(cfg: CfgNode) -> None:
 
     COCO (panoptic also under Mask2Former's names) and LVIS come with detectron2, below the folder that the environment
     variable DETECTRON2_DATASETS named when detectron2 was imported. The shapes are rendered here if the config uses
-    them. Entries of DATASETS.REGISTER that the config does not use are registered without a look at their files.
+    them. Entries of DATASETS.REGISTER that the config does not use are registered without a look at their files; of a
+    folder, the data sets are that the config uses.
 
     Raises:
-        UserError: an entry of DATASETS.REGISTER is no triple, its name is taken, its files are missing or do not parse, or
-            they are named by an environment variable that is not set; a name in DATASETS.TRAIN or DATASETS.TEST is unknown.
+        UserError: an entry of DATASETS.REGISTER is neither triple nor folder, its name is taken, its files are missing or do
+            not parse, or they are named by an environment variable that is not set; what a folder holds cannot be told; a
+            name in DATASETS.TRAIN or DATASETS.TEST is unknown.
     """
     used = used_names(cfg)
     register_shapes(cfg)
-    for entry in cfg.DATASETS.REGISTER:
-        if not isinstance(entry, list | tuple) or len(entry) != 3 or not all(isinstance(part, str) for part in entry):
-            raise UserError(
-                f"DATASETS.REGISTER: {entry!r} is not a triple [name, json file, image folder]. Write for example "
-                "[['cells_train', 'cells/train.json', 'cells/images']]."
-            )
-        name, json_file, image_root = entry
-        json_file, image_root = (_absolute(path, name, name in used) for path in (json_file, image_root))
-        _register(name, json_file, image_root)
-        if name in used:
-            _describe(name, json_file, image_root)
+    for one in own_sets(cfg, used):
+        _register(one.name, one.json_file, one.image_root, one.folder)
+        if one.name in used:
+            _describe(one.name, one.json_file, one.image_root)
     for name in used:
         if name not in DatasetCatalog:
-            raise UserError(_unknown_name(name))
-
-
-def _absolute(path: str, name: str, used: bool) -> str:
-    """A path of DATASETS.REGISTER with `~`, `$VARIABLE` and `${VARIABLE}` expanded, absolute.
-
-    This is the one place that expands them: the config, and the copy of it that a run writes, name the variable and so
-    serve on another machine. The path of a data set that is not used may keep a variable that is not set.
-
-    Raises:
-        UserError: a data set that is used has a path with a variable that is not set.
-    """
-    expanded = os.path.expanduser(os.path.expandvars(path))
-    unset = re.search(r"\$\{?(\w+)\}?/*(.*)", expanded)
-    if unset and used and not os.path.exists(expanded):
-        raise UserError(
-            f"Data set '{name}': its path {path} (DATASETS.REGISTER) takes the environment variable {unset[1]}, which is "
-            f"not set; set {unset[1]} to the folder that holds {unset[2]}, see datasets/README.md."
-        )
-    return os.path.abspath(expanded)
+            raise UserError(_unknown_name(name) + folder_hint(cfg, name))
 
 
 def used_names(cfg: CfgNode) -> list[str]:
@@ -107,7 +88,7 @@ def register_shapes(cfg: CfgNode) -> None:
             make_shapes_panoptic(cfg, split)
 
 
-def _register_scenes(name: str, load: Callable[[], list[dict[str, Any]]], metadata: dict[str, Any]) -> None:
+def _register_scenes(name: str, load: Callable[[], Sequence[dict[str, Any]]], metadata: dict[str, Any]) -> None:
     paths = (metadata["json_file"], metadata["image_root"])
     if _own.get(name) == paths:
         return
@@ -130,27 +111,33 @@ def _shapes_metadata(cfg: CfgNode, split: str) -> dict[str, Any]:
     }
 
 
-def _shapes_loader(cfg: CfgNode, split: str) -> Callable[[], list[dict[str, Any]]]:
+def _shapes_loader(cfg: CfgNode, split: str) -> Callable[[], Records]:
     frozen = cfg.clone()  # the function may run long after this config: it keeps a copy of what it needs
 
-    def load() -> list[dict[str, Any]]:
+    def load() -> Records:
         folder = render_shapes(frozen, split)
         return load_coco_records(str(folder / ANNOTATIONS), str(folder))
 
     return load
 
 
-def _register(name: str, json_file: str, image_root: str) -> None:
+def _register(name: str, json_file: str, image_root: str, folder: str | None) -> None:
+    """Makes a data set known; one that was found in the same `folder` before, with other files, gives way."""
     if name in _SHAPES or name in SHAPES_PANOPTIC or name in _stock:
         raise UserError(f"DATASETS.REGISTER: the name '{name}' belongs to a built-in data set; choose another one.")
     if name in _own or name in DatasetCatalog:
-        if _own.get(name) != (json_file, image_root):
+        if _own.get(name) == (json_file, image_root):
+            return
+        if folder is None or _found_in.get(name) != folder:
             there = " and ".join(_own.get(name, ("a data set of another program",)))
             raise UserError(
                 f"DATASETS.REGISTER: the name '{name}' already stands for {there}; give {json_file} another name."
             )
-        return
-    DatasetCatalog.register(name, lambda: load_coco_records(json_file, image_root))
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    if folder is not None:
+        _found_in[name] = folder
+    DatasetCatalog.register(name, lambda: _renumbered(name, load_coco_records(json_file, image_root)))
     _own[name] = (json_file, image_root)
 
 
@@ -160,8 +147,11 @@ def _describe(name: str, json_file: str, image_root: str) -> None:
         if not exists(path):
             raise UserError(f"Data set '{name}': the {kind} {path} does not exist. Correct DATASETS.REGISTER.")
     metadata = MetadataCatalog.get(name)
-    classes, contiguous = read_categories(json_file)
-    evaluator = "lvis" if is_lvis_format(json_file) else "coco"
+    classes, contiguous = read_categories(json_file, image_root)
+    if name in _class_order:
+        names, classes = classes, list(_class_order[name])
+        contiguous = {category: classes.index(names[number]) for category, number in contiguous.items()}
+    evaluator = "lvis" if digest_of(json_file, image_root).digest.is_lvis else "coco"
     if (metadata.get("thing_classes", classes), metadata.get("evaluator_type", evaluator)) != (classes, evaluator):
         MetadataCatalog.remove(name)
         metadata = MetadataCatalog.get(name)
@@ -174,13 +164,35 @@ def _describe(name: str, json_file: str, image_root: str) -> None:
     )
 
 
+def order_classes(name: str, order: Sequence[str] | None) -> None:
+    """Numbers the classes of a user's data set, which is registered, in this order; None: in the order of their ids.
+
+    Args:
+        name: of the data set.
+        order: its class names, which differ from each other.
+    """
+    if order is None:
+        _class_order.pop(name, None)
+    else:
+        _class_order[name] = tuple(order)
+    _describe(name, *_own[name])
+
+
+def _renumbered(name: str, records: Records) -> Records:
+    """Records whose classes are numbered as their file does, now as `order_classes` said."""
+    if name not in _class_order:
+        return records
+    names, _ = read_categories(*_own[name])
+    return records.renumbered([_class_order[name].index(one) for one in names])
+
+
 def _unknown_name(name: str) -> str:
     known = [*_own, *_stock]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     return (
-        f"Data set '{name}' is not known. {hint}For a JSON file of your own, add [name, json file, image folder] to "
-        "DATASETS.REGISTER (datasets/README.md)."
+        f"Data set '{name}' is not known. {hint}For data of your own, add [name, json file, image folder] or "
+        "[name, folder] to DATASETS.REGISTER (datasets/README.md)."
     )
 
 
@@ -201,18 +213,8 @@ def source_of(name: str) -> tuple[str, str, bool] | None:
     return None if json_file is None or image_root is None else (str(json_file), str(image_root), True)
 
 
-def leave_out(name: str, image_ids: Iterable[Any]) -> None:
-    """Makes `load_dataset` pass over these images of a data set, instead of those named before."""
-    _left_out[name] = frozenset(image_ids)
-
-
-def left_out(name: str) -> frozenset[Any]:
-    """Ids of the images of a data set that `load_dataset` passes over."""
-    return _left_out.get(name, frozenset())
-
-
-def load_dataset(name: str) -> list[dict[str, Any]]:
-    """The records of a registered data set, in detectron2's format, without the images that are left out.
+def load_dataset(name: str) -> Sequence[dict[str, Any]]:
+    """The records of a registered data set, in detectron2's format; those of a COCO-format file are made at each access.
 
     Raises:
         UserError: it is unknown; its JSON file is missing, cut off or wrong; a package it needs is missing.
@@ -221,7 +223,7 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         raise UserError(_unknown_name(name))
     json_file = MetadataCatalog.get(name).get("json_file", "its JSON file")
     try:
-        records: list[dict[str, Any]] = DatasetCatalog.get(name)
+        records: Sequence[dict[str, Any]] = _stock_records(name) or DatasetCatalog.get(name)
     except json.JSONDecodeError as error:
         raise UserError(json_error_text(json_file, error)) from error
     except FileNotFoundError as error:
@@ -238,11 +240,24 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
     if not records:
         raise UserError(f"Data set '{name}': {json_file} lists no images.")
     if "pan_seg_file_name" in records[0] and "height" not in records[0]:
-        add_sizes(records, MetadataCatalog.get(name).panoptic_json)
-    used = [record for record in records if record["image_id"] not in left_out(name)]
-    if not used:
-        raise UserError(f"Data set '{name}': {json_file} gives every image a size that it does not have.")
-    return used
+        add_sizes(list(records), MetadataCatalog.get(name).panoptic_json)
+    return records
+
+
+def _stock_records(name: str) -> Records | None:
+    """The records of one of detectron2's own COCO sets, which so start as fast as a user's; None where its own reader is
+    to serve: for keypoints, for a file with other classes than its metadata or without annotations, and for errors."""
+    metadata = MetadataCatalog.get(name)
+    json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
+    if name not in _stock or metadata.get("evaluator_type") != "coco" or metadata.get("keypoint_names"):
+        return None
+    if not image_root or not json_file or not os.path.isfile(json_file):
+        return None
+    digest = digest_of(json_file, image_root, stock=True).digest
+    classes = (metadata.get("thing_classes"), metadata.get("thing_dataset_id_to_contiguous_id"))
+    if classes != (digest.class_names, digest.class_numbers) or not digest.is_annotated or digest.report.fatal:
+        return None
+    return load_coco_records(json_file, image_root, stock=True)
 
 
 def missing_hint(name: str) -> str:

@@ -11,6 +11,7 @@ whose rest has the image's mean colour. Masks are written as run lengths, so tha
 import json
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from adet_iuq.data.annotations.coco_json import load_coco_records, read_coco_json, sorted_ids
-from adet_iuq.data.annotations.evaluation_json import evaluation_json
+from adet_iuq.data.annotations.coco_json import load_coco_records, read_categories, read_sanitized
+from adet_iuq.data.annotations.evaluation_json import sortable
 from adet_iuq.data.annotations.segmentation import to_rle
 from adet_iuq.data.cache import cache_folder, file_identity, folder_time, make_folder_once
-from adet_iuq.data.images.reading import read_image
-from adet_iuq.data.registration.datasets import left_out, load_dataset, register_datasets, source_of
+from adet_iuq.data.images.deep import check_rule
+from adet_iuq.data.images.reading import read_record
+from adet_iuq.data.registration.datasets import load_dataset, register_datasets, source_of
 from adet_iuq.data.seeding import derive_seed
 from adet_iuq.errors import UserError
 
@@ -34,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 TILES = 4
 EVALUATOR_TYPE = "coco_mosaic"
-_VERSION = 1  # raise it with every change to what is written
+_VERSION = 3  # raise it with every change to what is written
 _ANNOTATIONS = "annotations.json"
 
 
@@ -53,7 +55,8 @@ def mosaic_config(cfg: CfgNode) -> CfgNode:
     Raises:
         UserError: a data set has no annotations or cannot be read; the cache cannot be written.
     """
-    mosaics = tuple(register_mosaics(name, cfg.TEST.MOSAIC.SEED) for name in _sources(cfg))
+    seed, deep_images = cfg.TEST.MOSAIC.SEED, cfg.INPUT.DEEP_IMAGES
+    mosaics = tuple(register_mosaics(name, seed, deep_images) for name in _sources(cfg))
     result = cfg.clone()
     result.defrost()
     result.DATASETS.TEST = mosaics
@@ -62,7 +65,7 @@ def mosaic_config(cfg: CfgNode) -> CfgNode:
     return result
 
 
-def register_mosaics(name: str, seed: int) -> str:
+def register_mosaics(name: str, seed: int, deep_images: str = "dtype") -> str:
     """Makes the mosaics of a registered data set known to detectron2's catalogs; returns their name.
 
     Every process may call it: the first one makes them, and the others wait.
@@ -70,7 +73,7 @@ def register_mosaics(name: str, seed: int) -> str:
     Raises:
         UserError: as `make_mosaics`; the name is taken.
     """
-    folder, mosaics = make_mosaics(name, seed), _mosaic_name(name)
+    folder, mosaics = make_mosaics(name, seed, deep_images), _mosaic_name(name)
     json_file = str(folder / _ANNOTATIONS)
     if mosaics in DatasetCatalog:
         if MetadataCatalog.get(mosaics).get("evaluator_type") != EVALUATOR_TYPE:
@@ -78,23 +81,24 @@ def register_mosaics(name: str, seed: int) -> str:
         DatasetCatalog.remove(mosaics)
         MetadataCatalog.remove(mosaics)
     DatasetCatalog.register(mosaics, lambda: load_coco_records(json_file, str(folder)))
-    source = MetadataCatalog.get(name)
+    numbers = read_categories(json_file, str(folder))[1]
     MetadataCatalog.get(mosaics).set(
         json_file=json_file,
         image_root=str(folder),
         evaluator_type=EVALUATOR_TYPE,
-        thing_classes=source.thing_classes,
-        thing_dataset_id_to_contiguous_id=source.thing_dataset_id_to_contiguous_id,
+        thing_classes=MetadataCatalog.get(name).thing_classes,
+        thing_dataset_id_to_contiguous_id=numbers,
     )
     return mosaics
 
 
-def make_mosaics(name: str, seed: int) -> Path:
+def make_mosaics(name: str, seed: int, deep_images: str = "dtype") -> Path:
     """Writes the mosaics of a registered COCO-type data set, unless the cache has them; returns their folder.
 
     Args:
         name: of the data set.
         seed: decides which images meet.
+        deep_images: INPUT.DEEP_IMAGES; mosaics have 8 bits.
 
     Raises:
         UserError: it has no annotations; a file of it cannot be read, or the cache cannot be written.
@@ -106,18 +110,16 @@ def make_mosaics(name: str, seed: int) -> Path:
         )
     json_file, image_root, stock = source
     path, mtime, size = file_identity(json_file)
-    ids = sorted_ids(left_out(name))
-    place = f"{path}\n{image_root}\n{ids}".encode()
+    place = f"{path}\n{image_root}\n{check_rule(deep_images)}".encode()
     mark = derive_seed(_VERSION, seed, mtime, size, folder_time(image_root), *place)
     folder = cache_folder() / "mosaic" / f"{name.replace('/', '_')}-{mark:016x}"
 
     def fill(partial: Path) -> None:
-        served = json_file if stock else evaluation_json(json_file, str(partial), left_out(name))
-        content = read_coco_json(served)
+        content = sortable(read_sanitized(json_file, image_root, stock=stock)[0], "categories", "category_id")
         if "annotations" not in content:
             raise UserError(f"Data set '{name}' has no annotations, so TEST.MOSAIC cannot evaluate mosaics of it.")
         logger.info("Making mosaics of '%s' in %s", name, folder)
-        _write_mosaics(partial, load_dataset(name), content, seed)
+        _write_mosaics(partial, load_dataset(name), content, seed, deep_images)
 
     make_folder_once(folder, fill)
     return folder
@@ -140,7 +142,9 @@ def _mosaic_name(name: str) -> str:
     return f"{name}_mosaic"
 
 
-def _write_mosaics(folder: Path, records: list[dict[str, Any]], content: dict[str, Any], seed: int) -> None:
+def _write_mosaics(
+    folder: Path, records: Sequence[dict[str, Any]], content: dict[str, Any], seed: int, deep_images: str
+) -> None:
     """Images and JSON of the mosaics.
 
     Args:
@@ -148,6 +152,7 @@ def _write_mosaics(folder: Path, records: list[dict[str, Any]], content: dict[st
         records: of the data set, for the images.
         content: of its JSON file, for all that the evaluation reads of an annotation.
         seed: of the shuffle.
+        deep_images: INPUT.DEEP_IMAGES.
     """
     annotations: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
@@ -155,12 +160,12 @@ def _write_mosaics(folder: Path, records: list[dict[str, Any]], content: dict[st
     images: list[dict[str, Any]] = []
     moved: list[dict[str, Any]] = []
     for number, group in enumerate(groups_of_four(len(records), seed), start=1):
-        four = [records[index] for index in group]
+        read = [read_record(records[index], "RGB", deep_images) for index in group]
+        four = [record for _, record in read]
         height, width = (max(record[side] for record in four) for side in ("height", "width"))
         tiles = [[x, y, x + width, y + height] for y in (0, height) for x in (0, width)]
         picture = np.empty((2 * height, 2 * width, 3), dtype=np.uint8)
-        for record, (x0, y0, x1, y1) in zip(four, tiles, strict=True):
-            image = read_image(record, "RGB")
+        for (image, record), (x0, y0, x1, y1) in zip(read, tiles, strict=True):
             picture[y0:y1, x0:x1] = image.mean(axis=(0, 1)).round()
             picture[y0 : y0 + image.shape[0], x0 : x0 + image.shape[1]] = image
             for annotation in annotations[record["image_id"]]:

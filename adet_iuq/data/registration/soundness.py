@@ -4,29 +4,30 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from adet_iuq.data.annotations.checker import check_coco_json
-from adet_iuq.data.annotations.coco_json import sorted_ids
 from adet_iuq.data.annotations.report import Report
-from adet_iuq.data.cache import cache_folder, file_identity, folder_time
-from adet_iuq.data.registration.datasets import leave_out, missing_hint, register_datasets, source_of, used_names
+from adet_iuq.data.annotations.sanitize import VERSION
+from adet_iuq.data.cache import cache_folder, file_identity, folders_unchanged
+from adet_iuq.data.images.deep import check_rule
+from adet_iuq.data.registration.datasets import missing_hint, register_datasets, source_of, used_names
 from adet_iuq.data.seeding import derive_seed
 from adet_iuq.errors import UserError
 from adet_iuq.files import replace_file
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2  # raise it when the checker finds more
+# Images of a set whose headers are read before a training: some seconds. In a larger one the reader judges each image when
+# its turn comes, in the same words, and tools/check_dataset.py judges all of them.
+MOST_HEADERS = 20_000
+_VERSION = 4  # raise it when the look at the images finds more
 
 
 def ensure_datasets_sound(cfg: CfgNode) -> None:
     """Refuses data sets of DATASETS.TRAIN and DATASETS.TEST with fatal flaws; logs the others' flaws.
-
-    From then on `load_dataset` passes over the images of another size than their entry says, on every rank.
 
     Every process must call it; rank 0 looks, all get its verdict. A data set that passed is not looked at again until its
     JSON file or a folder with its images changes. DATASETS.CHECK False turns this off.
@@ -35,35 +36,28 @@ def ensure_datasets_sound(cfg: CfgNode) -> None:
         UserError: with the same words as tools/check_dataset.py, on every rank.
     """
     register_datasets(cfg)
-    names = used_names(cfg)
-    for name in names:
-        leave_out(name, ())
     if not cfg.DATASETS.CHECK:
         return
     verdict: str | None = None
-    disagreeing: dict[str, list[Any]] = {}
     if comm.is_main_process():
         try:
-            disagreeing = {name: check_registered(name, training=name in cfg.DATASETS.TRAIN) for name in names}
+            rule = check_rule(cfg.INPUT.DEEP_IMAGES)
+            for name in used_names(cfg):
+                check_registered(name, training=name in cfg.DATASETS.TRAIN, deep_images=rule)
         except UserError as error:
             verdict = str(error)
         except Exception as error:  # the other ranks wait for a verdict
             logger.exception("The check failed.")
             verdict = f"The check of the data sets failed with {type(error).__name__}: {error}."
-    verdict, disagreeing = comm.all_gather((verdict, disagreeing))[0]
+    verdict = comm.all_gather(verdict)[0]
     if verdict is not None:
         raise UserError(verdict)
-    for name, ids in disagreeing.items():
-        leave_out(name, ids)
-        if ids:
-            logger.warning("Data set '%s': %d images whose size disagrees are left out.", name, len(ids))
 
 
-def check_registered(name: str, *, training: bool) -> list[Any]:
+def check_registered(name: str, *, training: bool, deep_images: str = "dtype") -> None:
     """Checks one registered data set, unless it passed before; logs warnings.
 
-    Returns:
-        ids of the images whose size is not what their entry says.
+    `deep_images` is INPUT.DEEP_IMAGES.
 
     Raises:
         UserError: it has a fatal flaw.
@@ -71,40 +65,46 @@ def check_registered(name: str, *, training: bool) -> list[Any]:
     source = source_of(name)
     if source is None:
         logger.info("Data set '%s' does not come as a COCO-format JSON file; it is not checked.", name)
-        return []
+        return
     json_file, image_root, stock = source
     if not os.path.exists(json_file):
         raise UserError(f"Data set '{name}': JSON file {json_file} does not exist. {missing_hint(name)}")
-    stamp = _stamp(json_file, image_root, stock, training)
+    stamp = _stamp(json_file, image_root, stock, training, deep_images)
     known = _read(stamp)
     if known is not None:
-        if known["warnings"]:
-            logger.info("Data set '%s' passed the check before, with warnings (%s).", name, known["warnings"])
-        return list(known["disagreeing"])
+        if known:
+            logger.info("Data set '%s' passed the check before, with warnings (%s).", name, known)
+        return
     logger.info("Checking data set '%s' (%s) ...", name, json_file)
     # Reading every header of COCO takes minutes on a cold disk, and its sizes are known to be right.
-    report = check_coco_json(json_file, image_root, stock=stock, image_sizes=not stock, training=training)
+    report = check_coco_json(
+        json_file,
+        image_root,
+        stock=stock,
+        image_sizes=not stock,
+        most_images=MOST_HEADERS,
+        training=training,
+        deep_images=deep_images,
+    )
     report.raise_if_fatal()
     if report.problems:
         logger.warning("Data set '%s':\n%s", name, report.text())
     _write(stamp, report)
-    return sorted_ids(report.disagreeing)
 
 
-def _stamp(json_file: str, image_root: str, stock: bool, training: bool) -> Path:
+def _stamp(json_file: str, image_root: str, stock: bool, training: bool, deep_images: str) -> Path:
     """Where the verdict is kept; the times of the image folders, which only the check knows, stand inside."""
     path, mtime, size = file_identity(json_file)
-    place = f"{path}\n{os.path.abspath(image_root)}".encode()
-    mark = derive_seed(_VERSION, mtime, size, stock, training, *place)
+    place = f"{path}\n{os.path.abspath(image_root)}\n{deep_images}".encode()
+    mark = derive_seed(_VERSION, VERSION, mtime, size, stock, training, *place)
     return cache_folder() / "checks" / f"{mark:016x}.json"
 
 
-def _read(stamp: Path) -> dict[str, Any] | None:
-    """The kept verdict, if it is whole and no image has come or gone since: that changes the time of its folder."""
+def _read(stamp: Path) -> str | None:
+    """The warnings of the kept verdict, if it is whole and no image came or went since: that changes its folder's time."""
     try:
         content = json.loads(stamp.read_bytes())
-        fresh = all(folder_time(folder) == time for folder, time in content["folders"].items())
-        return {"warnings": str(content["warnings"]), "disagreeing": list(content["disagreeing"])} if fresh else None
+        return str(content["warnings"]) if folders_unchanged(content["folders"]) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -115,7 +115,6 @@ def _write(stamp: Path, report: Report) -> None:
         "json_file": report.json_file,
         "image_root": report.image_root,
         "folders": report.folders,
-        "disagreeing": sorted_ids(report.disagreeing),
         "warnings": kinds,
     }
     try:

@@ -9,6 +9,7 @@ from detectron2.evaluation import DatasetEvaluator
 from adet_iuq.data.registration.mosaic import TILES, mosaic_config
 from adet_iuq.evaluation.queries import probe_queries
 from adet_iuq.evaluation.results import by_dataset
+from adet_iuq.evaluation.run_lengths import RunLengthEvaluator
 from adet_iuq.modeling import Segmenter
 
 
@@ -16,7 +17,7 @@ def evaluate_all(
     evaluate: Callable[..., dict[str, Any]],
     cfg: CfgNode,
     model: Segmenter,
-    evaluators: list[DatasetEvaluator] | None = None,
+    evaluators: list[DatasetEvaluator],
 ) -> dict[str, Any]:
     """Results of DATASETS.TEST, and of what TEST.MOSAIC and TEST.QUERY_PROBE ask for; every rank calls it.
 
@@ -24,12 +25,13 @@ def evaluate_all(
         evaluate: `DefaultTrainer.test`: of config, model and evaluators.
         cfg: of the run.
         model: to evaluate.
-        evaluators: of DATASETS.TEST, in this order; None: built from the config.
+        evaluators: of DATASETS.TEST, in this order. Masks are run lengths if all of them take these.
 
     Returns:
         {data set: {task: {metric: value}}} with the names of `evaluated_sets`; the inner part, if it is only one set.
     """
-    results = by_dataset(evaluate(cfg, model, evaluators), cfg.DATASETS.TEST)
+    with model.encoding_masks(all(isinstance(one, RunLengthEvaluator) for one in evaluators)):
+        results = by_dataset(evaluate(cfg, model, evaluators), cfg.DATASETS.TEST)
     mosaics = mosaic_config(cfg)
     if mosaics.DATASETS.TEST:
         with model.pictures_of(TILES):

@@ -64,8 +64,6 @@ class Trainer(DefaultTrainer):
         # where it starts.
         TrainerBase.__init__(self)
         cfg = scaled_to(cfg, comm.get_world_size())
-        if cfg.TEST.PRECISE_BN.ENABLED:
-            raise UserError("TEST.PRECISE_BN.ENABLED is not supported: its extra passes would fill the pixel memory.")
         self.cfg = cfg
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -134,6 +132,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict[str, Any]:
         """Evaluates on all of `evaluated_sets`; see DefaultTrainer. Random states are left as they were."""
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         with state.preserved_random_state():
             results = evaluate_all(super().test, cfg, unwrap(model), evaluators)
         if comm.is_main_process():

@@ -30,7 +30,7 @@ from adet_iuq.modeling.layers import (
     instance_masks,
     loss_count,
     mask_centroids,
-    paste_masks,
+    pasted_masks,
     strided_masks,
 )
 from adet_iuq.modeling.parts import part
@@ -258,7 +258,8 @@ class CondInst(Segmenter):
         kept = boxes.nonempty()
         boxes, detections = boxes[kept], detections[kept]
         probabilities, which = self._probabilities(maps, mask_features, image, detections)
-        masks = paste_masks(probabilities, self.mask_head.out_stride, input_size, output_size)
+        chunks = pasted_masks(probabilities, self.mask_head.out_stride, input_size, output_size)
+        masks = self.gathered_masks(chunks, len(probabilities), output_size)
         result = Instances(output_size)
         result.pred_boxes, result.scores, result.pred_classes = boxes, detections.scores, detections.classes
         result.locations, result.fpn_levels = detections.locations, detections.levels

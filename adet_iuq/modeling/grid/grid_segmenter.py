@@ -20,8 +20,9 @@ from adet_iuq.modeling.grid.losses import GridLossSettings, class_loss, mask_log
 from adet_iuq.modeling.grid.mask_branch import GridMaskBranch
 from adet_iuq.modeling.grid.suppression import point_nms
 from adet_iuq.modeling.grid.targets import GridLayout, GridTargets, GridTruth, assign_cells
-from adet_iuq.modeling.layers.masks import instance_masks, mask_boxes
-from adet_iuq.modeling.layers.paste import paste_grid_masks
+from adet_iuq.modeling.layers.mask_sets import boxes_around
+from adet_iuq.modeling.layers.masks import instance_masks
+from adet_iuq.modeling.layers.paste import pasted_grid_masks
 from adet_iuq.modeling.parts import part
 from adet_iuq.modeling.segmenter import Segmenter, TrainingPass, content_size, output_size
 
@@ -183,6 +184,7 @@ class GridSegmenter(Segmenter):
             probabilities = mask_probabilities(kernels, features.flatten(1)).view(-1, *features.shape[1:])
         result = Instances(output_size)
         result.scores, result.pred_classes = found.scores, found.classes
-        result.pred_masks = paste_grid_masks(probabilities, input_size, output_size, self.detection.mask_threshold)
-        result.pred_boxes = Boxes(mask_boxes(result.pred_masks))
+        chunks = pasted_grid_masks(probabilities, input_size, output_size, self.detection.mask_threshold)
+        result.pred_masks = self.gathered_masks(chunks, len(probabilities), output_size)
+        result.pred_boxes = Boxes(boxes_around(result.pred_masks, self.device))
         return result

@@ -4,19 +4,30 @@ from adet_iuq.modeling.layers.deform_conv import DeformableConv, split_offsets
 from adet_iuq.modeling.layers.deformable_attention import MSDeformAttn, deformable_attention
 from adet_iuq.modeling.layers.dot_product import dot_product_maps, ordered_dot_product_maps
 from adet_iuq.modeling.layers.losses import dice_losses, focal_loss_sum, loss_count, reduce_mean
+from adet_iuq.modeling.layers.mask_sets import EncodedMasks, Masks, boxes_around, encoded_masks, stacked_masks
 from adet_iuq.modeling.layers.masks import instance_masks, mask_boxes, mask_centroids, strided_masks
-from adet_iuq.modeling.layers.paste import aligned_bilinear, paste_grid_masks, paste_masks
+from adet_iuq.modeling.layers.paste import (
+    aligned_bilinear,
+    paste_grid_masks,
+    paste_masks,
+    pasted_grid_masks,
+    pasted_masks,
+)
 from adet_iuq.modeling.layers.position import sine_positions
 from adet_iuq.modeling.layers.sparse_conv import conv_at
 
 __all__ = [
     "DeformableConv",
+    "EncodedMasks",
     "MSDeformAttn",
+    "Masks",
     "aligned_bilinear",
+    "boxes_around",
     "conv_at",
     "deformable_attention",
     "dice_losses",
     "dot_product_maps",
+    "encoded_masks",
     "focal_loss_sum",
     "instance_masks",
     "loss_count",
@@ -25,8 +36,11 @@ __all__ = [
     "ordered_dot_product_maps",
     "paste_grid_masks",
     "paste_masks",
+    "pasted_grid_masks",
+    "pasted_masks",
     "reduce_mean",
     "sine_positions",
     "split_offsets",
+    "stacked_masks",
     "strided_masks",
 ]

@@ -1,10 +1,11 @@
 """From mask probabilities of the padded network input to masks of the wished size, in bounded memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from adet_iuq.modeling.layers.mask_sets import stacked_masks
 
 CHUNK_BYTES = 32 * 1024**2  # of the full-resolution maps that exist at one time
 
@@ -39,6 +40,18 @@ def paste_masks(
     output_size: tuple[int, int],
     threshold: float = 0.5,
 ) -> Tensor:
+    """(N, height, width) bool: all of `pasted_masks` in one tensor."""
+    chunks = pasted_masks(probabilities, stride, input_size, output_size, threshold)
+    return stacked_masks(chunks, len(probabilities), output_size, probabilities.device)
+
+
+def pasted_masks(
+    probabilities: Tensor,
+    stride: int,
+    input_size: tuple[int, int],
+    output_size: tuple[int, int],
+    threshold: float = 0.5,
+) -> Iterator[Tensor]:
     """Resizes CondInst's masks to the output image and thresholds them (its parity spec, section 7, step 8).
 
     Args:
@@ -48,8 +61,8 @@ def paste_masks(
         output_size: (height, width) wished.
         threshold: a pixel is in when its probability is above it.
 
-    Returns:
-        (N, height, width) bool.
+    Yields:
+        (n, height, width) bool, a few masks at a time.
     """
     return _paste(
         probabilities, lambda part: aligned_bilinear(part, stride), stride, input_size, output_size, threshold
@@ -59,6 +72,14 @@ def paste_masks(
 def paste_grid_masks(
     probabilities: Tensor, input_size: tuple[int, int], output_size: tuple[int, int], threshold: float
 ) -> Tensor:
+    """(N, height, width) bool: all of `pasted_grid_masks` in one tensor."""
+    chunks = pasted_grid_masks(probabilities, input_size, output_size, threshold)
+    return stacked_masks(chunks, len(probabilities), output_size, probabilities.device)
+
+
+def pasted_grid_masks(
+    probabilities: Tensor, input_size: tuple[int, int], output_size: tuple[int, int], threshold: float
+) -> Iterator[Tensor]:
     """The same for grid segmenters, whose cells cover whole pixels (parity spec of SOLOv2, section 6, step 9).
 
     As published, the factor of the first enlargement comes from the image's height, not from the stride 4. Where the
@@ -72,8 +93,8 @@ def paste_grid_masks(
         output_size: (height, width) wished.
         threshold: a pixel is in when its probability is above it.
 
-    Returns:
-        (N, height, width) bool.
+    Yields:
+        (n, height, width) bool, a few masks at a time.
     """
     factor = -(-input_size[0] // probabilities.shape[1])
     size = (factor * probabilities.shape[1], factor * probabilities.shape[2])
@@ -91,14 +112,12 @@ def _paste(
     input_size: tuple[int, int],
     output_size: tuple[int, int],
     threshold: float,
-) -> Tensor:
+) -> Iterator[Tensor]:
     """Enlarges by `factor`, cuts the padding off, resizes and thresholds, a few masks at a time."""
-    masks = torch.empty((len(probabilities), *output_size), dtype=torch.bool, device=probabilities.device)
     pixels = max(probabilities[0].numel() * factor**2 if len(probabilities) else 1, output_size[0] * output_size[1])
     step = max(1, CHUNK_BYTES // (4 * pixels))
     for start in range(0, len(probabilities), step):
         full = enlarge(probabilities[start : start + step, None])[:, :, : input_size[0], : input_size[1]]
         if output_size != full.shape[2:]:
             full = F.interpolate(full, size=output_size, mode="bilinear", align_corners=False)
-        torch.gt(full[:, 0], threshold, out=masks[start : start + step])
-    return masks
+        yield full[:, 0] > threshold

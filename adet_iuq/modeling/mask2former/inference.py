@@ -3,7 +3,7 @@
 Parity spec of Mask2Former, section 6. Shapes: Q queries, K classes, (H, W) wished output.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,11 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-from adet_iuq.modeling.layers import mask_boxes
+from adet_iuq.modeling.layers import boxes_around, encoded_masks, stacked_masks
 from adet_iuq.modeling.parts import part
 
 Size = tuple[int, int]
-CHUNK_BYTES = 128 * 1024**2  # of the padded-size masks that exist at one time
+CHUNK_BYTES = 128 * 1024**2  # of the enlarged masks that exist at one time
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,18 @@ class OutputGeometry:
     def resize(self, masks: Tensor) -> Tensor:
         """Mask logits (N, h, w) to (N, H, W): up to the padded input, cut to the image, then to the output."""
         result = masks.new_empty(len(masks), *self.output)
-        step = max(1, CHUNK_BYTES // (4 * self.padded[0] * self.padded[1]))
-        for start in range(0, len(masks), step):
-            result[start : start + step] = self.fit(enlarge(masks[start : start + step], self.padded))
+        start = 0
+        for chunk in self.resized(masks):
+            result[start : start + len(chunk)] = chunk
+            start += len(chunk)
         return result
+
+    def resized(self, masks: Tensor) -> Iterator[Tensor]:
+        """The same, a few masks at a time."""
+        pixels = max(self.padded[0] * self.padded[1], self.output[0] * self.output[1])
+        for chunk in masks.split(max(1, CHUNK_BYTES // (4 * pixels))):
+            if len(chunk):
+                yield self.fit(enlarge(chunk, self.padded))
 
     def fit(self, maps: Tensor) -> Tensor:
         """Maps (N, *padded) cut to the image and resized to the output."""
@@ -48,7 +56,13 @@ def enlarge(maps: Tensor, size: Size) -> Tensor:
 
 
 def instance_inference(
-    logits: Tensor, masks: Tensor, geometry: OutputGeometry, count: int, things: Sequence[int] | None
+    logits: Tensor,
+    masks: Tensor,
+    geometry: OutputGeometry,
+    count: int,
+    things: Sequence[int] | None,
+    *,
+    encode: bool = False,
 ) -> Instances:
     """The best `count` pairs of query and class; a query may appear with several classes, its mask is resized once.
 
@@ -58,22 +72,31 @@ def instance_inference(
         geometry: of the output.
         count: at most so many.
         things: classes that are kept, of the best `count`; None: all.
+        encode: masks become run lengths.
 
     Returns:
-        Instances of the output size with pred_masks (bool), scores (class probability times mean mask probability inside
-        the mask), pred_classes, and pred_boxes around the masks (the published model leaves them all zero).
+        Instances of the output size with pred_masks (bool, or `EncodedMasks`), scores (class probability times mean mask
+        probability inside the mask), pred_classes, and pred_boxes around the masks (the published model leaves them all
+        zero).
     """
     scores, query, label = best_pairs(logits, count, things)
     distinct, which = torch.unique(query, return_inverse=True)
-    resized = geometry.resize(masks[distinct])
-    inside = resized > 0
-    # Not as one product of all: that would write the probabilities of every pixel at once.
-    quality = [(one.sigmoid() * mask).sum() / (mask.sum() + 1e-6) for one, mask in zip(resized, inside, strict=True)]
-    result = Instances(geometry.output)
-    result.pred_masks = inside[which]
+    quality: list[Tensor] = []
+
+    def chunks() -> Iterator[Tensor]:
+        for resized in geometry.resized(masks[distinct]):
+            inside = resized > 0
+            for one, mask in zip(resized, inside, strict=True):
+                quality.append(one.sigmoid().mul_(mask).sum() / (mask.sum() + 1e-6))
+            yield inside
+
+    size = geometry.output
+    found = encoded_masks(chunks(), size) if encode else stacked_masks(chunks(), len(distinct), size, masks.device)
+    result = Instances(size)
+    result.pred_masks = found[which]
     result.scores = scores * torch.stack(quality)[which] if quality else scores
     result.pred_classes = label
-    result.pred_boxes = Boxes(mask_boxes(inside)[which])
+    result.pred_boxes = Boxes(boxes_around(found, masks.device)[which])
     return result
 
 

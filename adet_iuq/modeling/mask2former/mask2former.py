@@ -228,7 +228,7 @@ class MaskFormer(Segmenter):
         if test.instance_on:
             kept = self.things if test.panoptic_on else None
             count = test.detections_per_image * self.images_per_picture  # at most one a query and class, all the same
-            result["instances"] = instance_inference(logits, masks, geometry, count, kept)
+            result["instances"] = instance_inference(logits, masks, geometry, count, kept, encode=self.masks_encoded)
         return result
 
 

@@ -1,19 +1,23 @@
 """Each flaw that the checker knows, in an otherwise sound data set."""
 
 import copy
+import itertools
 import json
+import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from adet_iuq.data import check_coco_json, ensure_datasets_sound, register_datasets
+from adet_iuq.data import build_train_loader, check_coco_json, ensure_datasets_sound, register_datasets
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.registration.soundness import check_registered
 from adet_iuq.errors import UserError
@@ -67,7 +71,7 @@ FATAL = [
 ]
 
 WARNING = [
-    ("broken polygon part", change(0, segmentation=[[5, 6, 20, 6, 20, 12], [1, 1, 2, 2]]), "annotation 1", 3),
+    ("broken polygon part", change(0, segmentation=[[5, 6, 25, 6, 25, 16, 5, 16], [1, 1, 2, 2]]), "annotation 1", 3),
     ("broken run-length mask", change(1, segmentation={"size": [30, 40], "counts": "zzz"}), "annotation 2", 2),
     ("broken run-length mask", change(1, segmentation={"size": [40, 30], "counts": [1200]}), "annotation 2", 2),
     ("mask without area", change(0, segmentation=[[5, 5, 9, 9, 7, 7], [5] * 8]), "annotation 1 of 7.png", 2),
@@ -161,19 +165,52 @@ def test_lvis_images_lie_where_their_url_says(content: Content, write: Writer) -
 
 
 def test_image_sizes(content: Content, write: Writer) -> None:
+    del content["annotations"][3]  # a run-length mask, which says that it belongs to 40 x 30
     _, json_file, root = write(content)
-    Image.new("RGB", (41, 30)).save(os.path.join(root, "7.png"))
     Image.new("RGB", (30, 40)).save(os.path.join(root, "8.png"))
     Path(root, "9.png").write_bytes(b"nonsense")
     report = check_coco_json(json_file, root)
+    assert not report.fatal and report.usable == 3
+    (swapped,) = report.problems["sides swapped"].examples
+    assert "8.png is 30 x 40, its entry says 40 x 30" in swapped
+    assert "9.png cannot be read" in report.problems["damaged image"].examples[0]
+    Image.new("RGB", (30, 40)).save(os.path.join(root, "7.png"))  # so does one of its masks
+    Image.new("RGB", (41, 30)).save(os.path.join(root, "9.png"))
+    report = check_coco_json(json_file, root)
+    first, second = report.problems["size disagrees"].examples
+    assert report.fatal and "7.png is 30 x 40" in first and "do not fit" in first and "9.png is 41 x 30" in second
+    assert not check_coco_json(json_file, root, image_sizes=False).problems
+
+
+def test_images_without_a_size_in_the_file(content: Content, write: Writer) -> None:
+    _, json_file, root = write(content)
+    for image in content["images"]:
+        del image["height"], image["width"]
+    Path(json_file).write_text(json.dumps(content))
+    assert "size disagrees" not in check_coco_json(json_file, root).problems
+
+
+def test_what_the_reader_does_with_an_image_is_said(
+    content: Content, write: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, json_file, root = write(content)
+    Image.fromarray(np.zeros((30, 40), np.uint16)).save(os.path.join(root, "7.png"))
+    for name, orientation in (("8.png", 6), ("9.png", 3)):
+        exif = Image.Exif()
+        exif[274] = orientation
+        Image.new("RGB", (40, 30)).save(os.path.join(root, name), exif=exif)
+    report = check_coco_json(json_file, root)
     assert not report.fatal
-    for kind, place in (("size disagrees", "7.png is 41 x 30"), ("sides swapped", "8.png"), ("damaged image", "9.png")):
-        assert report.problems[kind].count == 1 and place in report.problems[kind].examples[0]
-    assert report.usable == 1  # both of 7.png's annotations are out
-    assert list(check_coco_json(json_file, root, image_sizes=False).problems) == ["crowd"]
-    for name in ("8.png", "9.png"):
-        Image.new("RGB", (41, 30)).save(os.path.join(root, name))
-    assert "no valid instance left" in check_coco_json(json_file, root).problems
+    for kind, words in (
+        ("deep image", r'7\.png: one channel of 16-bit unsigned integer values \(mode "I;16"\)'),
+        ("annotated as stored", r"8\.png: EXIF orientation 6"),
+        ("orientation unclear", r"9\.png: EXIF orientation 3"),
+    ):
+        assert re.search(words, report.problems[kind].text())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    report = check_coco_json(json_file, root)
+    assert report.fatal and "ADET_IUQ_MAX_PIXELS" in report.problems["image too large"].text()
+    assert "damaged image" not in report.problems
 
 
 def test_exif_orientation_counts(content: Content, write: Writer) -> None:
@@ -182,6 +219,43 @@ def test_exif_orientation_counts(content: Content, write: Writer) -> None:
     exif[274] = 6
     Image.new("RGB", (30, 40)).save(os.path.join(root, "7.png"), exif=exif)
     assert list(check_coco_json(json_file, root).problems) == ["crowd"]
+
+
+def test_deep_images_that_the_reader_refuses(content: Content, write: Writer, cfg: CfgNode) -> None:
+    name, json_file, root = write(content)
+    Image.fromarray(np.full((30, 40), 0.5, np.float32)).save(os.path.join(root, "7.png"), format="TIFF")
+    assert "deep image" in check_coco_json(json_file, root).problems
+    Image.fromarray(np.full((30, 40), 300, np.float32)).save(os.path.join(root, "7.png"), format="TIFF")
+    assert "from 300 to 300" in check_coco_json(json_file, root).problems["deep image refused"].text()
+    assert not check_coco_json(json_file, root, deep_images="image").fatal
+    assert check_coco_json(json_file, root, deep_images="refuse").fatal
+    cfg.DATASETS.REGISTER, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = [[name, json_file, root]], (name,), ()
+    cfg.INPUT.DEEP_IMAGES = "image"
+    ensure_datasets_sound(cfg)
+    cfg.INPUT.DEEP_IMAGES = "dtype"
+    with pytest.raises(UserError, match="deep image refused"):
+        ensure_datasets_sound(cfg)
+    cfg.INPUT.DEEP_IMAGES = "none"
+    with pytest.raises(UserError, match=r"INPUT\.DEEP_IMAGES is 'none'"):
+        ensure_datasets_sound(cfg)
+
+
+def test_headers_of_a_large_set_are_left_to_the_reader(
+    registered: CfgNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The start passes it, and says so; the checker and the loader refuse in the same words."""
+    _, json_file, root = registered.DATASETS.REGISTER[0]
+    Image.new("RGB", (41, 30)).save(os.path.join(root, "8.png"))
+    monkeypatch.setattr("adet_iuq.data.registration.soundness.MOST_HEADERS", 2)
+    with caplog.at_level(logging.INFO):
+        ensure_datasets_sound(registered)
+    assert "has 3 images: they are not opened before the training" in caplog.text
+    words = check_coco_json(json_file, root).problems["size disagrees"].examples[0]
+    with pytest.raises(UserError, match=re.escape(words)):
+        list(itertools.islice(build_train_loader(registered, images_per_batch=2), 2))
+    os.unlink(os.path.join(root, "9.png"))  # that is seen without opening any
+    with pytest.raises(UserError, match="missing image"):
+        ensure_datasets_sound(registered)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.97])

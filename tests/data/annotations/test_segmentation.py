@@ -8,11 +8,11 @@ import pytest
 
 from adet_iuq.data.annotations.segmentation import (
     _decoded_runs,
-    has_area,
-    is_usable_box,
+    compressed,
     is_valid_box,
+    mask_area,
+    read_parts,
     rle_problem,
-    segmentation_box,
     valid_parts,
 )
 
@@ -56,31 +56,47 @@ def test_polygon_parts_need_three_finite_points() -> None:
     assert valid_parts(None) == valid_parts([]) == valid_parts({}) == []
 
 
-def test_area() -> None:
-    line, point, triangle = [1, 1, 2, 2, 3, 3], [5, 5, 5, 5, 5, 5], [1, 1, 4, 1, 4, 4]
-    slanted = [0.1, 0.1, 0.2, 0.2, 0.7, 0.7]  # not quite on a line in binary
-    assert has_area([line, triangle], 20, 30)
-    assert not has_area([line, point, slanted], 20, 30)
-    assert has_area([[0, 0, 4, 4, 4, 0, 0, 4]], 20, 30)  # a figure of eight: the signed area is 0
-    assert has_area([[1, 1, 1, 1, 1, 1, 4, 1, 4, 4]], 20, 30)
-    for x, y in ((30, 0), (-4, 0), (0, 20), (0, -4)):
-        assert not has_area([[x, y, x + 4, y, x + 4, y + 4]], 20, 30)
-    assert has_area([[30, 0, 34, 0, 34, 4]], None, None)
-    assert has_area({"size": [2, 3], "counts": [2, 4]}, 2, 3)
-    assert not has_area({"size": [2, 3], "counts": [6]}, 2, 3)
-    empty, full = (mask_util.encode(np.full((20, 30), value, dtype=np.uint8, order="F")) for value in (0, 1))
-    assert not has_area(empty, 20, 30) and has_area(full, 20, 30)
+@pytest.mark.parametrize(
+    "given",
+    [
+        [0, 0, 4, 0, 4, 4],
+        [[0, 0], [4, 0], [4, 4]],
+        [[[0, 0], [4, 0], [4, 4]]],
+        [[[0, 0, 4, 0, 4, 4]]],
+        [["0", "0", "4", 0, 4, 4.0]],
+    ],
+)
+def test_forms_of_a_polygon_that_mean_one_thing(given: Any) -> None:
+    assert read_parts(given) == ([[0, 0, 4, 0, 4, 4]], 0)
+
+
+def test_forms_of_a_polygon_that_mean_nothing() -> None:
+    assert read_parts([[0, 0], [4, 0]]) == ([], 2)
+    assert read_parts([[0, 0, 4, 0, 4, 4], [1, 1]]) == ([[0, 0, 4, 0, 4, 4]], 1)
+    assert read_parts([{"x": 0}]) == read_parts([0, 0, 4, 0, 4, float("inf")]) == ([], 1)
+    assert read_parts("0 0 4 0 4 4") == read_parts({}) == read_parts(None) == read_parts([]) == ([], 0)
+
+
+def test_runs_as_numbers_of_any_kind() -> None:
+    rle = {"size": [2.0, 3.0], "counts": [2.0, 4]}
+    assert rle_problem(rle, 2, 3) is None and mask_area(rle) == 4
+    assert compressed(rle, 2, 3) == mask_util.frPyObjects({"size": [2, 3], "counts": [2, 4]}, 2, 3)
+    whole = compressed(rle, 2, 3)
+    assert compressed(whole, 2, 3) is whole and mask_area(whole) == 4
+    assert rle_problem({"size": [2, 3], "counts": [2.5, 3.5]}, 2, 3) and rle_problem({"size": "23", "counts": []}, 2, 3)
+    assert rle_problem({"size": [2, 3], "counts": [10**30, 6 - 10**30]}, 2, 3)
 
 
 def test_boxes() -> None:
     assert is_valid_box([0, 0, 1, 2])
-    for box in (None, [], [0, 0, 0, 2], [0, 0, 1], [0, 0, float("inf"), 1], ["a", 0, 1, 1]):
+    for box in (
+        None,
+        [],
+        [0, 0, 0, 2],
+        [0, 0, 1],
+        [0, 0, float("inf"), 1],
+        ["a", 0, 1, 1],
+        {"x": 1},
+        [0, 0, 10**400, 1],
+    ):
         assert not is_valid_box(box)
-    assert is_usable_box([-3, 5, 4, 2], 20, 30) and is_usable_box([29, 19, 4, 2], 20, 30)
-    assert is_usable_box([90, 90, 1, 1], None, None) and not is_usable_box([0, 0, 0, 2], None, None)
-    for box in ([-4, 0, 4, 2], [0, -2, 4, 2], [30, 0, 4, 2], [0, 20, 4, 2], None):
-        assert not is_usable_box(box, 20, 30)
-    assert segmentation_box([[1, 2, 5, 2, 5, 9], [0, 4, 1, 4, 1, 5]]) == [0, 2, 5, 7]
-    mask = np.zeros((20, 30), dtype=np.uint8, order="F")
-    mask[3:9, 4:12] = 1
-    assert segmentation_box(mask_util.encode(mask)) == [4, 3, 8, 6]

@@ -5,7 +5,14 @@ import pytest
 from detectron2.data import transforms as T
 
 from adet_iuq.config import get_cfg
-from adet_iuq.data.images.augmentation import InstanceCrop, build_training_augmentations, grow_window
+from adet_iuq.data.images.augmentation import (
+    InstanceCrop,
+    ResizeScale,
+    ResizeShortestEdge,
+    build_test_augmentations,
+    build_training_augmentations,
+    grow_window,
+)
 from adet_iuq.data.seeding import seeded
 from adet_iuq.errors import UserError
 
@@ -73,7 +80,7 @@ def test_order_of_augmentations(crop_on: bool, rotate: bool) -> None:
     cfg = get_cfg()
     cfg.INPUT.CROP.ENABLED, cfg.INPUT.IS_ROTATE = crop_on, rotate
     kinds: list[type] = [InstanceCrop] * crop_on + [T.RandomRotation] * (crop_on and rotate)
-    kinds += [T.ResizeShortestEdge, T.RandomFlip]
+    kinds += [ResizeShortestEdge, T.RandomFlip]
     assert [type(a) for a in build_training_augmentations(cfg)] == kinds
     cfg.INPUT.HFLIP_TRAIN = False
     assert [type(a) for a in build_training_augmentations(cfg)] == kinds[:-1]
@@ -88,3 +95,19 @@ def test_sizes_that_do_not_fit_are_refused_by_name(style: str, sizes: tuple[int,
     cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING, cfg.INPUT.MIN_SIZE_TRAIN = style, sizes
     with pytest.raises(UserError, match=f"MIN_SIZE_TRAIN.*{words}"):
         build_training_augmentations(cfg)
+
+
+@pytest.mark.parametrize("shape", [(1, 1500, 3), (1500, 1, 3), (1, 3000, 3), (2, 1500, 3), (60, 80, 3)])
+def test_a_side_keeps_a_pixel(shape: tuple[int, int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    cfg = get_cfg()
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 64, 128
+    (ours,) = build_test_augmentations(cfg)
+    theirs = T.ResizeShortestEdge(64, 128, "choice").get_transform(image)
+    resized = ours.get_transform(image).apply_image(image)
+    assert resized.shape == (max(theirs.new_h, 1), max(theirs.new_w, 1), 3)
+    if min(theirs.new_h, theirs.new_w):
+        assert np.array_equal(resized, theirs.apply_image(image))
+    scaled = ResizeScale(0.1, 0.1, target_height=64, target_width=64).get_transform(image)
+    assert min(scaled.apply_image(image).shape) > 0
+    assert ResizeShortestEdge((32, 64), 128, "range").get_transform(image).apply_image(image).size

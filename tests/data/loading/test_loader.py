@@ -2,7 +2,8 @@
 
 import itertools
 import os
-from pathlib import Path
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +12,13 @@ from detectron2.config import CfgNode
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from PIL import Image
 
-from adet_iuq.data import build_test_loader, build_train_loader, ensure_datasets_sound, register_datasets
+from adet_iuq.data import (
+    build_test_loader,
+    build_train_loader,
+    check_coco_json,
+    ensure_datasets_sound,
+    register_datasets,
+)
 from adet_iuq.data.loading.loader import training_records
 from adet_iuq.data.loading.sampler import (
     grouped_batches,
@@ -19,9 +26,7 @@ from adet_iuq.data.loading.sampler import (
     repeated_stream,
     shuffled_stream,
 )
-from adet_iuq.data.registration.datasets import leave_out
 from adet_iuq.errors import UserError
-from adet_iuq.evaluation import build_evaluator
 
 Batch = list[dict[str, Any]]
 
@@ -107,32 +112,25 @@ def test_empty_images_are_filtered_on_request(registered: CfgNode) -> None:
     assert kinds == {0: 2, 1: 1, 2: 0}
 
 
-def training_records_of(cfg: CfgNode) -> list[dict[str, Any]]:
+def training_records_of(cfg: CfgNode) -> Sequence[dict[str, Any]]:
     register_datasets(cfg)
     return training_records(cfg)
 
 
-def test_images_of_another_size_are_left_out(
-    registered: CfgNode, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    name, _, root = registered.DATASETS.REGISTER[0]
-    registered.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+def test_an_image_of_another_size_has_one_verdict(registered: CfgNode) -> None:
+    name, json_file, root = registered.DATASETS.REGISTER[0]
     Image.new("RGB", (41, 30)).save(os.path.join(root, "8.png"))
-    for _ in range(2):  # the second time by the verdict that was kept
-        leave_out(name, ())
-        caplog.clear()
+    words = r"Image .*8\.png is 41 x 30 pixels \(width x height\), but its data set says 40 x 30\. Correct the entry"
+    report = check_coco_json(json_file, root)
+    assert report.fatal and re.search(words, report.text())
+    with pytest.raises(UserError, match=words):
         ensure_datasets_sound(registered)
-        assert "1 images whose size disagrees are left out" in caplog.text
-        assert [r["dataset_image_id"] for r in training_records(registered)] == [7, 9]
-    assert len(batches(registered, 3)) == 3
-    assert [sample["image_id"] for (sample,) in build_test_loader(registered, name)] == [7, 9]
-    truth = build_evaluator(registered, name, str(tmp_path))._coco_api
-    assert truth.getImgIds() == [7, 9] and truth.getAnnIds() == [1, 2]
     registered.DATASETS.CHECK = False
     ensure_datasets_sound(registered)
-    assert len(training_records(registered)) == 3
-    with pytest.raises(UserError, match=r"8\.png is 41 x 30"):
+    with pytest.raises(UserError, match=words):
         batches(registered, 3)
+    with pytest.raises(UserError, match=words):
+        list(build_test_loader(registered, name))
 
 
 def test_streams_equal_detectron2s_samplers() -> None:

@@ -125,7 +125,7 @@ def test_damaged_panoptic_maps(record: Record) -> None:
     with pytest.raises(UserError, match=r"panoptic\.png is 6 x 5 pixels .* 80 x 60"):
         PanopticLSJMapper(config())(record)
     path.unlink()
-    with pytest.raises(UserError, match=r"panoptic\.png cannot be read"):
+    with pytest.raises(UserError, match=r"Panoptic map .*panoptic\.png does not exist"):
         PanopticLSJMapper(config())(record)
 
 

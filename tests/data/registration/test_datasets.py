@@ -11,6 +11,8 @@ from detectron2.data.datasets import load_coco_json, register_coco_instances
 
 from adet_iuq.config.num_classes import num_classes_sections
 from adet_iuq.data import fill_class_counts, load_dataset, register_datasets
+from adet_iuq.data.annotations.records import Records
+from adet_iuq.data.registration import datasets
 from adet_iuq.data.registration.class_counts import class_counts
 from adet_iuq.errors import UserError
 from helpers.data_folder import DATA
@@ -75,17 +77,17 @@ def test_flawed_annotations_are_left_out_or_mended(
     assert (records[0]["height"], records[0]["width"]) == (30, 40)
     assert [a["bbox"] for a in records[0]["annotations"]] == [[5, 6, 20, 10], [2, 3, 10, 6], [5, 6, 20, 9]]
     last = records[2]["annotations"]
-    assert [a["bbox"] for a in last] == [[3, 4, 6, 16], [2, 3, 10, 6], [2, 3, 10, 6], [2, 3, 10, 6]]
+    assert [a["bbox"] for a in last] == [[3, 4, 6, 16], [2, 3, 10, 6], [2, 3, 10, 6], [1, 0, 2, 30]]
     assert last[0]["segmentation"] == [[3, 4, 9, 4, 9, 20]]
     assert [a["iscrowd"] for a in last] == [0, 0, 1, 0]
     assert isinstance(last[3]["segmentation"]["counts"], bytes)
-    for warning in ("2 annotations whose mask has no area", "2 annotations without a valid segmentation"):
+    for warning in ("2 x mask without area", "1 x broken run-length mask", "1 x segmentation without any part"):
         assert warning in caplog.text
 
 
 def test_wrong_entries(cfg: CfgNode, content: Content, write: Writer) -> None:
     name, json_file, root = write(content)
-    for entry in ([name, json_file], "name", [name, json_file, 5]):
+    for entry in ([name, json_file], 5, [], [name, json_file, 5], [name, json_file, root, root]):
         cfg.DATASETS.REGISTER = [entry]
         with pytest.raises(UserError, match="not a triple"):
             register_datasets(cfg)
@@ -171,14 +173,41 @@ def test_cut_json_of_a_stock_data_set_is_named(tmp_path: Path) -> None:
         MetadataCatalog.remove("test_cut_stock")
 
 
+def test_a_stock_data_set_reads_like_detectron2s(
+    content: Content, write: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same records, each made when it is asked for; where the classes are others, its own reader serves."""
+    content["annotations"][0]["segmentation"].append([1, 1, 2, 2])
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 0
+    _, json_file, root = write(content)
+    name = "test_stock_fast"
+    classes = {"thing_classes": ["dog", "cat"], "thing_dataset_id_to_contiguous_id": {3: 0, 9: 1}}
+    register_coco_instances(name, classes, json_file, root)
+    monkeypatch.setattr(datasets, "_stock", frozenset({name}))
+    try:
+        records = load_dataset(name)
+        assert isinstance(records, Records) and records == load_coco_json(json_file, root, name)
+        MetadataCatalog.get(name).set(keypoint_names=["nose"])
+        assert isinstance(load_dataset(name), list)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
 def test_class_counts_are_filled_everywhere(registered: CfgNode) -> None:
     keys = set(num_classes_sections(registered))
     assert {"MODEL.FCOS.NUM_CLASSES", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"} <= keys
-    registered.MODEL.ROI_HEADS.NUM_CLASSES = 30
+    registered.MODEL.ROI_HEADS.NUM_CLASSES, tested = 30, registered.DATASETS.TEST
+    with pytest.raises(
+        UserError, match=r"ROI_HEADS.NUM_CLASSES is 30 on the command line, but data set 'own_\d+' has 2"
+    ):
+        fill_class_counts(registered, frozenset({"MODEL.ROI_HEADS.NUM_CLASSES"}))
+    registered.DATASETS.TEST = ()  # more classes than the data has can be trained, but not evaluated
     fill_class_counts(registered, frozenset({"MODEL.ROI_HEADS.NUM_CLASSES"}))
     assert registered.MODEL.FCOS.NUM_CLASSES == registered.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 2
     assert registered.MODEL.ROI_HEADS.NUM_CLASSES == 30
-    registered.MODEL.FCOS.NUM_CLASSES = 1
+    registered.MODEL.FCOS.NUM_CLASSES, registered.DATASETS.TEST = 1, tested
     with pytest.raises(UserError, match=r"MODEL.FCOS.NUM_CLASSES is 1, but data set 'own_\d+' has 2"):
         fill_class_counts(registered, frozenset({"MODEL.FCOS.NUM_CLASSES"}))
 
@@ -198,7 +227,8 @@ def test_data_sets_that_disagree(registered: CfgNode, content: Content, write: W
     other = write(content)
     registered.DATASETS.REGISTER = [*registered.DATASETS.REGISTER, list(other)]
     registered.DATASETS.TEST = (other[0],)
-    fill_class_counts(registered, frozenset())  # other names, same number: worth a warning
+    with pytest.raises(UserError, match="the latter lacks cat and adds cow"):
+        fill_class_counts(registered, frozenset())
     registered.DATASETS.TRAIN = (*registered.DATASETS.TRAIN, other[0])
     with pytest.raises(UserError, match=r"2 classes: dog, cat.*2 classes: dog, cow"):
         fill_class_counts(registered, frozenset())

@@ -18,7 +18,7 @@ from adet_iuq.modeling.condinst import CondInst
 from adet_iuq.modeling.condinst.fcos_losses import centerness_targets
 from adet_iuq.modeling.condinst.fcos_targets import GroundTruth, assign_targets
 from adet_iuq.modeling.condinst.mask_head import DynamicQueries
-from adet_iuq.modeling.layers import aligned_bilinear, instance_masks, mask_centroids, paste_masks, strided_masks
+from adet_iuq.modeling.layers import aligned_bilinear, instance_masks, mask_centroids, pasted_masks, strided_masks
 from helpers.golden import Golden, assert_close, assert_masks, fill, golden_dir, load_golden, recipe_path
 
 pytestmark = pytest.mark.golden
@@ -161,7 +161,7 @@ def borderline(model: CondInst, inputs: list[dict[str, Any]]) -> torch.Tensor:
     module = importlib.import_module("adet_iuq.modeling.condinst.condinst")
     masks = []
     for threshold in (0.5 - PROBABILITY, 0.5 + PROBABILITY):
-        with mock.patch.object(module, "paste_masks", functools.partial(paste_masks, threshold=threshold)):
+        with mock.patch.object(module, "pasted_masks", functools.partial(pasted_masks, threshold=threshold)):
             masks.append(model(inputs)[0]["instances"].pred_masks)
     return masks[0] & ~masks[1]
 

@@ -14,13 +14,12 @@ from torch.nn import functional as F
 
 from adet_iuq.config import load_config
 from adet_iuq.errors import UserError
-from adet_iuq.modeling.layers import dot_product_maps, instance_masks
+from adet_iuq.modeling.layers import dot_product_maps, instance_masks, mask_boxes
 from adet_iuq.modeling.mask2former import MaskFormer, mask_losses
 from adet_iuq.modeling.mask2former.criterion import SetCriterion
 from adet_iuq.modeling.mask2former.inference import (
     OutputGeometry,
     instance_inference,
-    mask_boxes,
     panoptic_inference,
     semantic_inference,
 )

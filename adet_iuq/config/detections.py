@@ -1,0 +1,63 @@
+"""TEST.DETECTIONS_PER_IMAGE, the one key that says how many results of an image there are, for every segmenter."""
+
+import logging
+from collections.abc import Set
+
+from detectron2.config import CfgNode
+
+logger = logging.getLogger(__name__)
+
+DETECTIONS = "TEST.DETECTIONS_PER_IMAGE"
+COCO_DETECTIONS = 100  # of an image and class, best first, are what COCO's AP counts
+
+# The keys by which segmenters as published have their own numbers of results, and of the candidates for them.
+# Mask2Former reads TEST.DETECTIONS_PER_IMAGE itself.
+_OWN_CAPS = {
+    "MODEL.FCOS.POST_NMS_TOPK_TEST": "MODEL.FCOS.PRE_NMS_TOPK_TEST",
+    "MODEL.SOLOV2.MAX_PER_IMG": "MODEL.SOLOV2.NMS_PRE",
+    "MODEL.SOTR.MAX_PER_IMG": "MODEL.SOTR.NMS_PRE",
+}
+
+
+def counted_detections(cfg: CfgNode) -> int:
+    """How many detections of an image and class the evaluation counts: COCO's 100, or more if the config asks for more."""
+    return max(COCO_DETECTIONS, int(cfg.TEST.DETECTIONS_PER_IMAGE))
+
+
+def spread_detections(cfg: CfgNode, in_files: Set[str], overridden: Set[str]) -> None:
+    """Gives every segmenter's own cap the value of TEST.DETECTIONS_PER_IMAGE, if the user has set that.
+
+    The command line counts more than the files. Where both keys stand in the same place, both stay, and a warning says
+    that the segmenter's own is the lower one. Candidates grow with the results, as on mosaics, unless they are set.
+
+    Args:
+        cfg: unfrozen; changed in place.
+        in_files, overridden: dotted names of the keys that YAML files and the command line have set.
+    """
+
+    def weight(key: str) -> int:
+        return 2 if key in overridden else int(key in in_files)
+
+    wanted = int(cfg.TEST.DETECTIONS_PER_IMAGE)
+    for own, candidates in _OWN_CAPS.items():
+        section, cap, pool = _section(cfg, own), _leaf(own), _leaf(candidates)
+        before = section[cap]
+        if weight(DETECTIONS) > weight(own):
+            section[cap] = wanted
+            if wanted > before > 0 and weight(DETECTIONS) > weight(candidates):
+                section[pool] = -(-section[pool] * wanted // before)
+        elif weight(DETECTIONS) == weight(own) > 0 and before < wanted:
+            logger.warning(
+                "%s is %d, but %s is %d: that segmenter gives no more than %d results an image. Remove %s, or set it to %d.",
+                *(DETECTIONS, wanted, own, before, before, own, wanted),
+            )
+
+
+def _section(cfg: CfgNode, key: str) -> CfgNode:
+    for name in key.split(".")[:-1]:
+        cfg = cfg[name]
+    return cfg
+
+
+def _leaf(key: str) -> str:
+    return key.rsplit(".", 1)[-1]

@@ -1,0 +1,86 @@
+"""Reading YAML files with their `_BASE_` files. Nothing in a file is executed."""
+
+import os
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+
+from adet_iuq.errors import UserError
+
+_PYTHON_TAG = "tag:yaml.org,2002:python/"
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """The tree of sections and values.
+
+    Raises:
+        UserError: the file or a `_BASE_` of it is missing, is not YAML, or holds a Python expression.
+    """
+    try:
+        tree = CfgNode.load_yaml_with_base(path)
+    except FileNotFoundError as error:
+        missing = error.filename or path
+        where = "" if missing == path else f" (a _BASE_ of {path})"
+        raise UserError(f"Config file {missing}{where} does not exist; the working folder is {os.getcwd()}.") from error
+    except yaml.constructor.ConstructorError as error:
+        raise UserError(_tag_text(path, error)) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"Config file {path} is not valid YAML: {error}") from error
+    return dict(tree or {})
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a tree by its dotted name."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + str(name), value
+
+
+def _tag_text(path: str, error: yaml.constructor.ConstructorError) -> str:
+    """What to tell someone whose file holds a tag that plain YAML does not know, Python's ones above all.
+
+    detectron2 runs `!!python/object/apply:eval`; here a config file cannot run code, as a checkpoint cannot.
+    """
+    file = error.problem_mark.name if error.problem_mark is not None else path
+    with open(file, encoding="utf-8") as stream:
+        found = [(key, node) for key, node in _nodes(yaml.compose(stream)) if node.tag.startswith(_PYTHON_TAG)]
+    if not found:
+        return f"Config file {file} is not valid YAML: {error}"
+    lines = [f"  {key} (line {node.start_mark.line + 1}): {_source(node)}" for key, node in found]
+    commands = [f" For {key}: python -c {_quoted(node)}" for key, node in found if node.tag.endswith(":eval")]
+    return (
+        f"Config file {file} holds Python expressions, which are not run here:\n" + "\n".join(lines) + "\n"
+        "Write the value in the place of each." + "".join([" A command prints it.", *commands[:2]] if commands else [])
+    )
+
+
+def _nodes(node: yaml.Node | None, key: str = "") -> Iterator[tuple[str, yaml.Node]]:
+    """All nodes below one, each with the dotted name of the key that it belongs to."""
+    if node is None:
+        return
+    yield key, node
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            yield from _nodes(value, f"{key}.{name.value}".lstrip("."))
+    elif isinstance(node, yaml.SequenceNode) and not node.tag.startswith(_PYTHON_TAG):
+        for value in node.value:
+            yield from _nodes(value, key)
+
+
+def _source(node: yaml.Node) -> str:
+    """A tagged node as it stands in its file, on one line."""
+    content = node.value
+    if isinstance(node, yaml.SequenceNode):
+        content = ", ".join(str(part.value) for part in node.value)
+    return f"!!{node.tag.removeprefix('tag:yaml.org,2002:')} {content}".rstrip()
+
+
+def _quoted(node: yaml.Node) -> str:
+    """What prints the value of `!!python/object/apply:eval ["..."]`, as an argument of a shell."""
+    expression = ", ".join(str(part.value) for part in node.value) if isinstance(node.value, list) else node.value
+    return shlex.quote(f"print({expression})")

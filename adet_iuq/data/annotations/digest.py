@@ -1,0 +1,148 @@
+"""What training and evaluation want to know of a COCO-format file, made in one pass and small enough to keep.
+
+The annotations of each image are one JSON text, and all these texts follow one another in one array of bytes. It may lie
+in a file: then every process that reads it, data workers among them, shares the same memory.
+"""
+
+import itertools
+import json
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adet_iuq.data.annotations.category_entries import class_numbers
+from adet_iuq.data.annotations.image_entries import relative_path
+from adet_iuq.data.annotations.numbers import sorted_ids
+from adet_iuq.data.annotations.parsing import no_garbage_collection, outline_coco_json, read_coco_json
+from adet_iuq.data.annotations.record_text import encode, joined
+from adet_iuq.data.annotations.report import Report
+from adet_iuq.data.annotations.sanitize import Content, Judged, open_content
+from adet_iuq.data.cache import file_identity, folders_unchanged
+from adet_iuq.data.images.facts import image_facts
+
+# Path below the image root, height and width in pixels, id.
+ListedImage = tuple[str, int, int, Any]
+Identity = tuple[str, int, int] | None  # of a file, None if it is not there
+
+
+@dataclass
+class Digest:
+    """Of a file with N images.
+
+    Attributes:
+        report: of the annotation pass.
+        class_names: in the order of their ids.
+        class_numbers: from category id to class number.
+        is_lvis: whether the file says what LVIS's metrics need: how frequent each class is, and for each image which
+            classes are absent and which are not annotated in full.
+        is_annotated: whether it has the list `annotations`.
+        images: N, sorted by id.
+        objects: (N,) annotations that are no crowds.
+        ends: (N,) where the annotations of each image end in the array of bytes.
+        measured: images whose size the pass took from their files, with what `file_identity` then said of these.
+    """
+
+    report: Report
+    class_names: list[str]
+    class_numbers: dict[Any, int]
+    is_lvis: bool
+    is_annotated: bool
+    images: list[ListedImage]
+    objects: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    measured: dict[str, Identity]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all annotations."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the images that were measured are still the same, and none came or went; the JSON file itself is not
+        looked at."""
+        return folders_unchanged(self.report.folders) and all(
+            image_identity(path) == identity for path, identity in self.measured.items()
+        )
+
+
+def image_identity(path: str) -> Identity:
+    """`file_identity`; None if there is no such file."""
+    try:
+        return file_identity(path)
+    except (OSError, ValueError):  # ValueError: a name with a null character
+        return None
+
+
+def measured_size(path: str) -> tuple[int, int]:
+    """(height, width) of an image as viewers show it; UserError if its file does not tell."""
+    return image_facts(path).upright_size
+
+
+def make_digest(json_file: str, image_root: str, stock: bool, write: Callable[[bytes], object]) -> Digest:
+    """Reads and judges a file.
+
+    Args:
+        json_file, image_root, stock: as `sanitize`.
+        write: takes the annotations of one image after the other.
+
+    Raises:
+        UserError: as `read_coco_json`.
+    """
+    with no_garbage_collection():
+        try:
+            return _digest(outline_coco_json(json_file), json_file, image_root, stock, write)
+        except json.JSONDecodeError:  # nothing is written by then; the plain parser takes more, and says more
+            return _digest(read_coco_json(json_file), json_file, image_root, stock, write)
+
+
+def _digest(content: Content, json_file: str, image_root: str, stock: bool, write: Callable[[bytes], object]) -> Digest:
+    measured: dict[str, Identity] = {}
+
+    def size_of(path: str) -> tuple[int, int]:
+        measured[path] = image_identity(path)
+        return measured_size(path)
+
+    judged = open_content(content, size_of, json_file=json_file, image_root=image_root, stock=stock)
+    names, numbers = class_numbers(judged.categories or [])
+    by_id = {image["id"]: image for image in judged.images}
+    ids = sorted_ids(by_id)
+    places = {identity: place for place, identity in enumerate(ids)}
+    texts = bytearray()  # thousands of small objects would scatter over the memory that the parsed ones leave
+    owners, crowds, ends = array("q"), array("b"), array("q", [0])
+    for annotation in itertools.chain.from_iterable(judged.annotations or ()):
+        texts += encode(annotation, numbers)
+        ends.append(len(texts))
+        owners.append(places[annotation["image_id"]])
+        crowds.append(annotation["iscrowd"])
+    owner = np.array(owners, dtype=np.int64)
+    counts = np.bincount(owner, minlength=len(ids))
+    order = iter(np.argsort(owner, kind="stable").tolist())
+    lengths = np.zeros(len(ids), dtype=np.int64)
+    for place, count in enumerate(counts.tolist()):
+        text = joined(texts[ends[one] : ends[one + 1]] for one in itertools.islice(order, count))
+        lengths[place] = len(text)
+        write(text)
+    return Digest(
+        report=judged.report,
+        class_names=names,
+        class_numbers=numbers,
+        is_lvis=_is_lvis(judged),
+        is_annotated=judged.annotations is not None,
+        images=[(relative_path(by_id[i]), by_id[i]["height"], by_id[i]["width"], i) for i in ids],
+        objects=counts - np.bincount(owner, np.array(crowds), minlength=len(ids)).astype(np.int64),
+        ends=np.cumsum(lengths),
+        measured=measured,
+    )
+
+
+def _is_lvis(judged: Judged) -> bool:
+    return (
+        bool(judged.categories and judged.images)
+        and all(category.get("frequency") in ("r", "c", "f") for category in judged.categories or ())
+        and all("neg_category_ids" in image and "not_exhaustive_category_ids" in image for image in judged.images)
+    )

@@ -1,0 +1,226 @@
+"""Area, box and outline of annotations, settled by their masks; drawn only where the numbers leave a doubt."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pycocotools.mask as mask_util
+
+from adet_iuq.data.annotations.image_entries import relative_path
+from adet_iuq.data.annotations.outlines import cut, measure, pixels
+from adet_iuq.data.annotations.report import Report
+from adet_iuq.data.annotations.segmentation import compressed, is_valid_box, mask_area, to_rle
+
+Entry = dict[str, Any]
+Array = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+_THIN = 1.5  # pixels of mean width; a strip as thin may miss the centre of every pixel
+_SMALL = 16.0  # square pixels, of an outline four pixels wide
+_OUTSIDE = 1.0  # pixels by which a box may leave the image; COCO's own do by rounding
+_FAR = 0.1  # of the longer side: farther outside, and than _NEAR pixels, a polygon is cut
+_NEAR = 10.0
+_TOLERANCE = 0.1  # of the mask's area by which `area` may differ, beside a pixel along its outline
+_FITS = 0.5  # least IoU of an annotation's box with its mask's
+_HUGE = 1e100  # products of larger numbers overflow
+_NO_BOX = (math.nan,) * 4
+
+
+@dataclass(slots=True)
+class Draft:
+    """An annotation on its way through the pass.
+
+    Attributes:
+        source: as the file has it.
+        image: its image, with `height` and `width`.
+        changes: what will differ from the source.
+        segmentation: valid polygon parts, or an RLE without a problem; later possibly cut or compressed.
+    """
+
+    source: Entry
+    image: Entry
+    changes: dict[str, Any]
+    segmentation: Any
+
+    def entry(self) -> Entry:
+        """The annotation in canonical form; the source itself if nothing of it changes."""
+        if self.segmentation is not self.source.get("segmentation"):
+            self.changes["segmentation"] = self.segmentation
+        return {**self.source, **self.changes} if self.changes else self.source
+
+    @property
+    def where(self) -> str:
+        """The annotation in words."""
+        return f"annotation {self.source.get('id')} of {relative_path(self.image)}"
+
+
+@dataclass
+class _Measures:
+    """Of N drafts: what their masks measure, what the file says, and the image, in pixels.
+
+    Attributes:
+        area: (N,) of the mask; of the outline where nothing speaks for a difference; 0: it covers nothing.
+        slack: (N,) by how much `area` of the file may differ from it.
+        bounds: (N, 4) x0, y0, x1, y1 around the segmentation.
+        given_area: (N,) `area` of the file, nan where it is no number.
+        given_box: (N, 4) x0, y0, x1, y1 of `bbox`, nan where it is not valid.
+        size: (N, 2) width and height of the image.
+        cut: (N,) bool, whether the segmentation was cut.
+    """
+
+    area: Array
+    slack: Array
+    bounds: Array
+    given_area: Array
+    given_box: Array
+    size: Array
+    cut: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, drafts: list[Draft]) -> "_Measures":
+        """With all that the file says; the masks are not measured yet."""
+        number = len(drafts)
+        boxes = np.array([_box_of(draft.source) for draft in drafts], dtype=np.float64)
+        boxes = np.clip(boxes, -_HUGE, _HUGE)
+        boxes[:, 2:] += boxes[:, :2]
+        areas = np.array([_area_of(draft.source) for draft in drafts], dtype=np.float64)
+        size = np.array([(draft.image["width"], draft.image["height"]) for draft in drafts], dtype=np.float64)
+        return cls(
+            np.zeros(number), np.zeros(number), np.zeros((number, 4)), areas, boxes, size, np.zeros(number, dtype=bool)
+        )
+
+
+def settle_geometry(drafts: list[Draft], report: Report) -> list[Draft]:
+    """Measures the drafts; returns those that cover something, with changes of `segmentation`, `area` and `bbox`."""
+    if not drafts:
+        return []
+    measures = _Measures.of(drafts)
+    is_polygon = np.array([isinstance(draft.segmentation, list) for draft in drafts])
+    _measure_polygons(drafts, np.flatnonzero(is_polygon), measures, report)
+    _measure_masks(drafts, np.flatnonzero(~is_polygon), measures)
+    empty = measures.area <= 0
+    for index in np.flatnonzero(empty):
+        draft = drafts[index]
+        advice = (
+            "It covers no pixel of its image; the annotation is left out, in training and evaluation alike. If there is an "
+            "object, draw its outline anew."
+        )
+        report.add("mask without area", f"{draft.where}: {str(draft.source.get('segmentation'))[:60]}", advice)
+    far_off = ~(np.abs(measures.given_area - measures.area) <= np.maximum(measures.slack, _TOLERANCE * measures.area))
+    for index in np.flatnonzero(far_off & ~empty):
+        _settle_area(drafts[index], float(measures.area[index]), float(measures.given_area[index]), report)
+    _settle_boxes(drafts, ~empty, measures, report)
+    return [draft for draft, nothing in zip(drafts, empty.tolist(), strict=True) if not nothing]
+
+
+def _measure_masks(drafts: list[Draft], indices: Indices, measures: _Measures) -> None:
+    for index in indices:
+        draft = drafts[index]
+        draft.segmentation = compressed(draft.segmentation, draft.image["height"], draft.image["width"])
+        measures.area[index] = mask_area(draft.segmentation)
+    if len(indices):
+        boxes = mask_util.toBbox([drafts[index].segmentation for index in indices])
+        measures.bounds[indices] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def _measure_polygons(drafts: list[Draft], indices: Indices, measures: _Measures, report: Report) -> None:
+    """Shoelace areas, and those of the drawn masks where these may differ: `area` of the file does, an outline is thin or
+    small, or reaches outside."""
+    if not len(indices):
+        return
+    found = measure([drafts[index].segmentation for index in indices])
+    size = measures.size[indices]
+    outside = np.maximum(-found.bounds[:, :2], found.bounds[:, 2:] - size).max(axis=1)
+    slack = _TOLERANCE * found.area + found.perimeter
+    doubtful = ~(np.abs(measures.given_area[indices] - found.area) <= slack) | (outside > _OUTSIDE)
+    doubtful |= (found.area < _SMALL) | (2 * found.area < _THIN * found.perimeter)
+    measures.area[indices], measures.slack[indices], measures.bounds[indices] = found.area, slack, found.bounds
+    for index in indices[outside > np.maximum(_FAR * size.max(axis=1), _NEAR)]:
+        _cut(drafts[index], int(index), measures, report)
+    for index in indices[doubtful]:
+        draft = drafts[index]
+        drawn = pixels(draft.segmentation, draft.image["height"], draft.image["width"]) if draft.segmentation else 0
+        measures.area[index] = drawn
+
+
+def _cut(draft: Draft, index: int, measures: _Measures, report: Report) -> None:
+    """Cuts a polygon a little outside its image, before anything allocates by the length of its outline."""
+    height, width = draft.image["height"], draft.image["width"]
+    draft.segmentation = cut(draft.segmentation, height, width, max(_FAR * max(height, width), _NEAR))
+    if not draft.segmentation:
+        return
+    x0, y0, x1, y1 = measures.bounds[index]
+    example = f"{draft.where}: x {x0:g} to {x1:g}, y {y0:g} to {y1:g} in {width} x {height}"
+    advice = "Outline and box are cut at the image; look for a lost decimal point, or for the outline of another image."
+    report.add("coordinates far outside the image", example, advice)
+    after = measure([draft.segmentation])
+    measures.slack[index] = _TOLERANCE * after.area[0] + after.perimeter[0]
+    # Of the mask: what is left of an outline may go to the border and back along one line, where no pixel is covered.
+    left, top, wide, high = mask_util.toBbox(to_rle(draft.segmentation, height, width))
+    measures.bounds[index], measures.cut[index] = [left, top, left + wide, top + high], True
+
+
+def _area_of(annotation: Entry) -> float:
+    """`area` of the file if that is a finite number, else nan."""
+    area = annotation.get("area")
+    return area if isinstance(area, int | float) and abs(area) < _HUGE else math.nan
+
+
+def _box_of(annotation: Entry) -> Any:
+    """`bbox` of the file, if it is valid."""
+    box = annotation.get("bbox")
+    return box if is_valid_box(box) else _NO_BOX
+
+
+def _settle_area(draft: Draft, area: float, given: float, report: Report) -> None:
+    """Replaces an area that differs from the mask's, except a crowd's: it is ignored at any size, and COCO's are rough."""
+    if given > 0 and draft.changes.get("iscrowd", draft.source.get("iscrowd")) == 1:
+        return
+    draft.changes["area"] = area
+    if draft.source.get("area") is not None:
+        kind = "area far from the mask's" if given > 0 else "area that is no positive number"
+        example = f"{draft.where}: {str(draft.source['area'])[:20]}, the mask has {area:g}"
+        report.add(kind, example, "It is taken from the mask; APs, APm and APl go by it.")
+
+
+def _settle_boxes(drafts: list[Draft], wanted: npt.NDArray[np.bool_], measures: _Measures, report: Report) -> None:
+    """Keeps boxes that fit their masks, cut at the border; takes any other from the segmentation."""
+    size, given = measures.size, measures.given_box
+    own = _inside(measures.bounds, size)
+    valid = ~np.isnan(given[:, 0])
+    outside = valid & (np.maximum(-given[:, :2], given[:, 2:] - size).max(axis=1) > _OUTSIDE)
+    given = np.where(outside[:, None], _inside(given, size), given)
+    fits = valid & (_iou(given, own) >= _FITS) & ~measures.cut
+    for index in np.flatnonzero(wanted & (~fits | outside)):
+        draft, (width, height) = drafts[index], size[index]
+        x0, y0, x1, y1 = (given if fits[index] else own)[index].tolist()
+        box = draft.changes["bbox"] = [x0, y0, x1 - x0, y1 - y0]
+        example = f"{draft.where}: {draft.source.get('bbox')}"
+        if measures.cut[index]:
+            continue
+        if not valid[index]:
+            report.add("no valid box", example, "It is taken from the segmentation.")
+        elif outside[index]:
+            advice = (
+                "It is cut at the border; one that misses its mask or is wholly outside is taken from the segmentation."
+            )
+            report.add("box outside the image", f"{example} in {width:g} x {height:g}", advice)
+        else:
+            advice = "It is taken from the segmentation. COCO's boxes are x, y, width, height in pixels."
+            report.add("box far from its mask", f"{example}, the mask's is {box}", advice)
+
+
+def _inside(boxes: Array, size: Array) -> Array:
+    """Boxes (N, 4) cut at the borders of images (N, 2); one that lies outside has no area."""
+    return np.clip(boxes, 0, np.tile(size, (1, 2)))
+
+
+def _iou(ones: Array, others: Array) -> Array:
+    """(N,) intersection over union of boxes (N, 4), pair by pair; 0 where one is nan or has no area."""
+    sides = np.minimum(ones[:, 2:], others[:, 2:]) - np.maximum(ones[:, :2], others[:, :2])
+    common = np.where((sides > 0).all(axis=1), sides.prod(axis=1), 0.0)
+    areas = sum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (ones, others))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.nan_to_num(common / (areas - common))

@@ -1,0 +1,95 @@
+"""The list `images` of a COCO-format file: ids, names and sizes."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from adet_iuq.data.annotations.numbers import IdTable, is_id, whole_positive
+from adet_iuq.data.annotations.report import Report
+from adet_iuq.errors import UserError
+
+Entry = dict[str, Any]
+SizeOf = Callable[[str], tuple[int, int]]  # (height, width) in pixels of an image file
+
+
+def relative_path(entry: Entry) -> str:
+    """Where an image lies below its root: `file_name`, or LVIS's split folder and name."""
+    if "file_name" in entry:
+        return str(entry["file_name"])
+    return "/".join(str(entry["coco_url"]).split("/")[-2:])
+
+
+def sanitize_images(entries: list[Entry], size_of: SizeOf, report: Report) -> tuple[list[Entry], IdTable]:
+    """The entries that can serve, each with an id of its own and `height` and `width` as whole numbers.
+
+    Returns:
+        the entries, in their order; and by id those that annotations may name: the same, with None for an id that two
+        images share, and for an image without a size.
+    """
+    report.images = len(entries)
+    table = IdTable()
+    for entry in entries:
+        if not is_id(entry.get("id")) or not has_name(entry):
+            advice = "It is left out; give every image an 'id' (a number or a word) and a 'file_name'."
+            report.add("incomplete image entry", str(entry)[:100], advice)
+            continue
+        identity = entry["id"]
+        if identity not in table:
+            table[identity] = entry
+        elif table[identity] is None or relative_path(table[identity]) != relative_path(entry):
+            _report_shared(identity, table[identity], entry, report)
+            table[identity] = None
+        else:
+            example = f"id {identity}: {relative_path(entry)}"
+            report.add("duplicate image id", example, "The same image is listed again; only the first entry is used.")
+    for identity, entry in table.items():
+        if entry is not None:
+            table[identity] = _sized(entry, size_of, report)
+    if not table:
+        report.add("no images", report.json_file, "The list 'images' has no complete entry.", fatal=True)
+    return [entry for entry in table.values() if entry is not None], table
+
+
+def has_name(entry: Entry) -> bool:
+    """Whether an entry says where its image lies, so that `relative_path` can tell it."""
+    name = entry.get("file_name", entry.get("coco_url"))
+    return isinstance(name, str | int) and str(name).strip() != ""
+
+
+def _report_shared(identity: Any, first: Entry | None, second: Entry, report: Report) -> None:
+    advice = (
+        "Nobody can tell whose annotations are, so none of them can be used. Give each image an id of its own, and each "
+        "annotation its image's id."
+    )
+    before = relative_path(first) if first else "others"
+    example = f"id {identity}: {before} and {relative_path(second)}"
+    report.add("two images with one id", example, advice, fatal=True)
+
+
+def _is_side(value: Any) -> bool:
+    """Whether a value can stay as it is."""
+    return type(value) is int and whole_positive(value) is not None
+
+
+def _sized(entry: Entry, size_of: SizeOf, report: Report) -> Entry | None:
+    """The entry with its size in whole numbers, taken from the file if it has none; None if the file has none either."""
+    height, width = entry.get("height"), entry.get("width")
+    if _is_side(height) and _is_side(width):
+        return entry
+    sides = whole_positive(height), whole_positive(width)
+    where = f"{relative_path(entry)} (image id {entry['id']})"
+    if sides[0] is not None and sides[1] is not None:
+        if isinstance(height, str) or isinstance(width, str):
+            report.add("image size in words", f"{where}: {width!r} x {height!r}", "The numbers are read.")
+        return {**entry, "height": sides[0], "width": sides[1]}
+    example = f"{where}: width {width!r}, height {height!r}"
+    try:
+        sides = size_of(os.path.join(report.image_root, relative_path(entry)))
+    except UserError as error:
+        advice = "Its file does not say it either. Put the file in its place, or give the entry 'width' and 'height'."
+        report.add("image without a size", f"{example}; {error}", advice, fatal=True)
+        return None
+    report.add(
+        "image size not in the file", example, "It is taken from the image; write it as whole numbers of pixels."
+    )
+    return {**entry, "height": sides[0], "width": sides[1]}

@@ -1,0 +1,41 @@
+"""Whether the images of a COCO-format file are there, and what the reader will do with them."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from adet_iuq.data.annotations.digest import ListedImage
+from adet_iuq.data.annotations.file_names import Folders
+from adet_iuq.data.annotations.report import SHOWN, Report
+from adet_iuq.data.images.check import check_image
+
+
+def check_image_files(
+    records: Sequence[dict[str, Any]], images: Sequence[ListedImage], report: Report, sizes: bool, deep_images: str
+) -> None:
+    """Adds images that are missing to the report; with `sizes`, which opens every image, also what `check_image` finds.
+
+    Args:
+        records: N, in detectron2's format.
+        images: what the file lists for each of them.
+        report: takes the findings; its `image_root` is where the images lie.
+        sizes: whether images are opened.
+        deep_images: INPUT.DEEP_IMAGES.
+    """
+    root = report.image_root
+    if "://" in root:
+        return
+    folders = Folders(root)  # looked into anew: this verdict is on what is there now
+    missing = 0
+    for number, (path, height, width, identity) in enumerate(images):
+        full = os.path.join(root, path)
+        if not folders.has(path):
+            advice = f"Put the files there, or correct the image folder ({root})."
+            near = folders.near(path) if missing < SHOWN else []  # a search in all names of a folder
+            missing += 1
+            there = f"; there is {', '.join(near)}" if near else ""
+            report.add("missing image", f"{full} (image id {identity}){there}", advice, fatal=True)
+        elif sizes:
+            entry = {"height": height, "width": width}
+            check_image(full, entry, records[number].get("annotations", []), report, deep_images)
+    report.folders = folders.times

@@ -1,0 +1,139 @@
+"""From a JSON file to what it holds, whatever encoding it came in; with errors for people."""
+
+import contextlib
+import functools
+import gc
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from adet_iuq.data.annotations.lazy_json import Entries, outline
+from adet_iuq.data.cache import file_identity
+from adet_iuq.errors import UserError
+
+# Parsed files up to this size are kept for the next reader (several readers of panoptic maps ask for the same file).
+KEEP_BYTES = 16 << 20
+_SECTIONS = ("images", "annotations", "categories")
+
+
+def read_coco_json(path: str) -> dict[str, Any]:
+    """The parsed file, with nothing judged but its outline. It may be shared with other callers: do not change it.
+
+    Raises:
+        UserError: the file is missing, cut off, not JSON, in an encoding that cannot be told, or not an object with a list
+            `images`.
+    """
+    with clear_errors(path):
+        identity = file_identity(path)
+        return _kept(*identity) if identity[2] <= KEEP_BYTES else _parse(path)
+
+
+def outline_coco_json(path: str) -> dict[str, Any]:
+    """As `read_coco_json`, `annotations` possibly as `Entries`, whose errors then show at the access only.
+
+    Raises:
+        UserError: as `read_coco_json`.
+    """
+    with clear_errors(path), no_garbage_collection():
+        with open(path, "rb") as file:
+            content = outline(file.read(), _SECTIONS)
+        if content is None or "images" not in content:
+            return read_coco_json(path)
+        for section in ("images", "categories"):
+            if section in content:
+                content[section] = content[section][:]
+        return _checked(path, content)
+
+
+@contextlib.contextmanager
+def clear_errors(path: str) -> Iterator[None]:
+    """Turns the operating system's errors about a JSON file into UserErrors."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"JSON file {path} does not exist (working folder: {os.getcwd()}).") from error
+    except OSError as error:
+        raise UserError(f"JSON file {path} cannot be read: {error.strerror or error}.") from error
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Makes many lasting objects in half the time: the collector would look through all of them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def is_plain_utf8(path: str) -> bool:
+    """Whether readers that know UTF-8 only, as pycocotools does, can read the file: it has neither a byte order mark nor
+    two bytes a letter."""
+    with open(path, "rb") as file:
+        return json.detect_encoding(file.read(4)) == "utf-8"
+
+
+@functools.lru_cache(maxsize=2)
+def _kept(path: str, _mtime: int, _size: int) -> dict[str, Any]:
+    return _parse(path)
+
+
+def _parse(path: str) -> dict[str, Any]:
+    with open(path, "rb") as file, no_garbage_collection():
+        return _checked(path, _loads(path, file.read()))
+
+
+def _checked(path: str, content: Any) -> dict[str, Any]:
+    """The content, if it has the outline of a COCO-format file."""
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise UserError(f"{path} is not a COCO-format file: it must hold an object with a list 'images'.")
+    for section in _SECTIONS:
+        entries = content.get(section, [])
+        if isinstance(entries, Entries):  # objects, for sure
+            continue
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise UserError(f"{path} is not a COCO-format file: '{section}' must be a list of objects.")
+    return content
+
+
+def _loads(path: str, data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        pass  # json takes more (NaN, UTF-16) and says more about what it does not take
+    encoding = json.detect_encoding(data)
+    try:
+        return json.loads(data.decode(encoding))
+    except json.JSONDecodeError as error:
+        raise UserError(json_error_text(path, error)) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"JSON file {path} is not {encoding.upper().removesuffix('-SIG')} text: byte {error.start} (hexadecimal "
+            f"{data[error.start]:02x}) has no meaning in it. If the file is in another encoding, such as Latin-1 or "
+            "Windows-1252, save it as UTF-8; if it is damaged, copy it again."
+        ) from error
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"JSON file {path} is not valid JSON: {error}.") from error
+    except RecursionError as error:
+        raise UserError(f"JSON file {path} is not a COCO-format file: its lists are nested too deeply.") from error
+
+
+def json_error_text(path: str, error: json.JSONDecodeError) -> str:
+    """What to tell someone whose JSON file does not parse: cut off, or wrong at a place."""
+    length = len(error.doc)
+    if not error.doc.strip():
+        return f"JSON file {path} is empty. Copy or write it again."
+    where = f"line {error.lineno}, column {error.colno}"
+    # A file that was cut ends inside a string, or within the few characters of the value where parsing stopped.
+    if error.msg.startswith("Unterminated string") or length - error.pos <= 12:
+        return (
+            f"JSON file {path} is cut off at character {length} (last complete part before {where}). "
+            "Copy, download or write it again."
+        )
+    near = error.doc[max(error.pos - 20, 0) : error.pos + 20]
+    return f"JSON file {path} is not valid JSON: {error.msg} at {where}, near {near!r}."

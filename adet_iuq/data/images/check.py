@@ -1,0 +1,83 @@
+"""What the check of a data set says of an image file, by its header: what the reader will do with it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from adet_iuq.data.annotations.report import Report
+from adet_iuq.data.images.deep import Depth
+from adet_iuq.data.images.facts import ImageFacts, image_facts
+from adet_iuq.data.images.opening import ImageTooLargeError
+from adet_iuq.data.images.orientation import STORED, SWAPPED, UNCLEAR, frame_of, size_problem
+from adet_iuq.data.images.reading import read_image
+from adet_iuq.errors import UserError
+
+
+def check_image(
+    path: str,
+    entry: Mapping[str, Any],
+    annotations: Iterable[Mapping[str, Any]],
+    report: Report,
+    deep_images: str = "dtype",
+) -> None:
+    """Adds what is remarkable about an image to the report, in the words of the reader where that refuses it.
+
+    Args:
+        path: of the image, which exists.
+        entry: of the JSON file; its `height` and `width` are compared with the image's, where it has both.
+        annotations: of the image, in COCO's format.
+        report: takes the findings.
+        deep_images: INPUT.DEEP_IMAGES. Pixels are looked at only if it may refuse them for their values.
+    """
+    try:
+        facts = image_facts(path)
+    except ImageTooLargeError as error:
+        report.add("image too large", str(error), "Training and evaluation stop at it.", fatal=True)
+        return
+    except UserError as error:
+        advice = "Training stops at them, unless GUARD.SKIP_CORRUPT_IMAGES lets it pass."
+        report.add("damaged image", str(error), advice)
+        return
+    if facts.depth is not None:
+        _check_depth(facts, facts.depth, deep_images, report)
+    if entry.get("height") is not None and entry.get("width") is not None:
+        _check_frame(facts, (entry["height"], entry["width"]), annotations, report)
+
+
+def _check_depth(facts: ImageFacts, depth: Depth, deep_images: str, report: Report) -> None:
+    if deep_images == "refuse" or (deep_images == "dtype" and depth.kind == "float"):
+        try:
+            read_image(facts.path, deep_images=deep_images)
+        except UserError as error:
+            report.add("deep image refused", str(error), "Training and evaluation refuse it.", fatal=True)
+            return
+    advice = "INPUT.DEEP_IMAGES says how such values are scaled to 8 bits, or that they are refused."
+    report.add("deep image", f'{facts.path}: one channel of {depth} values (mode "{facts.mode}")', advice)
+
+
+def _check_frame(
+    facts: ImageFacts, claimed: tuple[Any, Any], annotations: Iterable[Mapping[str, Any]], report: Report
+) -> None:
+    frame = frame_of(facts, claimed, annotations)
+    turn = f"{facts.path}: EXIF orientation {facts.orientation}"
+    if frame is None:
+        report.add("size disagrees", size_problem(facts, claimed), "Training and evaluation refuse it.", fatal=True)
+    elif frame == STORED:
+        report.add(
+            "annotated as stored",
+            f"{turn}, its entry has the size of the pixels as stored",
+            "These images are used as they are stored, without the turn that viewers make.",
+        )
+    elif frame == UNCLEAR:
+        report.add(
+            "orientation unclear",
+            f"{turn}, the same size as stored and upright",
+            "These images are used upright, as viewers show them. Look at pictures of some (tools/visualize_results.py): "
+            "if the masks are turned, save the images without EXIF.",
+        )
+    elif frame == SWAPPED:
+        height, width = facts.upright_size
+        report.add(
+            "sides swapped",
+            f"{facts.path} is {width} x {height}, its entry says {claimed[1]} x {claimed[0]}",
+            "Their annotations fit into them as they are, and so they are used; correct width and height.",
+        )

@@ -1,0 +1,133 @@
+"""Images with one channel of more than 8 bits: 16 and 32-bit integers and floats, as microscopes and depth cameras write.
+
+A network takes 8 bits. Pillow cuts such values off at 255, which makes a 16-bit picture constant white. INPUT.DEEP_IMAGES
+says what becomes of them:
+
+    "dtype"   the range of the type becomes 0 to 255: all integers of its bits (12 bits in a 12-bit TIFF); 0 to 1 for floats,
+              and an image with other floats is refused. The same value is the same grey in all images.
+    "image"   the least and the greatest value of each image become 0 and 255; a constant image becomes 0.
+    "refuse"  such images are an error.
+
+Values are rounded to the nearest level; what is not a number becomes 0.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from detectron2.utils.logger import log_first_n
+from PIL import Image, TiffImagePlugin
+
+from adet_iuq.errors import UserError
+
+RULES = ("dtype", "image", "refuse")
+
+_BITS, _SAMPLE_FORMAT, _UNSIGNED = 258, 339, 1  # tags of TIFF, and the value of the latter for unsigned integers
+_SIXTEEN_BIT_FORMATS = ("PNG", "PPM")  # Pillow's mode of 32 bits holds 16 bits there
+_NARROW = 1 / 16  # of the range of the type: 16 of 256 levels
+
+
+@dataclass(frozen=True)
+class Depth:
+    """The values of an image with one deep channel.
+
+    Attributes:
+        kind: "unsigned", "signed" or "float".
+        bits: of a value.
+    """
+
+    kind: str
+    bits: int
+
+    def __str__(self) -> str:
+        return f"{self.bits}-bit float" if self.kind == "float" else f"{self.bits}-bit {self.kind} integer"
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest value."""
+        if self.kind == "float":
+            return 0.0, 1.0
+        if self.kind == "signed":
+            return -(2.0 ** (self.bits - 1)), 2.0 ** (self.bits - 1) - 1
+        return 0.0, 2.0**self.bits - 1
+
+
+def check_rule(rule: str) -> str:
+    """INPUT.DEEP_IMAGES as it is.
+
+    Raises:
+        UserError: it is not one of `RULES`.
+    """
+    if rule not in RULES:
+        raise UserError(f"INPUT.DEEP_IMAGES is {rule!r}; it can be {', '.join(map(repr, RULES))}.")
+    return rule
+
+
+def depth_of(image: Image.Image) -> Depth | None:
+    """The depth of a picture by its header; None: up to 8 bits, or several channels."""
+    if image.mode == "F":
+        return Depth("float", 32)
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return None
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        kind = "unsigned" if image.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED else "signed"
+        return Depth(kind, image.tag_v2[_BITS][0])
+    if image.mode == "I" and image.format not in _SIXTEEN_BIT_FORMATS:
+        return Depth("signed", 32)
+    return Depth("unsigned", 16)
+
+
+def eight_bits(image: Image.Image, depth: Depth, rule: str, path: str) -> Image.Image:
+    """A picture of mode "L" instead of a deep one.
+
+    Args:
+        image: the deep one.
+        depth: its own.
+        rule: one of `RULES`.
+        path: of its file, for messages.
+
+    Raises:
+        UserError: the rule refuses it.
+    """
+    if check_rule(rule) == "refuse":
+        raise UserError(
+            f'Image {path} has one channel of {depth} values (mode "{image.mode}"), and INPUT.DEEP_IMAGES is "refuse". '
+            'Convert it to 8 bits, or set INPUT.DEEP_IMAGES to "dtype" or "image" (datasets/README.md).'
+        )
+    values = np.asarray(image)
+    if depth == Depth("unsigned", 32):  # Pillow hands them out as signed ones
+        values = values.view(np.uint32)
+    finite = values[np.isfinite(values)] if depth.kind == "float" else values
+    if not finite.size:
+        return Image.new("L", image.size)
+    own = float(finite.min()), float(finite.max())
+    low, high = own if rule == "image" else _type_range(depth, own, path)
+    return Image.fromarray(_scaled(values, low, high))
+
+
+def _type_range(depth: Depth, own: tuple[float, float], path: str) -> tuple[float, float]:
+    """The range of the type; refuses floats outside, tells of images that use little of it."""
+    low, high = depth.range
+    here = f"Image {path} has {depth} values from {own[0]:g} to {own[1]:g}"
+    if own[0] < low or own[1] > high:
+        raise UserError(
+            f"{here}; floats are taken to go from 0 to 1. Scale them, or set INPUT.DEEP_IMAGES image, which takes each "
+            "image's own range."
+        )
+    if own[1] - own[0] < _NARROW * (high - low):
+        log_first_n(
+            logging.WARNING,
+            f"{here}, little of the range of the type: few of 256 grey levels are left. INPUT.DEEP_IMAGES image would take "
+            "each image's own range (said once).",
+        )
+    return low, high
+
+
+def _scaled(values: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
+    """(H, W) uint8: `low` becomes 0, `high` 255; all 0 where both are the same."""
+    scaled = values.astype(np.result_type(values.dtype, np.float32))
+    scaled -= low
+    scaled *= 255 / (high - low) if high > low else 0
+    np.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
+    return scaled.round(out=scaled).clip(0, 255, out=scaled).astype(np.uint8)

@@ -1,0 +1,66 @@
+"""The one place that opens image files, with errors for people."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+from adet_iuq.errors import UserError
+
+# Pillow refuses larger pictures, which may be small files made to fill the memory; this raises the limit.
+LIMIT_VARIABLE = "ADET_IUQ_MAX_PIXELS"
+
+# In small letters; what is taken for an image where a folder is searched.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class ImageTooLargeError(UserError):
+    """A picture has more pixels than allowed."""
+
+
+@contextmanager
+def open_image(path: str | os.PathLike[str], kind: str = "Image") -> Iterator[Image.Image]:
+    """The opened picture, header read, pixels not yet; closed at the end.
+
+    What goes wrong with it inside the block, decoding for example, is told as what goes wrong with opening it.
+
+    Args:
+        path: a file, or what detectron2's PathManager reads.
+        kind: what messages call it.
+
+    Raises:
+        ImageTooLargeError: it has more pixels than allowed.
+        UserError: the file is missing or damaged.
+    """
+    path = os.fspath(path)
+    _raise_limit()
+    try:
+        with PathManager.open(path, "rb") as file, Image.open(file) as image:
+            yield image
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{kind} {path} does not exist.") from error
+    except Image.DecompressionBombError as error:
+        raise ImageTooLargeError(
+            f"{kind} {path} is larger than the limit of {_limit()} pixels ({error}). If it is what you expect, set the "
+            f"environment variable {LIMIT_VARIABLE} to a larger number of pixels; else scale or tile it."
+        ) from error
+    except Exception as error:  # Pillow raises many types on damaged files, SyntaxError among them
+        raise UserError(f"{kind} {path} cannot be read ({type(error).__name__}: {error}).") from error
+
+
+def _raise_limit() -> None:
+    """Gives Pillow the limit of the environment, where there is one; Pillow refuses from twice its number on."""
+    wanted = os.environ.get(LIMIT_VARIABLE)
+    if not wanted:
+        return
+    if not wanted.isdecimal() or int(wanted) == 0:
+        raise UserError(f"The environment variable {LIMIT_VARIABLE} is {wanted!r}; it must be a number of pixels.")
+    Image.MAX_IMAGE_PIXELS = -(-int(wanted) // 2)
+
+
+def _limit() -> int:
+    return 2 * (Image.MAX_IMAGE_PIXELS or 0)

@@ -1,0 +1,59 @@
+"""COCO's metrics on files that detectron2's evaluator would misread."""
+
+from typing import Any
+
+from detectron2.evaluation import COCOEvaluator
+
+from adet_iuq.data.annotations.evaluation_json import ORIGINAL_ID
+from adet_iuq.evaluation.run_lengths import RunLengthEvaluator, coco_results
+from adet_iuq.evaluation.sizes import ImageSizes
+
+
+class InstanceEvaluator(COCOEvaluator, RunLengthEvaluator):
+    """detectron2's evaluator of boxes and masks, which here also takes run lengths, and knows three things about the
+    ground truth.
+
+    Classes: pycocotools sorts them by their ids in the file. Where a model numbers them otherwise (classes are matched by
+    name), detectron2 would print each AP under another class's name.
+
+    Ids: where the mended ground truth gave its images new ones, predictions get them too. Their files then have these;
+    the ground truth beside them says which image is which.
+
+    Sizes: those of the images (adet_iuq/evaluation/sizes.py).
+    """
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        images = self._coco_api.dataset["images"]
+        self._numbers = {image[ORIGINAL_ID]: image["id"] for image in images if ORIGINAL_ID in image}
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        super().reset()
+        self._sizes = ImageSizes()
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Takes in the results of a batch; `image_id` of the inputs is that of the user's file."""
+        if self._numbers:
+            inputs = [{**one, "image_id": self._numbers[one["image_id"]]} for one in inputs]
+        for one, output in zip(inputs, outputs, strict=True):
+            if "instances" in output:
+                found = coco_results(output["instances"], one["image_id"])
+                self._predictions.append({"image_id": one["image_id"], "instances": found})
+        self._sizes.note(inputs)
+
+    def evaluate(self, img_ids: list[Any] | None = None) -> dict[str, Any]:
+        """The metrics on the main process, nothing on the others."""
+        for identity, size in self._sizes.gather().items():
+            self._coco_api.imgs[identity].update(size)
+        result: dict[str, Any] = super().evaluate(img_ids)
+        return result
+
+    def _derive_coco_results(
+        self, coco_eval: Any, iou_type: str, class_names: list[str] | None = None
+    ) -> dict[str, float]:
+        numbers = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        if coco_eval is not None and class_names is not None and numbers:
+            class_names = [class_names[numbers[category]] for category in coco_eval.params.catIds]
+        results: dict[str, float] = super()._derive_coco_results(coco_eval, iou_type, class_names)
+        return results
