@@ -11,7 +11,8 @@ import pycocotools.mask as mask_util
 from adet_iuq.data.annotations.image_entries import relative_path
 from adet_iuq.data.annotations.outlines import cut, measure, pixels
 from adet_iuq.data.annotations.report import Report
-from adet_iuq.data.annotations.segmentation import compressed, is_valid_box, mask_area, to_rle
+from adet_iuq.data.annotations.segmentation import OUTSIDE, compressed, is_valid_box, mask_area, to_rle
+from adet_iuq.data.annotations.sides import Sides
 
 Entry = dict[str, Any]
 Array = npt.NDArray[np.float64]
@@ -19,7 +20,6 @@ Indices = npt.NDArray[np.int64]
 
 _THIN = 1.5  # pixels of mean width; a strip as thin may miss the centre of every pixel
 _SMALL = 16.0  # square pixels, of an outline four pixels wide
-_OUTSIDE = 1.0  # pixels by which a box may leave the image; COCO's own do by rounding
 _FAR = 0.1  # of the longer side: farther outside, and than _NEAR pixels, a polygon is cut
 _NEAR = 10.0
 _TOLERANCE = 0.1  # of the mask's area by which `area` may differ, beside a pixel along its outline
@@ -53,7 +53,12 @@ class Draft:
     @property
     def where(self) -> str:
         """The annotation in words."""
-        return f"annotation {self.source.get('id')} of {relative_path(self.image)}"
+        return where(self.source, self.image)
+
+
+def where(entry: Entry, image: Entry | None) -> str:
+    """An annotation in words: its id and its image's file."""
+    return f"annotation {entry.get('id')} of {relative_path(image) if image else 'no listed image'}"
 
 
 @dataclass
@@ -92,13 +97,19 @@ class _Measures:
         )
 
 
-def settle_geometry(drafts: list[Draft], report: Report) -> list[Draft]:
-    """Measures the drafts; returns those that cover something, with changes of `segmentation`, `area` and `bbox`."""
+def settle_geometry(drafts: list[Draft], report: Report, sides: Sides) -> list[Draft]:
+    """Measures the drafts; returns those that cover something, with changes of `segmentation`, `area` and `bbox`.
+
+    Args:
+        drafts: in any number.
+        report: where findings go.
+        sides: takes what polygons say about the sides of their images.
+    """
     if not drafts:
         return []
     measures = _Measures.of(drafts)
     is_polygon = np.array([isinstance(draft.segmentation, list) for draft in drafts])
-    _measure_polygons(drafts, np.flatnonzero(is_polygon), measures, report)
+    _measure_polygons(drafts, np.flatnonzero(is_polygon), measures, report, sides)
     _measure_masks(drafts, np.flatnonzero(~is_polygon), measures)
     empty = measures.area <= 0
     for index in np.flatnonzero(empty):
@@ -125,16 +136,17 @@ def _measure_masks(drafts: list[Draft], indices: Indices, measures: _Measures) -
         measures.bounds[indices] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
-def _measure_polygons(drafts: list[Draft], indices: Indices, measures: _Measures, report: Report) -> None:
+def _measure_polygons(drafts: list[Draft], indices: Indices, measures: _Measures, report: Report, sides: Sides) -> None:
     """Shoelace areas, and those of the drawn masks where these may differ: `area` of the file does, an outline is thin or
     small, or reaches outside."""
     if not len(indices):
         return
     found = measure([drafts[index].segmentation for index in indices])
     size = measures.size[indices]
+    sides.see_outlines([drafts[index].image for index in indices], found.bounds, size)
     outside = np.maximum(-found.bounds[:, :2], found.bounds[:, 2:] - size).max(axis=1)
     slack = _TOLERANCE * found.area + found.perimeter
-    doubtful = ~(np.abs(measures.given_area[indices] - found.area) <= slack) | (outside > _OUTSIDE)
+    doubtful = ~(np.abs(measures.given_area[indices] - found.area) <= slack) | (outside > OUTSIDE)
     doubtful |= (found.area < _SMALL) | (2 * found.area < _THIN * found.perimeter)
     measures.area[indices], measures.slack[indices], measures.bounds[indices] = found.area, slack, found.bounds
     for index in indices[outside > np.maximum(_FAR * size.max(axis=1), _NEAR)]:
@@ -190,7 +202,7 @@ def _settle_boxes(drafts: list[Draft], wanted: npt.NDArray[np.bool_], measures: 
     size, given = measures.size, measures.given_box
     own = _inside(measures.bounds, size)
     valid = ~np.isnan(given[:, 0])
-    outside = valid & (np.maximum(-given[:, :2], given[:, 2:] - size).max(axis=1) > _OUTSIDE)
+    outside = valid & (np.maximum(-given[:, :2], given[:, 2:] - size).max(axis=1) > OUTSIDE)
     given = np.where(outside[:, None], _inside(given, size), given)
     fits = valid & (_iou(given, own) >= _FITS) & ~measures.cut
     for index in np.flatnonzero(wanted & (~fits | outside)):

@@ -10,6 +10,7 @@ import pycocotools.mask as mask_util
 from adet_iuq.data.annotations.numbers import number
 
 _MOST_PIXELS = 1 << 50
+OUTSIDE = 1.0  # pixels by which a point or a box may leave its image; COCO's own do by rounding
 
 
 def valid_parts(segmentation: Any) -> list[list[float]]:

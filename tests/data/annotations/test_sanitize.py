@@ -16,6 +16,7 @@ from detectron2.structures import BitMasks, Instances
 from adet_iuq.data import check_coco_json, load_dataset, register_datasets
 from adet_iuq.data.annotations.sanitize import sanitize
 from adet_iuq.data.annotations.segmentation import rle_problem
+from adet_iuq.data.images.facts import image_facts
 from adet_iuq.evaluation import build_evaluator
 
 Content = dict[str, Any]
@@ -166,7 +167,7 @@ def test_perfect_predictions_are_perfect(
 
 
 def test_a_sound_content_is_returned_itself(content: Content) -> None:
-    found, report = sanitize(content, lambda path: (0, 0), json_file="a.json", image_root="images")
+    found, report = sanitize(content, image_facts, json_file="a.json", image_root="images")
     assert found is content and not report.mended
 
 
@@ -199,7 +200,7 @@ def test_two_images_with_one_id(registered: CfgNode, content: Content, tmp_path:
 def test_names_told_apart(registered: CfgNode, content: Content) -> None:
     each("categories", name="cell")(content)
     Path(registered.DATASETS.REGISTER[0][1]).write_text(json.dumps(content))
-    found, _ = sanitize(content, lambda path: (0, 0), json_file="a.json", image_root="images")
+    found, _ = sanitize(content, image_facts, json_file="a.json", image_root="images")
     assert [category["name"] for category in found["categories"]] == ["cell (id 9)", "cell (id 3)"]
 
 
@@ -226,7 +227,7 @@ def test_canonical_form_of_everything(content: Content) -> None:
     changes: list[dict[str, Any]] = [{}, {"area": -1}, {"bbox": None}, {"iscrowd": None}, {"id": "a"}]
     changes += [{"segmentation": SQUARE[0]}, {"segmentation": [[1, 1, 2, 2]]}]
     content["annotations"] = [{**base[n % 3], "id": n + 1, **changes[n % 7]} for n in range(100)]
-    found, report = sanitize(content, lambda path: (0, 0), json_file="a.json", image_root="images", stock=True)
+    found, report = sanitize(content, image_facts, json_file="a.json", image_root="images", stock=True)
     assert [a["id"] for a in found["annotations"]] == list(range(1, len(found["annotations"]) + 1))
     assert len(found["annotations"]) == 100 - report.problems["segmentation without any part of three points"].count
     for annotation in found["annotations"]:
