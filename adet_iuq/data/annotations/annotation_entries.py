@@ -1,5 +1,6 @@
 """The list `annotations` of a COCO-format file: whose they are, their ids, flags and outlines."""
 
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -217,4 +218,4 @@ def _flag(value: Any) -> bool | None:
 def _described(given: Any) -> str:
     if given is None:
         return "no segmentation"
-    return f"segmentation {str(given)[:60]}"
+    return f"segmentation {reprlib.repr(given)[:60]}"  # however deep its lists are
