@@ -23,7 +23,9 @@ _SMALL = 16.0  # square pixels, of an outline four pixels wide
 _FAR = 0.1  # of the longer side: farther outside, and than _NEAR pixels, a polygon is cut
 _NEAR = 10.0
 _TOLERANCE = 0.1  # of the mask's area by which `area` may differ, beside a pixel along its outline
-_FITS = 0.5  # least IoU of an annotation's box with its mask's
+_NEAR_SIDE = 2.0  # pixels by which each side of a box may miss its mask's; COCO's do by a hundredth
+_NEAR_SHARE = 0.05  # of the mask's width or height, where that is more
+_CROWD_FITS = 0.5  # least IoU of a crowd's box with its mask's: it is ignored in any case, and COCO's are rough
 _HUGE = 1e100  # products of larger numbers overflow
 _NO_BOX = (math.nan,) * 4
 
@@ -54,6 +56,11 @@ class Draft:
     def where(self) -> str:
         """The annotation in words."""
         return where(self.source, self.image)
+
+    @property
+    def is_crowd(self) -> bool:
+        """Whether it counts as a crowd."""
+        return bool(self.changes.get("iscrowd", self.source.get("iscrowd")) == 1)
 
 
 def where(entry: Entry, image: Entry | None) -> str:
@@ -188,23 +195,26 @@ def _box_of(annotation: Entry) -> Any:
 
 def _settle_area(draft: Draft, area: float, given: float, report: Report) -> None:
     """Replaces an area that differs from the mask's, except a crowd's: it is ignored at any size, and COCO's are rough."""
-    if given > 0 and draft.changes.get("iscrowd", draft.source.get("iscrowd")) == 1:
+    if given > 0 and draft.is_crowd:
         return
     draft.changes["area"] = area
     if draft.source.get("area") is not None:
         kind = "area far from the mask's" if given > 0 else "area that is no positive number"
-        example = f"{draft.where}: {str(draft.source['area'])[:20]}, the mask has {area:g}"
+        example = f"{draft.where}: {repr(draft.source['area'])[:20]}, the mask has {area:g}"
         report.add(kind, example, "It is taken from the mask; APs, APm and APl go by it.")
 
 
 def _settle_boxes(drafts: list[Draft], wanted: npt.NDArray[np.bool_], measures: _Measures, report: Report) -> None:
-    """Keeps boxes that fit their masks, cut at the border; takes any other from the segmentation."""
+    """Keeps boxes that fit their masks, cut at the border; takes any other from what there is of the segmentation."""
     size, given = measures.size, measures.given_box
     own = _inside(measures.bounds, size)
     valid = ~np.isnan(given[:, 0])
     outside = valid & (np.maximum(-given[:, :2], given[:, 2:] - size).max(axis=1) > OUTSIDE)
+    as_corners = np.concatenate([given[:, :2], given[:, 2:] - given[:, :2]], axis=1)
     given = np.where(outside[:, None], _inside(given, size), given)
-    fits = valid & (_iou(given, own) >= _FITS) & ~measures.cut
+    crowd = np.array([draft.is_crowd for draft in drafts], dtype=bool)
+    fits = valid & (_near(given, own) | (crowd & (_iou(given, own) >= _CROWD_FITS))) & ~measures.cut
+    corners = valid & ~fits & _near(as_corners, own)
     for index in np.flatnonzero(wanted & (~fits | outside)):
         draft, (width, height) = drafts[index], size[index]
         x0, y0, x1, y1 = (given if fits[index] else own)[index].tolist()
@@ -214,19 +224,27 @@ def _settle_boxes(drafts: list[Draft], wanted: npt.NDArray[np.bool_], measures: 
             continue
         if not valid[index]:
             report.add("no valid box", example, "It is taken from the segmentation.")
-        elif outside[index]:
+        elif outside[index] and not corners[index]:
             advice = (
                 "It is cut at the border; one that misses its mask or is wholly outside is taken from the segmentation."
             )
             report.add("box outside the image", f"{example} in {width:g} x {height:g}", advice)
         else:
             advice = "It is taken from the segmentation. COCO's boxes are x, y, width, height in pixels."
-            report.add("box far from its mask", f"{example}, the mask's is {box}", advice)
+            meant = "; it looks like x1, y1, x2, y2" if corners[index] else ""
+            report.add("box far from its mask", f"{example}, the mask's is {box}{meant}", advice)
 
 
 def _inside(boxes: Array, size: Array) -> Array:
     """Boxes (N, 4) cut at the borders of images (N, 2); one that lies outside has no area."""
     return np.clip(boxes, 0, np.tile(size, (1, 2)))
+
+
+def _near(ones: Array, others: Array) -> npt.NDArray[np.bool_]:
+    """(N,) whether all sides of boxes (N, 4) are near those of the others, pair by pair; not where one is nan."""
+    allowed = np.maximum(_NEAR_SIDE, _NEAR_SHARE * np.tile(others[:, 2:] - others[:, :2], (1, 2)))
+    near: npt.NDArray[np.bool_] = (np.abs(ones - others) <= allowed).all(axis=1)
+    return near
 
 
 def _iou(ones: Array, others: Array) -> Array:
