@@ -18,6 +18,8 @@ Entry = dict[str, Any]
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
+WRITTEN_AT = "adet_iuq_written_at"  # key of annotations that were converted: the file and line that people know
+
 _THIN = 1.5  # pixels of mean width; a strip as thin may miss the centre of every pixel
 _SMALL = 16.0  # square pixels, of an outline four pixels wide
 _FAR = 0.1  # of the longer side: farther outside, and than _NEAR pixels, a polygon is cut
@@ -64,7 +66,9 @@ class Draft:
 
 
 def where(entry: Entry, image: Entry | None) -> str:
-    """An annotation in words: its id and its image's file."""
+    """An annotation in words: its id and its image's file, or where people wrote it."""
+    if WRITTEN_AT in entry:
+        return str(entry[WRITTEN_AT])
     return f"annotation {entry.get('id')} of {relative_path(image) if image else 'no listed image'}"
 
 
