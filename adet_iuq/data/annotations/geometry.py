@@ -247,7 +247,7 @@ def _inside(boxes: Array, size: Array) -> Array:
 def _near(ones: Array, others: Array) -> npt.NDArray[np.bool_]:
     """(N,) whether all sides of boxes (N, 4) are near those of the others, pair by pair; not where one is nan."""
     allowed = np.maximum(_NEAR_SIDE, _NEAR_SHARE * np.tile(others[:, 2:] - others[:, :2], (1, 2)))
-    near: npt.NDArray[np.bool_] = (np.abs(ones - others) <= allowed).all(axis=1)
+    near: npt.NDArray[np.bool_] = np.all(np.abs(ones - others) <= allowed, axis=1)
     return near
 
 

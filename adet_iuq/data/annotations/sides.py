@@ -36,8 +36,8 @@ class Sides:
         claimed, transposed = (
             np.maximum(low, (bounds[:, 2:] - size).max(axis=1)) <= OUTSIDE for size in (sizes, sizes[:, ::-1])
         )
-        self._claimed.update(images[index]["id"] for index in np.flatnonzero(claimed & ~transposed))
-        for index in np.flatnonzero(transposed & ~claimed):
+        self._claimed.update(images[index]["id"] for index in np.flatnonzero(claimed & ~transposed).tolist())
+        for index in np.flatnonzero(transposed & ~claimed).tolist():
             self._transposed[images[index]["id"]] = images[index]
 
     def see_mask(self, image: Entry, rle: Entry, fits: bool) -> None:
