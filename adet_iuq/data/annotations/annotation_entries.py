@@ -1,25 +1,25 @@
 """The list `annotations` of a COCO-format file: whose they are, their ids, flags and outlines."""
 
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from adet_iuq.data.annotations.geometry import Draft, settle_geometry
-from adet_iuq.data.annotations.image_entries import relative_path
-from adet_iuq.data.annotations.numbers import IdTable, number
+from adet_iuq.data.annotations.geometry import Draft, settle_geometry, where
+from adet_iuq.data.annotations.numbers import EXACT, IdTable, number
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.annotations.segmentation import is_valid_part, read_parts, rle_problem
+from adet_iuq.data.annotations.sides import Sides
 
 Entry = dict[str, Any]
 
 _CHUNK = 8192  # annotations measured at once
-_EXACT = 1 << 53
 _WANTED = "[[x1, y1, x2, y2, x3, y3, ...], ...], or a run-length mask {'size': [height, width], 'counts': ...}"
 _NO = ("", "0", "false", "no", "none")
 _YES = ("1", "true", "yes")
 
 
 def sanitize_annotations(
-    entries: Sequence[Entry], images: IdTable, categories: IdTable, report: Report, stock: bool
+    entries: Sequence[Entry], images: IdTable, categories: IdTable, report: Report, sides: Sides, stock: bool
 ) -> Iterator[list[Entry]]:
     """The annotations that can serve, in their order, some thousand at a time.
 
@@ -31,14 +31,15 @@ def sanitize_annotations(
         entries: the list `annotations`; it may parse them one by one.
         images, categories: by id, as `sanitize_images` and `sanitize_categories` return them.
         report: where findings go.
+        sides: takes what annotations say about the sides of their images.
         stock: whether a segmentation without a valid part is a warning only.
     """
     report.annotations = len(entries)
-    judge = _Judge(entries, images, categories, report, stock)
+    judge = _Judge(entries, images, categories, report, sides, stock)
     for start in range(0, len(entries), _CHUNK):
         chunk = entries[start : start + _CHUNK]
         drafts = [draft for draft in judge.drafts(start, chunk) if draft is not None]
-        kept = [draft.entry() for draft in settle_geometry(drafts, report)]
+        kept = [draft.entry() for draft in settle_geometry(drafts, report, sides)]
         report.mended |= not are_same(chunk, kept)
         yield kept
 
@@ -60,9 +61,15 @@ class _Judge:
     """What is to be remembered of the annotations before."""
 
     def __init__(
-        self, entries: Sequence[Entry], images: IdTable, categories: IdTable, report: Report, stock: bool
+        self,
+        entries: Sequence[Entry],
+        images: IdTable,
+        categories: IdTable,
+        report: Report,
+        sides: Sides,
+        stock: bool,
     ) -> None:
-        self.images, self.categories, self.report, self.stock = images, categories, report, stock
+        self.images, self.categories, self.report, self.sides, self.stock = images, categories, report, sides, stock
         self._entries = entries
         self._by_id: dict[int, int] = {}  # places of the first ones
         self._contents: set[int] = set()
@@ -113,7 +120,7 @@ class _Judge:
     def _judge_id(self, place: int, entry: Entry, image: Entry | None) -> bool:
         """Looks at an annotation's own id; whether the whole annotation was listed before."""
         identity = entry.get("id")
-        if type(identity) is int and 0 < identity < _EXACT:
+        if type(identity) is int and 0 < identity < EXACT:
             before = self._by_id.setdefault(identity, place)
             if before == place:
                 return False
@@ -177,6 +184,7 @@ class _Judge:
             given = given[0]
         if isinstance(given, dict):
             problem = rle_problem(given, image["height"], image["width"])
+            self.sides.see_mask(image, given, fits=problem is None)
             if problem is None:
                 return given
             self.report.add(
@@ -199,11 +207,6 @@ class _Judge:
         return parts
 
 
-def where(entry: Entry, image: Entry | None) -> str:
-    """An annotation in words: its id and its image's file."""
-    return f"annotation {entry.get('id')} of {relative_path(image) if image else 'no listed image'}"
-
-
 def _flag(value: Any) -> bool | None:
     """What `iscrowd` or `ignore` says, if it says anything."""
     if isinstance(value, str) and value.strip().lower() in _NO + _YES:
@@ -215,4 +218,4 @@ def _flag(value: Any) -> bool | None:
 def _described(given: Any) -> str:
     if given is None:
         return "no segmentation"
-    return f"segmentation {str(given)[:60]}"
+    return f"segmentation {reprlib.repr(given)[:60]}"  # however deep its lists are

@@ -7,13 +7,13 @@ decided in one place, `sanitize`.
 import logging
 from typing import Any
 
-from adet_iuq.data.annotations.digest import measured_size
 from adet_iuq.data.annotations.digest_cache import digest_of
 from adet_iuq.data.annotations.file_names import OTHER_SPELLING
 from adet_iuq.data.annotations.parsing import no_garbage_collection, read_coco_json
 from adet_iuq.data.annotations.records import Records
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.annotations.sanitize import Content, sanitize
+from adet_iuq.data.images.facts import image_facts
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def read_sanitized(json_file: str, image_root: str, *, stock: bool = False) -> t
     """
     content = read_coco_json(json_file)
     with no_garbage_collection():
-        return sanitize(content, measured_size, json_file=json_file, image_root=image_root, stock=stock)
+        return sanitize(content, image_facts, json_file=json_file, image_root=image_root, stock=stock)
 
 
 def read_categories(json_file: str, image_root: str) -> tuple[list[str], dict[Any, int]]:

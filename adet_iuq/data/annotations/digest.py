@@ -20,9 +20,9 @@ from adet_iuq.data.annotations.numbers import sorted_ids
 from adet_iuq.data.annotations.parsing import no_garbage_collection, outline_coco_json, read_coco_json
 from adet_iuq.data.annotations.record_text import encode, joined
 from adet_iuq.data.annotations.report import Report
-from adet_iuq.data.annotations.sanitize import Content, Judged, open_content
+from adet_iuq.data.annotations.sanitize import Content, Judged, collect
 from adet_iuq.data.cache import file_identity, folders_unchanged
-from adet_iuq.data.images.facts import image_facts
+from adet_iuq.data.images.facts import ImageFacts, image_facts
 
 # Path below the image root, height and width in pixels, id.
 ListedImage = tuple[str, int, int, Any]
@@ -78,11 +78,6 @@ def image_identity(path: str) -> Identity:
         return None
 
 
-def measured_size(path: str) -> tuple[int, int]:
-    """(height, width) of an image as viewers show it; UserError if its file does not tell."""
-    return image_facts(path).upright_size
-
-
 def make_digest(json_file: str, image_root: str, stock: bool, write: Callable[[bytes], object]) -> Digest:
     """Reads and judges a file.
 
@@ -103,28 +98,20 @@ def make_digest(json_file: str, image_root: str, stock: bool, write: Callable[[b
 def _digest(content: Content, json_file: str, image_root: str, stock: bool, write: Callable[[bytes], object]) -> Digest:
     measured: dict[str, Identity] = {}
 
-    def size_of(path: str) -> tuple[int, int]:
+    def facts_of(path: str) -> ImageFacts:
         measured[path] = image_identity(path)
-        return measured_size(path)
+        return image_facts(path)
 
-    judged = open_content(content, size_of, json_file=json_file, image_root=image_root, stock=stock)
+    judged, found = collect(content, facts_of, _Texts.of, json_file=json_file, image_root=image_root, stock=stock)
     names, numbers = class_numbers(judged.categories or [])
     by_id = {image["id"]: image for image in judged.images}
     ids = sorted_ids(by_id)
-    places = {identity: place for place, identity in enumerate(ids)}
-    texts = bytearray()  # thousands of small objects would scatter over the memory that the parsed ones leave
-    owners, crowds, ends = array("q"), array("b"), array("q", [0])
-    for annotation in itertools.chain.from_iterable(judged.annotations or ()):
-        texts += encode(annotation, numbers)
-        ends.append(len(texts))
-        owners.append(places[annotation["image_id"]])
-        crowds.append(annotation["iscrowd"])
-    owner = np.array(owners, dtype=np.int64)
+    owner = np.array(found.owners, dtype=np.int64)
     counts = np.bincount(owner, minlength=len(ids))
     order = iter(np.argsort(owner, kind="stable").tolist())
     lengths = np.zeros(len(ids), dtype=np.int64)
     for place, count in enumerate(counts.tolist()):
-        text = joined(texts[ends[one] : ends[one + 1]] for one in itertools.islice(order, count))
+        text = joined(found.texts[found.ends[one] : found.ends[one + 1]] for one in itertools.islice(order, count))
         lengths[place] = len(text)
         write(text)
     return Digest(
@@ -134,10 +121,40 @@ def _digest(content: Content, json_file: str, image_root: str, stock: bool, writ
         is_lvis=_is_lvis(judged),
         is_annotated=judged.annotations is not None,
         images=[(relative_path(by_id[i]), by_id[i]["height"], by_id[i]["width"], i) for i in ids],
-        objects=counts - np.bincount(owner, np.array(crowds), minlength=len(ids)).astype(np.int64),
+        objects=counts - np.bincount(owner, np.array(found.crowds), minlength=len(ids)).astype(np.int64),
         ends=np.cumsum(lengths),
         measured=measured,
     )
+
+
+@dataclass
+class _Texts:
+    """The annotations in the order of their file.
+
+    Attributes:
+        texts: all of them; thousands of small objects would scatter over the memory that the parsed ones leave.
+        ends: where each begins and ends.
+        owners: the places of their images among the sorted ids.
+        crowds: their flags.
+    """
+
+    texts: bytearray
+    ends: "array[int]"
+    owners: "array[int]"
+    crowds: "array[int]"
+
+    @classmethod
+    def of(cls, judged: Judged) -> "_Texts":
+        """Goes through the annotations."""
+        _, numbers = class_numbers(judged.categories or [])
+        places = {identity: place for place, identity in enumerate(sorted_ids(image["id"] for image in judged.images))}
+        found = cls(bytearray(), array("q", [0]), array("q"), array("b"))
+        for annotation in itertools.chain.from_iterable(judged.annotations or ()):
+            found.texts += encode(annotation, numbers)
+            found.ends.append(len(found.texts))
+            found.owners.append(places[annotation["image_id"]])
+            found.crowds.append(annotation["iscrowd"])
+        return found
 
 
 def _is_lvis(judged: Judged) -> bool:

@@ -11,19 +11,23 @@ import pycocotools.mask as mask_util
 from adet_iuq.data.annotations.image_entries import relative_path
 from adet_iuq.data.annotations.outlines import cut, measure, pixels
 from adet_iuq.data.annotations.report import Report
-from adet_iuq.data.annotations.segmentation import compressed, is_valid_box, mask_area, to_rle
+from adet_iuq.data.annotations.segmentation import OUTSIDE, compressed, is_valid_box, mask_area, to_rle
+from adet_iuq.data.annotations.sides import Sides
 
 Entry = dict[str, Any]
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
+WRITTEN_AT = "adet_iuq_written_at"  # key of annotations that were converted: the file and line that people know
+
 _THIN = 1.5  # pixels of mean width; a strip as thin may miss the centre of every pixel
 _SMALL = 16.0  # square pixels, of an outline four pixels wide
-_OUTSIDE = 1.0  # pixels by which a box may leave the image; COCO's own do by rounding
 _FAR = 0.1  # of the longer side: farther outside, and than _NEAR pixels, a polygon is cut
 _NEAR = 10.0
 _TOLERANCE = 0.1  # of the mask's area by which `area` may differ, beside a pixel along its outline
-_FITS = 0.5  # least IoU of an annotation's box with its mask's
+_NEAR_SIDE = 2.0  # pixels by which each side of a box may miss its mask's; COCO's do by a hundredth
+_NEAR_SHARE = 0.05  # of the mask's width or height, where that is more
+_CROWD_FITS = 0.5  # least IoU of a crowd's box with its mask's: it is ignored in any case, and COCO's are rough
 _HUGE = 1e100  # products of larger numbers overflow
 _NO_BOX = (math.nan,) * 4
 
@@ -53,7 +57,19 @@ class Draft:
     @property
     def where(self) -> str:
         """The annotation in words."""
-        return f"annotation {self.source.get('id')} of {relative_path(self.image)}"
+        return where(self.source, self.image)
+
+    @property
+    def is_crowd(self) -> bool:
+        """Whether it counts as a crowd."""
+        return bool(self.changes.get("iscrowd", self.source.get("iscrowd")) == 1)
+
+
+def where(entry: Entry, image: Entry | None) -> str:
+    """An annotation in words: its id and its image's file, or where people wrote it."""
+    if WRITTEN_AT in entry:
+        return str(entry[WRITTEN_AT])
+    return f"annotation {entry.get('id')} of {relative_path(image) if image else 'no listed image'}"
 
 
 @dataclass
@@ -92,13 +108,19 @@ class _Measures:
         )
 
 
-def settle_geometry(drafts: list[Draft], report: Report) -> list[Draft]:
-    """Measures the drafts; returns those that cover something, with changes of `segmentation`, `area` and `bbox`."""
+def settle_geometry(drafts: list[Draft], report: Report, sides: Sides) -> list[Draft]:
+    """Measures the drafts; returns those that cover something, with changes of `segmentation`, `area` and `bbox`.
+
+    Args:
+        drafts: in any number.
+        report: where findings go.
+        sides: takes what polygons say about the sides of their images.
+    """
     if not drafts:
         return []
     measures = _Measures.of(drafts)
     is_polygon = np.array([isinstance(draft.segmentation, list) for draft in drafts])
-    _measure_polygons(drafts, np.flatnonzero(is_polygon), measures, report)
+    _measure_polygons(drafts, np.flatnonzero(is_polygon), measures, report, sides)
     _measure_masks(drafts, np.flatnonzero(~is_polygon), measures)
     empty = measures.area <= 0
     for index in np.flatnonzero(empty):
@@ -125,16 +147,17 @@ def _measure_masks(drafts: list[Draft], indices: Indices, measures: _Measures) -
         measures.bounds[indices] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
-def _measure_polygons(drafts: list[Draft], indices: Indices, measures: _Measures, report: Report) -> None:
+def _measure_polygons(drafts: list[Draft], indices: Indices, measures: _Measures, report: Report, sides: Sides) -> None:
     """Shoelace areas, and those of the drawn masks where these may differ: `area` of the file does, an outline is thin or
     small, or reaches outside."""
     if not len(indices):
         return
     found = measure([drafts[index].segmentation for index in indices])
     size = measures.size[indices]
+    sides.see_outlines([drafts[index].image for index in indices], found.bounds, size)
     outside = np.maximum(-found.bounds[:, :2], found.bounds[:, 2:] - size).max(axis=1)
     slack = _TOLERANCE * found.area + found.perimeter
-    doubtful = ~(np.abs(measures.given_area[indices] - found.area) <= slack) | (outside > _OUTSIDE)
+    doubtful = ~(np.abs(measures.given_area[indices] - found.area) <= slack) | (outside > OUTSIDE)
     doubtful |= (found.area < _SMALL) | (2 * found.area < _THIN * found.perimeter)
     measures.area[indices], measures.slack[indices], measures.bounds[indices] = found.area, slack, found.bounds
     for index in indices[outside > np.maximum(_FAR * size.max(axis=1), _NEAR)]:
@@ -176,23 +199,26 @@ def _box_of(annotation: Entry) -> Any:
 
 def _settle_area(draft: Draft, area: float, given: float, report: Report) -> None:
     """Replaces an area that differs from the mask's, except a crowd's: it is ignored at any size, and COCO's are rough."""
-    if given > 0 and draft.changes.get("iscrowd", draft.source.get("iscrowd")) == 1:
+    if given > 0 and draft.is_crowd:
         return
     draft.changes["area"] = area
     if draft.source.get("area") is not None:
         kind = "area far from the mask's" if given > 0 else "area that is no positive number"
-        example = f"{draft.where}: {str(draft.source['area'])[:20]}, the mask has {area:g}"
+        example = f"{draft.where}: {repr(draft.source['area'])[:20]}, the mask has {area:g}"
         report.add(kind, example, "It is taken from the mask; APs, APm and APl go by it.")
 
 
 def _settle_boxes(drafts: list[Draft], wanted: npt.NDArray[np.bool_], measures: _Measures, report: Report) -> None:
-    """Keeps boxes that fit their masks, cut at the border; takes any other from the segmentation."""
+    """Keeps boxes that fit their masks, cut at the border; takes any other from what there is of the segmentation."""
     size, given = measures.size, measures.given_box
     own = _inside(measures.bounds, size)
     valid = ~np.isnan(given[:, 0])
-    outside = valid & (np.maximum(-given[:, :2], given[:, 2:] - size).max(axis=1) > _OUTSIDE)
+    outside = valid & (np.maximum(-given[:, :2], given[:, 2:] - size).max(axis=1) > OUTSIDE)
+    as_corners = np.concatenate([given[:, :2], given[:, 2:] - given[:, :2]], axis=1)
     given = np.where(outside[:, None], _inside(given, size), given)
-    fits = valid & (_iou(given, own) >= _FITS) & ~measures.cut
+    crowd = np.array([draft.is_crowd for draft in drafts], dtype=bool)
+    fits = valid & (_near(given, own) | (crowd & (_iou(given, own) >= _CROWD_FITS))) & ~measures.cut
+    corners = valid & ~fits & _near(as_corners, own)
     for index in np.flatnonzero(wanted & (~fits | outside)):
         draft, (width, height) = drafts[index], size[index]
         x0, y0, x1, y1 = (given if fits[index] else own)[index].tolist()
@@ -202,19 +228,27 @@ def _settle_boxes(drafts: list[Draft], wanted: npt.NDArray[np.bool_], measures: 
             continue
         if not valid[index]:
             report.add("no valid box", example, "It is taken from the segmentation.")
-        elif outside[index]:
+        elif outside[index] and not corners[index]:
             advice = (
                 "It is cut at the border; one that misses its mask or is wholly outside is taken from the segmentation."
             )
             report.add("box outside the image", f"{example} in {width:g} x {height:g}", advice)
         else:
             advice = "It is taken from the segmentation. COCO's boxes are x, y, width, height in pixels."
-            report.add("box far from its mask", f"{example}, the mask's is {box}", advice)
+            meant = "; it looks like x1, y1, x2, y2" if corners[index] else ""
+            report.add("box far from its mask", f"{example}, the mask's is {box}{meant}", advice)
 
 
 def _inside(boxes: Array, size: Array) -> Array:
     """Boxes (N, 4) cut at the borders of images (N, 2); one that lies outside has no area."""
     return np.clip(boxes, 0, np.tile(size, (1, 2)))
+
+
+def _near(ones: Array, others: Array) -> npt.NDArray[np.bool_]:
+    """(N,) whether all sides of boxes (N, 4) are near those of the others, pair by pair; not where one is nan."""
+    allowed = np.maximum(_NEAR_SIDE, _NEAR_SHARE * np.tile(others[:, 2:] - others[:, :2], (1, 2)))
+    near: npt.NDArray[np.bool_] = np.all(np.abs(ones - others) <= allowed, axis=1)
+    return near
 
 
 def _iou(ones: Array, others: Array) -> Array:

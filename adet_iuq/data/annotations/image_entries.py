@@ -1,15 +1,16 @@
 """The list `images` of a COCO-format file: ids, names and sizes."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from adet_iuq.data.annotations.numbers import IdTable, is_id, whole_positive
 from adet_iuq.data.annotations.report import Report
+from adet_iuq.data.images.facts import ImageFacts
 from adet_iuq.errors import UserError
 
 Entry = dict[str, Any]
-SizeOf = Callable[[str], tuple[int, int]]  # (height, width) in pixels of an image file
+FactsOf = Callable[[str], ImageFacts]  # of an image file
 
 
 def relative_path(entry: Entry) -> str:
@@ -19,8 +20,16 @@ def relative_path(entry: Entry) -> str:
     return "/".join(str(entry["coco_url"]).split("/")[-2:])
 
 
-def sanitize_images(entries: list[Entry], size_of: SizeOf, report: Report) -> tuple[list[Entry], IdTable]:
+def sanitize_images(
+    entries: list[Entry], facts_of: FactsOf, report: Report, swapped: Collection[Any] = ()
+) -> tuple[list[Entry], IdTable]:
     """The entries that can serve, each with an id of its own and `height` and `width` as whole numbers.
+
+    Args:
+        entries: the list `images`.
+        facts_of: as `sanitize`.
+        report: where findings go.
+        swapped: ids of images whose width and height are to be swapped.
 
     Returns:
         the entries, in their order; and by id those that annotations may name: the same, with None for an id that two
@@ -44,7 +53,12 @@ def sanitize_images(entries: list[Entry], size_of: SizeOf, report: Report) -> tu
             report.add("duplicate image id", example, "The same image is listed again; only the first entry is used.")
     for identity, entry in table.items():
         if entry is not None:
-            table[identity] = _sized(entry, size_of, report)
+            table[identity] = _sized(entry, facts_of, report)
+    for identity in swapped:
+        entry = table[identity]
+        table[identity] = {**entry, "height": entry["width"], "width": entry["height"]}
+        path = os.path.join(report.image_root, relative_path(entry))
+        report_swapped(path, (entry["width"], entry["height"]), report)
     if not table:
         report.add("no images", report.json_file, "The list 'images' has no complete entry.", fatal=True)
     return [entry for entry in table.values() if entry is not None], table
@@ -66,12 +80,22 @@ def _report_shared(identity: Any, first: Entry | None, second: Entry, report: Re
     report.add("two images with one id", example, advice, fatal=True)
 
 
+def report_swapped(path: str, size: tuple[int, int], report: Report) -> None:
+    """Adds an image of a size (height, width) in pixels whose entry swaps the two."""
+    height, width = size
+    report.add(
+        "sides swapped",
+        f"{path} is {width} x {height}, its entry says {height} x {width}",
+        "Their annotations fit into them as they are, and so they are used; correct width and height.",
+    )
+
+
 def _is_side(value: Any) -> bool:
     """Whether a value can stay as it is."""
     return type(value) is int and whole_positive(value) is not None
 
 
-def _sized(entry: Entry, size_of: SizeOf, report: Report) -> Entry | None:
+def _sized(entry: Entry, facts_of: FactsOf, report: Report) -> Entry | None:
     """The entry with its size in whole numbers, taken from the file if it has none; None if the file has none either."""
     height, width = entry.get("height"), entry.get("width")
     if _is_side(height) and _is_side(width):
@@ -84,7 +108,7 @@ def _sized(entry: Entry, size_of: SizeOf, report: Report) -> Entry | None:
         return {**entry, "height": sides[0], "width": sides[1]}
     example = f"{where}: width {width!r}, height {height!r}"
     try:
-        sides = size_of(os.path.join(report.image_root, relative_path(entry)))
+        sides = facts_of(os.path.join(report.image_root, relative_path(entry))).upright_size
     except UserError as error:
         advice = "Its file does not say it either. Put the file in its place, or give the entry 'width' and 'height'."
         report.add("image without a size", f"{example}; {error}", advice, fatal=True)

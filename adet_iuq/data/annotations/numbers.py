@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-_EXACT = 1 << 53  # whole numbers below are exact as floats, which NumPy and pycocotools make of them
+EXACT = 1 << 53  # whole numbers below are exact as floats, which NumPy and pycocotools make of them
 
 
 def number(value: Any) -> float | None:
@@ -21,7 +21,7 @@ def number(value: Any) -> float | None:
 def whole_positive(value: Any) -> int | None:
     """A whole number above 0, also one written as 64.0 or "64"; None for anything else."""
     result = number(value)
-    return int(result) if result is not None and 0 < result < _EXACT and result == int(result) else None
+    return int(result) if result is not None and 0 < result < EXACT and result == int(result) else None
 
 
 def is_id(value: Any) -> bool:
@@ -42,7 +42,7 @@ def sortable_together(ids: Iterable[Any]) -> bool:
     pycocotools sorts ids with NumPy, which makes words of a mixture and then finds none of its annotations.
     """
     kinds = {isinstance(i, str) for i in ids}
-    return kinds <= {True} or (kinds == {False} and all(abs(i) < _EXACT for i in ids))
+    return kinds <= {True} or (kinds == {False} and all(abs(i) < EXACT for i in ids))
 
 
 class IdTable(dict[Any, Any]):

@@ -10,6 +10,8 @@ import pycocotools.mask as mask_util
 from adet_iuq.data.annotations.numbers import number
 
 _MOST_PIXELS = 1 << 50
+_DEEPEST = 16  # brackets within each other; a polygon needs three
+OUTSIDE = 1.0  # pixels by which a point or a box may leave its image; COCO's own do by rounding
 
 
 def valid_parts(segmentation: Any) -> list[list[float]]:
@@ -38,12 +40,15 @@ def is_valid_part(part: Any) -> bool:
         return False
 
 
-def read_parts(segmentation: Any) -> tuple[list[list[float]], int]:
+def read_parts(segmentation: Any, deepest: int = _DEEPEST) -> tuple[list[list[float]], int]:
     """The valid parts of a polygon segmentation in any form that can only mean one thing, and how many broken ones it has.
 
     Read are [[x1, y1, x2, ...], ...] as COCO has it; [x1, y1, x2, ...], one part without its list; [[x1, y1], [x2, y2],
-    ...], one part as points, and lists of such parts; any of them in more brackets than it needs; and numbers as words.
+    ...], one part as points, and lists of such parts; any of them in more brackets than it needs, though not in more than
+    `deepest`; and numbers as words.
     """
+    if not deepest:
+        return [], 1
     if not isinstance(segmentation, list) or not segmentation:
         return [], 0
     if not any(isinstance(item, list) for item in segmentation):
@@ -51,7 +56,7 @@ def read_parts(segmentation: Any) -> tuple[list[list[float]], int]:
         return ([part], 0) if is_valid_part(part) else ([], 1)  # type: ignore[list-item]
     if len(segmentation) > 2 and all(_is_point(item) for item in segmentation):
         return read_parts([value for point in segmentation for value in point])
-    found = [read_parts(item) if isinstance(item, list) else ([], 1) for item in segmentation]
+    found = [read_parts(item, deepest - 1) if isinstance(item, list) else ([], 1) for item in segmentation]
     return [part for parts, _ in found for part in parts], sum(broken for _, broken in found)
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from adet_iuq.data.annotations.geometry import WRITTEN_AT
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.annotations.yolo_labels import read_objects, to_annotation
 from adet_iuq.data.annotations.yolo_yaml import DataYaml, label_files
@@ -16,7 +17,7 @@ from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # raise it with every change to what is written
+_VERSION = 2  # raise it with every change to what is written
 _ANNOTATIONS = "annotations.json"
 
 
@@ -82,8 +83,8 @@ def _converted(data: DataYaml, images: list[str], labels: dict[str, str], root: 
         if path not in labels:
             continue
         text = Path(labels[path]).read_text(encoding="utf-8-sig", errors="replace")
-        for category, points in read_objects(text, labels[path], data.names, report):
-            identity = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category}
+        for place, category, points in read_objects(text, labels[path], data.names, report):
+            identity = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category, WRITTEN_AT: place}
             annotations.append(identity | to_annotation(points, height, width))
     report.annotations = report.usable = len(annotations)
     report.raise_if_fatal()

@@ -19,8 +19,10 @@ _FARTHEST = 2.0  # shares beyond it are no shares
 _BOX = 4  # numbers behind the class
 
 
-def read_objects(text: str, place: str, names: Mapping[int, str], report: Report) -> Iterator[tuple[int, npt.NDArray]]:
-    """Class numbers and outlines, (P, 2) x, y as shares, of a label file.
+def read_objects(
+    text: str, place: str, names: Mapping[int, str], report: Report
+) -> Iterator[tuple[str, int, npt.NDArray[np.float64]]]:
+    """Place (file and line), class number and outline, (P, 2) x, y as shares, of each object of a label file.
 
     Args:
         text: of the file.
@@ -32,7 +34,7 @@ def read_objects(text: str, place: str, names: Mapping[int, str], report: Report
         if line.strip():
             found = _read_line(line, f"{place} line {count}", names, report)
             if found is not None:
-                yield found
+                yield f"{place} line {count}", *found
 
 
 def _read_line(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from adet_iuq.data.annotations.image_entries import report_swapped
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.images.deep import Depth
 from adet_iuq.data.images.facts import ImageFacts, image_facts
@@ -75,9 +76,4 @@ def _check_frame(
             "if the masks are turned, save the images without EXIF.",
         )
     elif frame == SWAPPED:
-        height, width = facts.upright_size
-        report.add(
-            "sides swapped",
-            f"{facts.path} is {width} x {height}, its entry says {claimed[1]} x {claimed[0]}",
-            "Their annotations fit into them as they are, and so they are used; correct width and height.",
-        )
+        report_swapped(facts.path, facts.upright_size, report)

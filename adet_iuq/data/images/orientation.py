@@ -14,14 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from detectron2.utils.logger import log_first_n
 
-from adet_iuq.data.annotations.segmentation import valid_parts
+from adet_iuq.data.annotations.segmentation import OUTSIDE, valid_parts
 from adet_iuq.data.images.facts import ImageFacts, Size
 
 Pixels = npt.NDArray[np.uint8]
 
 STORED, UPRIGHT, UNCLEAR, SWAPPED = "stored", "upright", "unclear", "swapped"
-
-_OUTSIDE = 1.0  # pixels by which a point may leave the image; those of COCO do by rounding
 
 # From the pixels as stored to the upright ones, by EXIF orientation.
 _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
@@ -77,8 +75,7 @@ def _fits(segmentation: Any, size: Size) -> bool:
     if isinstance(segmentation, Mapping):
         return list(segmentation.get("size", ())) == [height, width]
     return all(
-        max(part[0::2]) <= width + _OUTSIDE and max(part[1::2]) <= height + _OUTSIDE
-        for part in valid_parts(segmentation)
+        max(part[0::2]) <= width + OUTSIDE and max(part[1::2]) <= height + OUTSIDE for part in valid_parts(segmentation)
     )
 
 

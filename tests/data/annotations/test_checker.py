@@ -62,6 +62,11 @@ FATAL = [
         change(2, segmentation=[[1, 1, 5, 5, float("nan"), 4], [1, 2, 3, 4, 5, 6, 7]]),
         "annotation 3 of 8.png",
     ),
+    (
+        "segmentation without any part of three points",
+        change(0, segmentation=json.loads("[" * 900 + "5, 6, 25, 6, 25, 16" + "]" * 900)),
+        "annotation 1 of 7.png: segmentation [[[",
+    ),
     ("no valid instance left", lambda content: content["annotations"].clear(), "json"),
     ("no valid instance left", lambda c: [a.update(iscrowd=1) for a in c["annotations"]], "json"),
     ("no valid instance left", lambda c: [a.update(segmentation=[[5] * 6]) for a in c["annotations"]], "json"),

@@ -16,6 +16,7 @@ from detectron2.structures import BitMasks, Instances
 from adet_iuq.data import check_coco_json, load_dataset, register_datasets
 from adet_iuq.data.annotations.sanitize import sanitize
 from adet_iuq.data.annotations.segmentation import rle_problem
+from adet_iuq.data.images.facts import image_facts
 from adet_iuq.evaluation import build_evaluator
 
 Content = dict[str, Any]
@@ -105,6 +106,9 @@ FINE: list[tuple[str | None, Flaw]] = [
     ("box outside the image", first("annotations", bbox=[-50, -60, 20, 10])),
     ("box outside the image", first("annotations", bbox=[5, 6, 1e308, 1e307])),
     ("box far from its mask", first("annotations", bbox=[0.1, 0.2, 0.5, 0.3])),
+    ("box far from its mask", first("annotations", bbox=[5, 6, 25, 16])),
+    ("box far from its mask", first("annotations", bbox=[5, 6, 16, 10])),
+    ("box far from its mask", first("annotations", bbox=[5, 3, 20, 13])),
     ("annotation without id", first("annotations", id=None)),
     ("annotation id that is no positive whole number", first("annotations", id="one")),
     ("annotation id that is no positive whole number", first("annotations", id=-1)),
@@ -166,8 +170,52 @@ def test_perfect_predictions_are_perfect(
 
 
 def test_a_sound_content_is_returned_itself(content: Content) -> None:
-    found, report = sanitize(content, lambda path: (0, 0), json_file="a.json", image_root="images")
+    found, report = sanitize(content, image_facts, json_file="a.json", image_root="images")
     assert found is content and not report.mended
+
+
+WIDE = [[20, 6, 30, 6, 30, 16, 20, 16]]
+LARGE = [[0, 0, 100, 0, 100, 80, 0, 80]]
+BOXES = [
+    ([20, 6, 30, 16], WIDE, [20, 6, 10, 10], "the mask's is [20.0, 6.0, 10.0, 10.0]; it looks like x1, y1, x2, y2"),
+    ([195, 6, 200, 16], [[195, 6, 200, 6, 200, 16, 195, 16]], [195, 6, 5, 10], "it looks like x1, y1, x2, y2"),
+    ([20, 6, 10, 13], WIDE, [20, 6, 10, 10], "[20, 6, 10, 13], the mask's is [20.0, 6.0, 10.0, 10.0]"),
+    ([21, 5, 8, 12], WIDE, [21, 5, 8, 12], None),  # by two pixels
+    ([0, 0, 105, 84], LARGE, [0, 0, 105, 84], None),  # by a twentieth of each side
+    ([0, 0, 106, 80], LARGE, [0, 0, 100, 80], "[0, 0, 106, 80], the mask's is [0.0, 0.0, 100.0, 80.0]"),
+    ([5, 4, 25, 22], [*WIDE, [5, 20, 6, 20]], [20, 6, 10, 10], "the mask's is [20.0, 6.0, 10.0, 10.0]"),
+]
+
+
+@pytest.mark.parametrize(("given", "segmentation", "expected", "words"), BOXES)
+def test_boxes_fit_their_masks(
+    given: Any, segmentation: Any, expected: Any, words: str | None, content: Content
+) -> None:
+    each("images", height=100, width=200)(content)
+    content["annotations"] = [{**content["annotations"][0], "segmentation": segmentation, "bbox": given}]
+    found, report = sanitize(content, image_facts, json_file="a.json", image_root="images")
+    assert found["annotations"][0]["bbox"] == expected
+    findings = [problem for kind, problem in report.problems.items() if "box" in kind]
+    if words is None:
+        assert not findings
+    else:
+        (problem,) = findings
+        assert problem.kind == "box far from its mask" and words in problem.examples[0]
+        assert problem.examples[0].endswith("x1, y1, x2, y2") == words.endswith("y2")
+
+
+def test_the_rough_box_of_a_crowd_stays(content: Content) -> None:
+    first("annotations", bbox=[5, 3, 20, 13], iscrowd=1)(content)
+    found, report = sanitize(content, image_facts, json_file="a.json", image_root="images")
+    assert found["annotations"][0]["bbox"] == [5, 3, 20, 13] and list(report.problems) == ["crowd"]
+
+
+def test_a_word_for_an_area_is_seen_as_one(content: Content) -> None:
+    first("annotations", area="300")(content)
+    _, report = sanitize(content, image_facts, json_file="a.json", image_root="images")
+    assert report.problems["area that is no positive number"].examples == [
+        "annotation 1 of 7.png: '300', the mask has 200"
+    ]
 
 
 def test_areas_decide_sizes(registered: CfgNode, content: Content, tmp_path: Path) -> None:
@@ -199,7 +247,7 @@ def test_two_images_with_one_id(registered: CfgNode, content: Content, tmp_path:
 def test_names_told_apart(registered: CfgNode, content: Content) -> None:
     each("categories", name="cell")(content)
     Path(registered.DATASETS.REGISTER[0][1]).write_text(json.dumps(content))
-    found, _ = sanitize(content, lambda path: (0, 0), json_file="a.json", image_root="images")
+    found, _ = sanitize(content, image_facts, json_file="a.json", image_root="images")
     assert [category["name"] for category in found["categories"]] == ["cell (id 9)", "cell (id 3)"]
 
 
@@ -226,7 +274,7 @@ def test_canonical_form_of_everything(content: Content) -> None:
     changes: list[dict[str, Any]] = [{}, {"area": -1}, {"bbox": None}, {"iscrowd": None}, {"id": "a"}]
     changes += [{"segmentation": SQUARE[0]}, {"segmentation": [[1, 1, 2, 2]]}]
     content["annotations"] = [{**base[n % 3], "id": n + 1, **changes[n % 7]} for n in range(100)]
-    found, report = sanitize(content, lambda path: (0, 0), json_file="a.json", image_root="images", stock=True)
+    found, report = sanitize(content, image_facts, json_file="a.json", image_root="images", stock=True)
     assert [a["id"] for a in found["annotations"]] == list(range(1, len(found["annotations"]) + 1))
     assert len(found["annotations"]) == 100 - report.problems["segmentation without any part of three points"].count
     for annotation in found["annotations"]:

@@ -77,6 +77,13 @@ def test_forms_of_a_polygon_that_mean_nothing() -> None:
     assert read_parts("0 0 4 0 4 4") == read_parts({}) == read_parts(None) == read_parts([]) == ([], 0)
 
 
+def test_brackets_without_end() -> None:
+    polygon: Any = [0, 0, 4, 0, 4, 4]
+    for depth in range(950):
+        assert read_parts(polygon) == (([[0, 0, 4, 0, 4, 4]], 0) if depth < 16 else ([], 1))
+        polygon = [polygon]
+
+
 def test_runs_as_numbers_of_any_kind() -> None:
     rle = {"size": [2.0, 3.0], "counts": [2.0, 4]}
     assert rle_problem(rle, 2, 3) is None and mask_area(rle) == 4

@@ -162,6 +162,15 @@ def test_damaged_images_missing_labels_and_no_yaml(folder: Path) -> None:
         read_data_yaml(str(folder / "data.yaml"))
 
 
+def test_findings_name_the_label_file(folder: Path) -> None:
+    label = folder / "labels/train/a.txt"
+    label.write_text(f"{APPLE}\n\n{PEAR}\n1 0.5 0.5 0.5 0.5 0.5 0.5\n{APPLE}")
+    _, json_file, root = converted(folder)
+    problems = check_coco_json(json_file, root).problems
+    assert problems["mask without area"].examples[0].startswith(f"{label} line 4: [[20.0, 15.0")
+    assert problems["duplicate annotation"].examples == [f"{label} line 5"]
+
+
 def test_converted_once_until_something_changes(folder: Path) -> None:
     first = converted(folder)[1]
     assert converted(folder)[1] == first
