@@ -15,10 +15,10 @@ import sys
 from detectron2.config import CfgNode
 
 from adet_iuq.config import add_project_option, import_projects, load_config
+from adet_iuq.config.deep_images import RULES, check_rule
 from adet_iuq.config.detections import COCO_DETECTIONS
 from adet_iuq.data.annotations.checker import check_coco_json
 from adet_iuq.data.annotations.report import Report
-from adet_iuq.data.images.deep import RULES, check_rule
 from adet_iuq.data.registration.announcement import describe_folders
 from adet_iuq.data.registration.datasets import register_datasets, source_of, used_names
 from adet_iuq.data.registration.layouts import default_name, find_layout

@@ -8,11 +8,11 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from adet_iuq.config.deep_images import check_rule
 from adet_iuq.data.annotations.checker import check_coco_json
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.annotations.sanitize import VERSION
 from adet_iuq.data.cache import cache_folder, file_identity, folders_unchanged
-from adet_iuq.data.images.deep import check_rule
 from adet_iuq.data.registration.datasets import missing_hint, register_datasets, source_of, used_names
 from adet_iuq.data.seeding import derive_seed
 from adet_iuq.errors import UserError
