@@ -34,8 +34,8 @@ def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] 
     """The run's frozen config; the log is in OUTPUT_DIR afterwards.
 
     Imports the projects of the command line, so that every process of the run has what they register. Data sets are
-    registered, class counts filled from them, random numbers seeded with SEED + rank, and, before a training, the data sets
-    checked. Not detectron2's default_setup: it would overwrite the config.yaml of an earlier run in OUTPUT_DIR before
+    registered, class counts filled from them, random numbers seeded with SEED + rank, and the data sets checked, before
+    an evaluation alone those of DATASETS.TEST. Not detectron2's default_setup: it would overwrite the config.yaml of an earlier run in OUTPUT_DIR before
     anything has shown that this one can start. The trainer writes that file.
 
     Args:
@@ -72,7 +72,7 @@ def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] 
     seed_all_rng(cfg.SEED + comm.get_rank() if cfg.SEED >= 0 else None)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-        ensure_datasets_sound(cfg)
+    ensure_datasets_sound(cfg, eval_only=args.eval_only)
     return cfg
 
 

@@ -1,4 +1,4 @@
-"""The check before a training: once, by the first process, and not again until something changes."""
+"""The check before a training or an evaluation: once, by the first process, and not again until something changes."""
 
 import json
 import logging
@@ -13,21 +13,23 @@ from adet_iuq.data.annotations.checker import check_coco_json
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.annotations.sanitize import VERSION
 from adet_iuq.data.cache import cache_folder, file_identity, folders_unchanged
-from adet_iuq.data.registration.datasets import missing_hint, register_datasets, source_of, used_names
+from adet_iuq.data.registration.datasets import missing_hint, register_datasets, source_of
 from adet_iuq.data.seeding import derive_seed
 from adet_iuq.errors import UserError
 from adet_iuq.files import replace_file
 
 logger = logging.getLogger(__name__)
 
-# Images of a set whose headers are read before a training: some seconds. In a larger one the reader judges each image when
+# Images of a set whose headers are read at the start: some seconds. In a larger one the reader judges each image when
 # its turn comes, in the same words, and tools/check_dataset.py judges all of them.
 MOST_HEADERS = 20_000
 _VERSION = 4  # raise it when the look at the images finds more
 
 
-def ensure_datasets_sound(cfg: CfgNode) -> None:
+def ensure_datasets_sound(cfg: CfgNode, *, eval_only: bool = False) -> None:
     """Refuses data sets of DATASETS.TRAIN and DATASETS.TEST with fatal flaws; logs the others' flaws.
+
+    With `eval_only` those of DATASETS.TEST alone, for nothing is trained on.
 
     Every process must call it; rank 0 looks, all get its verdict. A data set that passed is not looked at again until its
     JSON file or a folder with its images changes. DATASETS.CHECK False turns this off.
@@ -42,8 +44,9 @@ def ensure_datasets_sound(cfg: CfgNode) -> None:
     if comm.is_main_process():
         try:
             rule = check_rule(cfg.INPUT.DEEP_IMAGES)
-            for name in used_names(cfg):
-                check_registered(name, training=name in cfg.DATASETS.TRAIN, deep_images=rule)
+            trained = () if eval_only else cfg.DATASETS.TRAIN
+            for name in dict.fromkeys([*trained, *cfg.DATASETS.TEST]):
+                check_registered(name, training=name in trained, deep_images=rule)
         except UserError as error:
             verdict = str(error)
         except Exception as error:  # the other ranks wait for a verdict
