@@ -6,6 +6,7 @@
     python tools/check_dataset.py --config-file configs/CondInst/R50_1x.yaml [KEY VALUE ...]
 
 Exit code 0: nothing fatal; 1: something fatal, or a file that is not there.
+Images are judged by their headers: their pixels are not decoded, so that a JPEG cut off behind its header passes.
 """
 
 import argparse
@@ -91,6 +92,7 @@ def check(arguments: argparse.Namespace) -> list[Report]:
                 image_sizes=sizes,
                 training=name in cfg.DATASETS.TRAIN,
                 deep_images=check_rule(cfg.INPUT.DEEP_IMAGES),
+                skip_unreadable=cfg.GUARD.SKIP_CORRUPT_IMAGES > 0 and name not in cfg.DATASETS.TEST,
                 detections=None if stock else cfg.TEST.DETECTIONS_PER_IMAGE,
             )
         )
