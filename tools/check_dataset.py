@@ -6,6 +6,7 @@
     python tools/check_dataset.py --config-file configs/CondInst/R50_1x.yaml [KEY VALUE ...]
 
 Exit code 0: nothing fatal; 1: something fatal, or a file that is not there.
+Images are judged by their headers: their pixels are not decoded, so that a JPEG cut off behind its header passes.
 """
 
 import argparse
@@ -15,10 +16,10 @@ import sys
 from detectron2.config import CfgNode
 
 from adet_iuq.config import add_project_option, import_projects, load_config
+from adet_iuq.config.deep_images import RULES, check_rule
 from adet_iuq.config.detections import COCO_DETECTIONS
 from adet_iuq.data.annotations.checker import check_coco_json
 from adet_iuq.data.annotations.report import Report
-from adet_iuq.data.images.deep import RULES, check_rule
 from adet_iuq.data.registration.announcement import describe_folders
 from adet_iuq.data.registration.datasets import register_datasets, source_of, used_names
 from adet_iuq.data.registration.layouts import default_name, find_layout
@@ -91,6 +92,7 @@ def check(arguments: argparse.Namespace) -> list[Report]:
                 image_sizes=sizes,
                 training=name in cfg.DATASETS.TRAIN,
                 deep_images=check_rule(cfg.INPUT.DEEP_IMAGES),
+                skip_unreadable=cfg.GUARD.SKIP_CORRUPT_IMAGES > 0 and name not in cfg.DATASETS.TEST,
                 detections=None if stock else cfg.TEST.DETECTIONS_PER_IMAGE,
             )
         )

@@ -5,6 +5,8 @@ from collections.abc import Set
 
 from detectron2.config import CfgNode
 
+from adet_iuq.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 DETECTIONS = "TEST.DETECTIONS_PER_IMAGE"
@@ -33,12 +35,19 @@ def spread_detections(cfg: CfgNode, in_files: Set[str], overridden: Set[str]) ->
     Args:
         cfg: unfrozen; changed in place.
         in_files, overridden: dotted names of the keys that YAML files and the command line have set.
+
+    Raises:
+        UserError: TEST.DETECTIONS_PER_IMAGE is below 1.
     """
 
     def weight(key: str) -> int:
         return 2 if key in overridden else int(key in in_files)
 
     wanted = int(cfg.TEST.DETECTIONS_PER_IMAGE)
+    if wanted < 1:
+        raise UserError(
+            f"{DETECTIONS} is {wanted}: that is how many results of an image there are; set it to 1 or more."
+        )
     for own, candidates in _OWN_CAPS.items():
         section, cap, pool = _section(cfg, own), _leaf(own), _leaf(candidates)
         before = section[cap]

@@ -7,6 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from adet_iuq.config.deep_images import check_rule
 from adet_iuq.config.defaults import AddConfig, get_cfg
 from adet_iuq.config.detections import spread_detections
 from adet_iuq.config.unknown_keys import unknown_key_text
@@ -74,7 +75,7 @@ def load_config(
     Raises:
         UserError: a file is missing or is not YAML; a key does not exist (the message names the nearest one); a value
             has the wrong type; the overrides do not come in pairs; one of `add_config` fails; the config asks for what
-            no training here can do.
+            no training here can do, or a value of INPUT.DEEP_IMAGES or TEST.DETECTIONS_PER_IMAGE makes no sense.
     """
     cfg = get_cfg(add_config)
     in_files: set[str] = set()
@@ -85,6 +86,7 @@ def load_config(
         raise UserError(f"Overrides come in pairs, KEY VALUE; the last one, '{opts[-1]}', has no value.")
     overridden = _merge(cfg, dict(zip(opts[::2], opts[1::2], strict=True)), "the command line")
     spread_detections(cfg, in_files, overridden)
+    check_rule(cfg.INPUT.DEEP_IMAGES)
     if cfg.TEST.PRECISE_BN.ENABLED:
         raise UserError(
             "TEST.PRECISE_BN.ENABLED is not supported: its extra passes would fill the pixel memory. Remove the key."

@@ -11,9 +11,9 @@ from detectron2.structures import Instances
 
 from adet_iuq.checkpoint import build_checkpointer
 from adet_iuq.config import AddConfig, load_config
+from adet_iuq.config.deep_images import check_rule
 from adet_iuq.data import fill_class_counts
 from adet_iuq.data.images.augmentation import build_test_augmentations
-from adet_iuq.data.images.deep import check_rule
 from adet_iuq.engine.description import class_names, read_class_names, trained_classes
 from adet_iuq.engine.loop.trainer import Trainer
 from adet_iuq.engine.setup import choose_device

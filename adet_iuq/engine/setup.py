@@ -34,9 +34,9 @@ def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] 
     """The run's frozen config; the log is in OUTPUT_DIR afterwards.
 
     Imports the projects of the command line, so that every process of the run has what they register. Data sets are
-    registered, class counts filled from them, random numbers seeded with SEED + rank, and, before a training, the data sets
-    checked. Not detectron2's default_setup: it would overwrite the config.yaml of an earlier run in OUTPUT_DIR before
-    anything has shown that this one can start. The trainer writes that file.
+    registered, class counts filled from them, random numbers seeded with SEED + rank, and the data sets checked, before an
+    evaluation those of DATASETS.TEST alone. Not detectron2's default_setup: it would overwrite the config.yaml of an
+    earlier run in OUTPUT_DIR before anything has shown that this one can start. The trainer writes that file.
 
     Args:
         args: of `argument_parser`, or of detectron2's parser, which has no projects.
@@ -51,12 +51,12 @@ def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] 
     )
     cfg = loaded.cfg
     fell_back = choose_device(cfg, user_set="MODEL.DEVICE" in loaded.explicit)
+    ensure_writable(cfg.OUTPUT_DIR)  # by every rank: each has its own log there
+    for name in ("fvcore", "detectron2", "adet_iuq"):  # before the data sets: what is said of them belongs into the log
+        survive_full_disk(setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name))
     register_datasets(cfg)
     fill_class_counts(cfg, loaded.overridden, _starting_classes(cfg, args))
     cfg.freeze()
-    ensure_writable(cfg.OUTPUT_DIR)  # by every rank: each has its own log there
-    for name in ("fvcore", "detectron2", "adet_iuq"):
-        survive_full_disk(setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name))
     logger.info("Process %d of %d. Environment:\n%s", comm.get_rank(), comm.get_world_size(), collect_env_info())
     logger.info("Command line: %s", args)
     why_resumed = _option(args, "why_resumed", "")
@@ -72,7 +72,7 @@ def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] 
     seed_all_rng(cfg.SEED + comm.get_rank() if cfg.SEED >= 0 else None)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-        ensure_datasets_sound(cfg)
+    ensure_datasets_sound(cfg, eval_only=args.eval_only)
     return cfg
 
 

@@ -42,6 +42,7 @@ def test_explicit_keys_come_from_files_and_overrides() -> None:
         (["SOLVER.MAX_ITER", "many"], r"SOLVER\.MAX_ITER.*'many'.*int"),
         (["MODEL.MOBILENET", "True"], "MOBILENET"),
         (["TEST.PRECISE_BN.ENABLED", "True"], r"TEST\.PRECISE_BN\.ENABLED is not supported"),
+        (["INPUT.DEEP_IMAGES", "foo"], r"INPUT\.DEEP_IMAGES is 'foo'; it can be 'dtype'"),
     ],
 )
 def test_wrong_overrides_are_explained(opts: list[str], words: str) -> None:

@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 
 from adet_iuq.config import get_cfg, load_config
 from adet_iuq.config.detections import counted_detections
+from adet_iuq.errors import UserError
 
 WANTED = "TEST.DETECTIONS_PER_IMAGE"
 
@@ -45,3 +46,9 @@ def test_a_contradiction_is_named(caplog: pytest.LogCaptureFixture) -> None:
     assert caps(cfg) == (200, 400, 400)
     assert f"{WANTED} is 400, but MODEL.FCOS.POST_NMS_TOPK_TEST is 200" in caplog.text
     assert "SOLOV2" not in caplog.text
+
+
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_less_than_one_is_refused(number: str) -> None:
+    with pytest.raises(UserError, match=rf"TEST\.DETECTIONS_PER_IMAGE is {number}: .* 1 or more"):
+        load_config(None, [WANTED, number])

@@ -111,6 +111,42 @@ def test_json_cut_off(refusal: Callable[..., str], own_data: Callable[..., list[
     assert "own.json" in message and "cut off" in message
 
 
+def mixed_up(content: dict[str, Any]) -> None:
+    content["images"][1].update(id=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (mixed_up, "two images with one id"),
+        (lambda content: content["annotations"][1].update(category_id=77), "category_id 77"),
+        (lambda content: content["annotations"].clear(), "no valid instance left"),
+        (lambda content: content["images"][1].update(width=65), "b.png is 64 x 48"),
+        (lambda content: content["images"][1].update(file_name="gone.png"), "gone.png"),
+    ],
+)
+def test_an_evaluation_refuses_what_a_training_refuses(
+    refusal: Callable[..., str], own_data: Callable[..., list[str]], change: Callable[[dict[str, Any]], Any], words: str
+) -> None:
+    """In the same words, although no weights were given: the check comes first."""
+    options = own_data(change)
+    message = refusal("--eval-only", *options, "DATASETS.TRAIN", "()", "DATASETS.TEST", trained_set(options))
+    assert words in message
+    assert "FATAL" in message and message == refusal(*options)
+
+
+def test_an_evaluation_does_not_look_at_training_sets(
+    refusal: Callable[..., str], own_data: Callable[..., list[str]]
+) -> None:
+    options = own_data(lambda content: content["images"][1].update(file_name="gone.png"))
+    message = refusal("--eval-only", *options, "DATASETS.TEST", "()")
+    assert "DATASETS.TEST is empty" in message
+
+
+def trained_set(options: list[str]) -> str:
+    return options[options.index("DATASETS.TRAIN") + 1]
+
+
 def test_checkpoint_of_another_architecture(refusal: Callable[..., str], tmp_path: Path) -> None:
     torch.save({"model": {"detr.class_embed.weight": torch.zeros(3)}}, tmp_path / "detr.pth")
     message = refusal(*toy_options(tmp_path / "output", MODEL__WEIGHTS=tmp_path / "detr.pth"))

@@ -63,6 +63,19 @@ def test_a_resumed_run_and_an_evaluation_go_by_name(tmp_path: Path, data: Option
     assert classes_of(toy_args(tmp_path / "other", **data("cat", "dog"))) == ["cat", "dog"]
 
 
+@pytest.mark.parametrize("eval_only", [False, True])
+def test_another_order_is_said_on_the_screen_and_in_the_log(
+    tmp_path: Path, data: Options, capsys: pytest.CaptureFixture[str], eval_only: bool
+) -> None:
+    torch.save({}, tmp_path / "a.pth")
+    (tmp_path / "classes.json").write_text('{"thing_classes": ["dog", "cat"], "category_ids": {"0": 1, "1": 2}}')
+    args = toy_args(tmp_path / "output", MODEL__WEIGHTS=tmp_path / "a.pth", **data("cat", "dog"))
+    args.eval_only = eval_only
+    setup(args)
+    words = "lists its classes in another order than the weights"
+    assert words in capsys.readouterr().out and words in (tmp_path / "output" / "log.txt").read_text()
+
+
 def test_other_names_are_refused_but_for_a_training_that_starts_from_the_weights(tmp_path: Path, data: Options) -> None:
     output = tmp_path / "output"
     train(toy_args(output, **data("dog", "cat")))

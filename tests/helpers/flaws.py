@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ class DataSet:
     pictures: dict[str, bytes]
     encoding: str = "utf-8"
     text_share: float = 1.0
-    damaged: set[str] = field(default_factory=set)
 
     def image(self, pick: int) -> Entry:
         """One of the entries; where there are none, one that is not in the list."""
@@ -151,17 +150,6 @@ def _picture(make: Callable[[], bytes | None]) -> Flaw:
             data.pictures.pop(data.file_of(pick), None)
         else:
             data.pictures[data.file_of(pick)] = content
-
-    return strike
-
-
-def _damaged(make: Callable[[], bytes]) -> Flaw:
-    """An image that the check cannot know to be damaged, or lets GUARD.SKIP_CORRUPT_IMAGES decide about."""
-
-    def strike(data: DataSet, pick: int) -> None:
-        name = data.file_of(pick)
-        data.damaged.add(name)
-        data.pictures[name] = make()
 
     return strike
 
@@ -308,9 +296,9 @@ FLAWS |= {
     "file cut off": _encoded("utf-8", 0.7),
     "file empty": _encoded("utf-8", 0.0),
     "image missing": _picture(lambda: None),
-    "image damaged": _damaged(lambda: picture()[:1000]),
-    "image no image": _damaged(lambda: b"no image"),
-    "image empty": _damaged(lambda: b""),
+    "image damaged": _picture(lambda: picture()[:1000]),
+    "image no image": _picture(lambda: b"no image"),
+    "image empty": _picture(lambda: b""),
     "image grey": _picture(lambda: picture(np.full((HEIGHT, WIDTH), 90, np.uint8))),
     "image with alpha": _picture(lambda: picture(np.full((HEIGHT, WIDTH, 4), 90, np.uint8))),
     "16 bits PNG": _deep("uint16", 0, 65535, "PNG"),

@@ -25,14 +25,15 @@ def check_coco_json(
     most_images: float = math.inf,
     training: bool = False,
     deep_images: str = "dtype",
+    skip_unreadable: bool = False,
     detections: int | None = None,
 ) -> Report:
     """Checks a COCO-format file and its images: what the annotation pass finds, and whether the images are there.
 
-    Fatal: a file that does not parse; an image that is missing, of another size than its entry says, too large, or deep and
-    refused; two images of one id; an image whose size nobody tells; an unknown category; a segmentation without any part of
-    three points; no usable annotation. A file without the list
-    `annotations` (test-dev) is fine unless it is for training.
+    Fatal: a file that does not parse; an image that is missing, unreadable by its header, of another size than its entry
+    says, too large, or deep and refused; two images of one id; an image whose size nobody tells; an unknown category; a
+    segmentation without any part of three points; no usable annotation. A file without the list `annotations` (test-dev)
+    is fine unless it is for training.
 
     Args:
         json_file: COCO or LVIS format.
@@ -42,6 +43,8 @@ def check_coco_json(
         most_images: in a set of more, no header is read, and a message says so.
         training: whether annotations are needed.
         deep_images: INPUT.DEEP_IMAGES; it counts only with `image_sizes`.
+        skip_unreadable: whether images that cannot be read are a warning, for a training that replaces them
+            (GUARD.SKIP_CORRUPT_IMAGES).
         detections: of an image that an evaluation counts; images with more objects are named. None: no look at that.
 
     Returns:
@@ -62,7 +65,9 @@ def check_coco_json(
             "when their turn comes; python tools/check_dataset.py --json %s --image-root %s looks at all of them.",
             *(json_file, len(digest.images), json_file, image_root),
         )
-    check_image_files(Records(digest, kept.texts, image_root), digest.images, report, opened, deep_images)
+    check_image_files(
+        Records(digest, kept.texts, image_root), digest.images, report, opened, deep_images, skip_unreadable
+    )
     if not digest.is_annotated:
         if training:
             advice = "A data set without the list 'annotations' cannot be trained on."

@@ -11,7 +11,12 @@ from adet_iuq.data.images.check import check_image
 
 
 def check_image_files(
-    records: Sequence[dict[str, Any]], images: Sequence[ListedImage], report: Report, sizes: bool, deep_images: str
+    records: Sequence[dict[str, Any]],
+    images: Sequence[ListedImage],
+    report: Report,
+    sizes: bool,
+    deep_images: str,
+    skip_unreadable: bool = False,
 ) -> None:
     """Adds images that are missing to the report; with `sizes`, which opens every image, also what `check_image` finds.
 
@@ -21,6 +26,7 @@ def check_image_files(
         report: takes the findings; its `image_root` is where the images lie.
         sizes: whether images are opened.
         deep_images: INPUT.DEEP_IMAGES.
+        skip_unreadable: as `check_image` says.
     """
     root = report.image_root
     if "://" in root:
@@ -37,5 +43,5 @@ def check_image_files(
             report.add("missing image", f"{full} (image id {identity}){there}", advice, fatal=True)
         elif sizes:
             entry = {"height": height, "width": width}
-            check_image(full, entry, records[number].get("annotations", []), report, deep_images)
+            check_image(full, entry, records[number].get("annotations", []), report, deep_images, skip_unreadable)
     report.folders = folders.times

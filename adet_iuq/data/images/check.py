@@ -19,6 +19,7 @@ def check_image(
     annotations: Iterable[Mapping[str, Any]],
     report: Report,
     deep_images: str = "dtype",
+    skip_unreadable: bool = False,
 ) -> None:
     """Adds what is remarkable about an image to the report, in the words of the reader where that refuses it.
 
@@ -28,6 +29,7 @@ def check_image(
         annotations: of the image, in COCO's format.
         report: takes the findings.
         deep_images: INPUT.DEEP_IMAGES. Pixels are looked at only if it may refuse them for their values.
+        skip_unreadable: whether a training replaces images that cannot be read (GUARD.SKIP_CORRUPT_IMAGES).
     """
     try:
         facts = image_facts(path)
@@ -35,8 +37,12 @@ def check_image(
         report.add("image too large", str(error), "Training and evaluation stop at it.", fatal=True)
         return
     except UserError as error:
-        advice = "Training stops at them, unless GUARD.SKIP_CORRUPT_IMAGES lets it pass."
-        report.add("damaged image", str(error), advice)
+        advice = (
+            "They are damaged, or of a kind that cannot be read: replace or convert them, or take them off the list."
+        )
+        if skip_unreadable:
+            advice = "They are damaged, or of a kind that cannot be read; training replaces some (GUARD.SKIP_CORRUPT_IMAGES)."
+        report.add("unreadable image", str(error), advice, fatal=not skip_unreadable)
         return
     if facts.depth is not None:
         _check_depth(facts, facts.depth, deep_images, report)

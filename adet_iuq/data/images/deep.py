@@ -19,9 +19,8 @@ import numpy.typing as npt
 from detectron2.utils.logger import log_first_n
 from PIL import Image, TiffImagePlugin
 
+from adet_iuq.config.deep_images import check_rule
 from adet_iuq.errors import UserError
-
-RULES = ("dtype", "image", "refuse")
 
 _BITS, _SAMPLE_FORMAT, _UNSIGNED = 258, 339, 1  # tags of TIFF, and the value of the latter for unsigned integers
 _SIXTEEN_BIT_FORMATS = ("PNG", "PPM")  # Pillow's mode of 32 bits holds 16 bits there
@@ -53,17 +52,6 @@ class Depth:
         return 0.0, 2.0**self.bits - 1
 
 
-def check_rule(rule: str) -> str:
-    """INPUT.DEEP_IMAGES as it is.
-
-    Raises:
-        UserError: it is not one of `RULES`.
-    """
-    if rule not in RULES:
-        raise UserError(f"INPUT.DEEP_IMAGES is {rule!r}; it can be {', '.join(map(repr, RULES))}.")
-    return rule
-
-
 def depth_of(image: Image.Image) -> Depth | None:
     """The depth of a picture by its header; None: up to 8 bits, or several channels."""
     if image.mode == "F":
@@ -84,7 +72,7 @@ def eight_bits(image: Image.Image, depth: Depth, rule: str, path: str) -> Image.
     Args:
         image: the deep one.
         depth: its own.
-        rule: one of `RULES`.
+        rule: INPUT.DEEP_IMAGES.
         path: of its file, for messages.
 
     Raises:

@@ -81,19 +81,13 @@ def read_record(record: dict[str, Any], image_format: str, deep_images: str = "d
         UserError: as `read_image`.
     """
     claimed = (record["height"], record["width"]) if record.keys() >= {"height", "width"} else None
-    try:
-        pixels = read_image(
-            record["file_name"],
-            image_format,
-            claimed_size=claimed,
-            annotations=record.get("annotations", ()),
-            deep_images=deep_images,
-        )
-    except UserError as error:
-        raise UserError(
-            f"{error} tools/check_dataset.py lists all such images; GUARD.SKIP_CORRUPT_IMAGES N lets a training replace up "
-            "to N of them."
-        ) from error
+    pixels = read_image(
+        record["file_name"],
+        image_format,
+        claimed_size=claimed,
+        annotations=record.get("annotations", ()),
+        deep_images=deep_images,
+    )
     return pixels, {**record, "height": pixels.shape[0], "width": pixels.shape[1]}
 
 

@@ -7,8 +7,8 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
+from adet_iuq.config.deep_images import check_rule
 from adet_iuq.data.images.augmentation import build_test_augmentations
-from adet_iuq.data.images.deep import check_rule
 from adet_iuq.data.images.reading import read_record
 
 

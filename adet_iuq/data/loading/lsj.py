@@ -13,11 +13,11 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances, polygons_to_bitmask
 
+from adet_iuq.config.deep_images import check_rule
 from adet_iuq.data.annotations.panoptic import segment_ids
 from adet_iuq.data.annotations.polygons import clip_polygon
 from adet_iuq.data.annotations.segmentation import valid_parts
 from adet_iuq.data.images.augmentation import build_lsj_augmentations
-from adet_iuq.data.images.deep import check_rule
 from adet_iuq.data.images.reading import read_image, read_record
 from adet_iuq.data.loading.mapper import transformed_mask
 from adet_iuq.data.loading.registries import MAPPER_REGISTRY, SampleMapper

@@ -12,9 +12,9 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, polygons_to_bitmask
 from detectron2.utils.logger import log_first_n
 
+from adet_iuq.config.deep_images import check_rule
 from adet_iuq.data.annotations.segmentation import rle_problem, valid_parts
 from adet_iuq.data.images.augmentation import build_training_augmentations
-from adet_iuq.data.images.deep import check_rule
 from adet_iuq.data.images.reading import read_record
 from adet_iuq.data.loading.registries import MAPPER_REGISTRY, SampleMapper
 from adet_iuq.data.seeding import seeded

@@ -86,7 +86,7 @@ class TrainingSamples(Dataset):
                 raise RuntimeError(f"While preparing {name}: {type(error).__name__}: {error}") from error
             self._unreadable.add(name)
             if len(self._unreadable) > self.skip:
-                return Failure(str(clear))
+                return Failure(f"{clear} GUARD.SKIP_CORRUPT_IMAGES N lets a training replace up to N such images.")
             logger.warning("%s Another image takes its place.", clear)
             return None
         finally:

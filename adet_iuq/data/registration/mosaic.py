@@ -22,11 +22,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from adet_iuq.config.deep_images import check_rule
 from adet_iuq.data.annotations.coco_json import load_coco_records, read_categories, read_sanitized
 from adet_iuq.data.annotations.evaluation_json import sortable
 from adet_iuq.data.annotations.segmentation import to_rle
 from adet_iuq.data.cache import cache_folder, file_identity, folder_time, make_folder_once
-from adet_iuq.data.images.deep import check_rule
 from adet_iuq.data.images.reading import read_record
 from adet_iuq.data.registration.datasets import load_dataset, register_datasets, source_of
 from adet_iuq.data.seeding import derive_seed

@@ -1,4 +1,4 @@
-"""The check before a training: once, by the first process, and not again until something changes."""
+"""The check before a training or an evaluation: once, by the first process, and not again until something changes."""
 
 import json
 import logging
@@ -8,26 +8,28 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from adet_iuq.config.deep_images import check_rule
 from adet_iuq.data.annotations.checker import check_coco_json
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.annotations.sanitize import VERSION
 from adet_iuq.data.cache import cache_folder, file_identity, folders_unchanged
-from adet_iuq.data.images.deep import check_rule
-from adet_iuq.data.registration.datasets import missing_hint, register_datasets, source_of, used_names
+from adet_iuq.data.registration.datasets import missing_hint, register_datasets, source_of
 from adet_iuq.data.seeding import derive_seed
 from adet_iuq.errors import UserError
 from adet_iuq.files import replace_file
 
 logger = logging.getLogger(__name__)
 
-# Images of a set whose headers are read before a training: some seconds. In a larger one the reader judges each image when
+# Images of a set whose headers are read at the start: some seconds. In a larger one the reader judges each image when
 # its turn comes, in the same words, and tools/check_dataset.py judges all of them.
 MOST_HEADERS = 20_000
-_VERSION = 4  # raise it when the look at the images finds more
+_VERSION = 5  # raise it when the look at the images finds more
 
 
-def ensure_datasets_sound(cfg: CfgNode) -> None:
+def ensure_datasets_sound(cfg: CfgNode, *, eval_only: bool = False) -> None:
     """Refuses data sets of DATASETS.TRAIN and DATASETS.TEST with fatal flaws; logs the others' flaws.
+
+    With `eval_only` those of DATASETS.TEST alone, for nothing is trained on.
 
     Every process must call it; rank 0 looks, all get its verdict. A data set that passed is not looked at again until its
     JSON file or a folder with its images changes. DATASETS.CHECK False turns this off.
@@ -42,8 +44,12 @@ def ensure_datasets_sound(cfg: CfgNode) -> None:
     if comm.is_main_process():
         try:
             rule = check_rule(cfg.INPUT.DEEP_IMAGES)
-            for name in used_names(cfg):
-                check_registered(name, training=name in cfg.DATASETS.TRAIN, deep_images=rule)
+            trained = () if eval_only else cfg.DATASETS.TRAIN
+            for name in dict.fromkeys([*trained, *cfg.DATASETS.TEST]):
+                skip = (
+                    cfg.GUARD.SKIP_CORRUPT_IMAGES > 0 and name not in cfg.DATASETS.TEST
+                )  # an evaluation replaces none
+                check_registered(name, training=name in trained, deep_images=rule, skip_unreadable=skip)
         except UserError as error:
             verdict = str(error)
         except Exception as error:  # the other ranks wait for a verdict
@@ -54,10 +60,10 @@ def ensure_datasets_sound(cfg: CfgNode) -> None:
         raise UserError(verdict)
 
 
-def check_registered(name: str, *, training: bool, deep_images: str = "dtype") -> None:
+def check_registered(name: str, *, training: bool, deep_images: str = "dtype", skip_unreadable: bool = False) -> None:
     """Checks one registered data set, unless it passed before; logs warnings.
 
-    `deep_images` is INPUT.DEEP_IMAGES.
+    `deep_images` is INPUT.DEEP_IMAGES; `skip_unreadable` is as `check_coco_json` says.
 
     Raises:
         UserError: it has a fatal flaw.
@@ -69,7 +75,7 @@ def check_registered(name: str, *, training: bool, deep_images: str = "dtype") -
     json_file, image_root, stock = source
     if not os.path.exists(json_file):
         raise UserError(f"Data set '{name}': JSON file {json_file} does not exist. {missing_hint(name)}")
-    stamp = _stamp(json_file, image_root, stock, training, deep_images)
+    stamp = _stamp(json_file, image_root, stock, training, deep_images, skip_unreadable)
     known = _read(stamp)
     if known is not None:
         if known:
@@ -85,6 +91,7 @@ def check_registered(name: str, *, training: bool, deep_images: str = "dtype") -
         most_images=MOST_HEADERS,
         training=training,
         deep_images=deep_images,
+        skip_unreadable=skip_unreadable,
     )
     report.raise_if_fatal()
     if report.problems:
@@ -92,11 +99,13 @@ def check_registered(name: str, *, training: bool, deep_images: str = "dtype") -
     _write(stamp, report)
 
 
-def _stamp(json_file: str, image_root: str, stock: bool, training: bool, deep_images: str) -> Path:
+def _stamp(
+    json_file: str, image_root: str, stock: bool, training: bool, deep_images: str, skip_unreadable: bool
+) -> Path:
     """Where the verdict is kept; the times of the image folders, which only the check knows, stand inside."""
     path, mtime, size = file_identity(json_file)
     place = f"{path}\n{os.path.abspath(image_root)}\n{deep_images}".encode()
-    mark = derive_seed(_VERSION, VERSION, mtime, size, stock, training, *place)
+    mark = derive_seed(_VERSION, VERSION, mtime, size, stock, training, skip_unreadable, *place)
     return cache_folder() / "checks" / f"{mark:016x}.json"
 
 

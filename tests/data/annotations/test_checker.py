@@ -1,5 +1,6 @@
 """Each flaw that the checker knows, in an otherwise sound data set."""
 
+import contextlib
 import copy
 import itertools
 import json
@@ -174,11 +175,11 @@ def test_image_sizes(content: Content, write: Writer) -> None:
     _, json_file, root = write(content)
     Image.new("RGB", (30, 40)).save(os.path.join(root, "8.png"))
     Path(root, "9.png").write_bytes(b"nonsense")
-    report = check_coco_json(json_file, root)
+    report = check_coco_json(json_file, root, skip_unreadable=True)
     assert not report.fatal and report.usable == 3
     (swapped,) = report.problems["sides swapped"].examples
     assert "8.png is 30 x 40, its entry says 40 x 30" in swapped
-    assert "9.png cannot be read" in report.problems["damaged image"].examples[0]
+    assert "9.png cannot be read" in report.problems["unreadable image"].examples[0]
     Image.new("RGB", (30, 40)).save(os.path.join(root, "7.png"))  # so does one of its masks
     Image.new("RGB", (41, 30)).save(os.path.join(root, "9.png"))
     report = check_coco_json(json_file, root)
@@ -215,7 +216,7 @@ def test_what_the_reader_does_with_an_image_is_said(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     report = check_coco_json(json_file, root)
     assert report.fatal and "ADET_IUQ_MAX_PIXELS" in report.problems["image too large"].text()
-    assert "damaged image" not in report.problems
+    assert "unreadable image" not in report.problems
 
 
 def test_exif_orientation_counts(content: Content, write: Writer) -> None:
@@ -243,6 +244,26 @@ def test_deep_images_that_the_reader_refuses(content: Content, write: Writer, cf
     cfg.INPUT.DEEP_IMAGES = "none"
     with pytest.raises(UserError, match=r"INPUT\.DEEP_IMAGES is 'none'"):
         ensure_datasets_sound(cfg)
+
+
+def test_unreadable_images_pass_only_where_training_alone_replaces_them(registered: CfgNode) -> None:
+    cfg, (name, json_file, root) = registered, registered.DATASETS.REGISTER[0]
+    Path(root, "9.png").write_bytes(b"nonsense")
+    report = check_coco_json(json_file, root)
+    assert (
+        report.fatal and "damaged, or of a kind that cannot be read" in report.text() and "GUARD" not in report.text()
+    )
+    for train, test, skipped, refused in (
+        ((name,), (), 0, True),
+        ((name,), (), 1, False),
+        ((name,), (name,), 1, True),
+        ((), (name,), 1, True),
+    ):
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, cfg.GUARD.SKIP_CORRUPT_IMAGES = train, test, skipped
+        with (
+            pytest.raises(UserError, match=r"unreadable image .*(.|\n)*9\.png") if refused else contextlib.nullcontext()
+        ):
+            ensure_datasets_sound(cfg)
 
 
 def test_headers_of_a_large_set_are_left_to_the_reader(

@@ -232,5 +232,6 @@ def test_files_that_are_no_images(tmp_path: Path, damage: Callable[[Path], Any],
     with pytest.raises(UserError, match=words) as caught:
         read_image(path)
     assert "SKIP_CORRUPT_IMAGES" not in str(caught.value)
-    with pytest.raises(UserError, match=words + ".*SKIP_CORRUPT_IMAGES"):
+    with pytest.raises(UserError, match=words) as caught:
         read_record({"file_name": str(path)}, "BGR")
+    assert "SKIP_CORRUPT_IMAGES" not in str(caught.value)  # it is for the training loader to say: nobody else skips any
