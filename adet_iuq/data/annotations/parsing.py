@@ -43,8 +43,9 @@ def outline_coco_json(path: str) -> dict[str, Any]:
         if content is None or "images" not in content:
             return read_coco_json(path)
         for section in ("images", "categories"):
-            if section in content:
-                content[section] = content[section][:]
+            entries = content.get(section)
+            if isinstance(entries, Entries):  # anything else is for `_checked` to judge
+                content[section] = entries[:]
         return _checked(path, content)
 
 

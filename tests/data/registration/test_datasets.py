@@ -147,6 +147,10 @@ def test_unused_shapes_are_not_rendered(registered: CfgNode, cache: Path) -> Non
         ('{"images": [1 2, 3, 4, 5, 6, 7]}', r"not valid JSON: .* at line 1, column 15, near"),
         ("[1, 2]", "not a COCO-format file"),
         ('{"images": [], "annotations": [5]}', "'annotations' must be a list of objects"),
+        ('{"images": null}', "must hold an object with a list 'images'"),
+        ('{"images": {"1": {"id": 1}}}', "must hold an object with a list 'images'"),
+        ('{"images": [], "categories": null}', "'categories' must be a list of objects"),
+        ('{"images": [], "categories": {"1": "cell"}}', "'categories' must be a list of objects"),
         ('{"images": [], "categories": []}', "no 'categories'"),
     ],
 )
