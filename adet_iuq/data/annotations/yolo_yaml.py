@@ -24,7 +24,7 @@ class DataYaml:
     Attributes:
         path: of the file, absolute.
         names: of the classes, by the number that labels give them.
-        places: by split, folders and text files with images, as they stand in the file.
+        places: by split, folders, text files with images and images, as they stand in the file.
         base: the entry `path`, which places start at; possibly empty.
     """
 
@@ -37,12 +37,17 @@ class DataYaml:
         """The absolute paths of the images of a split, sorted, each once.
 
         Raises:
-            UserError: a place does not exist, or none holds an image.
+            UserError: a place does not exist or is a file of another kind, or none holds an image.
         """
         found: set[str] = set()
         for place in self.places[split]:
             full = self._resolved(place, split)
-            found.update(_listed_images(full) if os.path.isfile(full) else _images_below(full))
+            if not os.path.isfile(full):
+                found.update(_images_below(full))
+            elif full.lower().endswith(IMAGE_SUFFIXES):
+                found.add(full)
+            else:
+                found.update(_listed_images(full))
         if not found:
             raise UserError(
                 f"{self.path}: '{split}: {', '.join(self.places[split])}' holds no images ({', '.join(IMAGE_SUFFIXES)})."
@@ -124,7 +129,12 @@ def _images_below(folder: str) -> list[str]:
 def _listed_images(path: str) -> list[str]:
     """The images that a text file lists, one a line; relative ones start at its folder."""
     folder = os.path.dirname(path)
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except ValueError as error:
+        raise UserError(f"{path} must be a text file in UTF-8 that lists images, one a line: {error}.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     return [os.path.normpath(os.path.join(folder, line.strip())) for line in lines if line.strip()]
 
 
