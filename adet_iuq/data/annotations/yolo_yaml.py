@@ -108,8 +108,12 @@ def _class_names(path: str, given: Any) -> dict[int, str]:
     """Names by number, from a list or from numbers with names."""
     entries = list(given.items()) if isinstance(given, dict) else list(enumerate(_as_list(given)))
     numbers = [0 if str(key) == "0" else whole_positive(key) for key, _ in entries]
-    if not entries or None in numbers:
-        raise UserError(f"{path}: 'names' must be a list of class names, or name each class by its number ('0: cell').")
+    named = all(isinstance(name, str | int | float) and str(name).strip() for _, name in entries)
+    if not entries or None in numbers or not named:
+        raise UserError(
+            f"{path}: 'names' must be a list of class names, none of them empty, or name each class by its number "
+            "('0: cell')."
+        )
     return {key: str(name) for key, (_, name) in zip(numbers, entries, strict=True) if key is not None}
 
 
