@@ -1,7 +1,6 @@
 """What to tell someone who sets a config key that does not exist."""
 
 import difflib
-import os
 from collections.abc import Sequence, Set
 
 
@@ -51,6 +50,6 @@ def _may_mean(key: str, name: str, parts: Set[str]) -> bool:
 def _is_one_edit(one: str, other: str) -> bool:
     """Whether a single letter is another, too much or missing."""
     shorter, longer = sorted((one, other), key=len)
-    same = len(os.path.commonprefix([one, other]))
+    same = next((place for place, letter in enumerate(shorter) if letter != longer[place]), len(shorter))
     rest = same + (len(one) == len(other))
     return len(longer) - len(shorter) <= 1 and longer[same + 1 :] == shorter[rest:]

@@ -111,8 +111,8 @@ def _class_names(path: str, given: Any) -> dict[int, str]:
     named = all(isinstance(name, str | int | float) and str(name).strip() for _, name in entries)
     if not entries or None in numbers or not named:
         raise UserError(
-            f"{path}: 'names' must be a list of class names, none of them empty, or name each class by its number "
-            "('0: cell')."
+            f"{path}: 'names' must be a list of class names, or name each class by its number ('0: cell'); no name "
+            "may be empty."
         )
     return {key: str(name) for key, (_, name) in zip(numbers, entries, strict=True) if key is not None}
 

@@ -141,9 +141,9 @@ def test_lines_that_cannot_serve_are_named(folder: Path, line: str, message: str
         ({"train": "latin.txt"}, r"/latin\.txt must be a text file in UTF-8"),
         ({"names": {"apple": 0}}, "'names' must be a list of class names, or"),
         ({"names": []}, "'names' must be a list"),
-        ({"names": None}, "'names' must be a list of class names, none of them empty"),
-        ({"names": ["apple", " "]}, "'names' must be a list of class names, none of them empty"),
-        ({"names": {0: "apple", 1: None}}, "'names' must be a list of class names, none of them empty"),
+        ({"names": None}, "'names' must be a list .* no name may be empty"),
+        ({"names": ["apple", " "]}, "'names' must be a list .* no name may be empty"),
+        ({"names": {0: "apple", 1: None}}, "'names' must be a list .* no name may be empty"),
         ({"train": None}, "is no data.yaml of YOLO"),
     ],
 )
