@@ -41,7 +41,7 @@ def check_image(
             "They are damaged, or of a kind that cannot be read: replace or convert them, or take them off the list."
         )
         if skip_unreadable:
-            advice = "They are damaged, or of a kind that cannot be read; training replaces some (GUARD.SKIP_CORRUPT_IMAGES)."
+            advice = "They are damaged, or of a kind that cannot be read; GUARD.SKIP_CORRUPT_IMAGES lets training pass."
         report.add("unreadable image", str(error), advice, fatal=not skip_unreadable)
         return
     if facts.depth is not None:
