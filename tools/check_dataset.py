@@ -58,7 +58,7 @@ def check(arguments: argparse.Namespace) -> list[Report]:
     """
     sizes = not arguments.no_image_sizes
     if arguments.json:
-        root = arguments.image_root or arguments.json.rpartition("/")[0] or "."
+        root = arguments.image_root or os.path.dirname(arguments.json) or "."
         return [
             check_coco_json(
                 arguments.json,

@@ -1,7 +1,7 @@
 """What to tell someone who sets a config key that does not exist."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 
 def unknown_key_text(key: str, names: Sequence[str], source: str) -> str:
@@ -18,7 +18,8 @@ def unknown_key_text(key: str, names: Sequence[str], source: str) -> str:
             [name for name in names if name.startswith(key + ".")][:3]
         )
     leaf = key.rsplit(".", 1)[-1]
-    possible = [name for name in names if _may_mean(key, name)]
+    parts = {section.split(".")[1].upper() for section in sections if section.startswith("MODEL.")}
+    possible = [name for name in names if _may_mean(key, name, parts)]
     near = difflib.get_close_matches(key, possible, n=3, cutoff=0.75)
     near += [name for name in possible if name.rsplit(".", 1)[-1] == leaf and name not in near][:6]
     hint = (
@@ -29,14 +30,26 @@ def unknown_key_text(key: str, names: Sequence[str], source: str) -> str:
     return f"Config key {key} (in {source}) does not exist.{hint}"
 
 
-def _may_mean(key: str, name: str) -> bool:
+def _may_mean(key: str, name: str, parts: Set[str]) -> bool:
     """Whether the existing key `name` belongs to the part of the model that `key` names, or one of both names no part.
 
+    `parts` are those that exist, in capitals.
+
     MODEL.BiFPN is no misspelt MODEL.FPN: a setting of one network says nothing of another. A part is the same if it has
-    the same letters, in capitals or not, in whatever order.
+    the same letters, in capitals or not, in whatever order; and, if there is no such part (MODEL.RPN is no misspelt
+    MODEL.FPN either), if one letter is another, too much or missing.
     """
     asked, offered = key.removeprefix("MODEL.").split("."), name.split(".")
     leaf = offered[-1]
     if asked == [leaf] or offered[0] != "MODEL" or len(offered) < 3:
         return True
-    return sorted(asked[0].upper()) == sorted(offered[1].upper())
+    part, other = asked[0].upper(), offered[1].upper()
+    return sorted(part) == sorted(other) or (part not in parts and _is_one_edit(part, other))
+
+
+def _is_one_edit(one: str, other: str) -> bool:
+    """Whether a single letter is another, too much or missing."""
+    shorter, longer = sorted((one, other), key=len)
+    same = next((place for place, letter in enumerate(shorter) if letter != longer[place]), len(shorter))
+    rest = same + (len(one) == len(other))
+    return len(longer) - len(shorter) <= 1 and longer[same + 1 :] == shorter[rest:]

@@ -12,7 +12,9 @@ def message(key: str) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize("key", ["MODEL.BiFPN.NORM", "MODEL.BiFPN.OUT_CHANNELS", "BiFPN.NORM", "MODEL.SOLO.NUM_GRIDS"])
+@pytest.mark.parametrize(
+    "key", ["MODEL.BiFPN.NORM", "MODEL.BiFPN.OUT_CHANNELS", "BiFPN.NORM", "MODEL.SOLO.NUM_GRIDS", "MODEL.RPN.NORM"]
+)
 def test_the_key_of_another_network_is_never_proposed(key: str) -> None:
     assert "Did you mean" not in message(key)
 
@@ -21,6 +23,9 @@ def test_the_key_of_another_network_is_never_proposed(key: str) -> None:
     "key,meant",
     [
         ("MODEL.FCSO.NORM", "MODEL.FCOS.NORM"),
+        ("MODEL.FCOSS.NUM_CLASSES", "MODEL.FCOS.NUM_CLASSES"),
+        ("MODEL.SOLOV3.NUM_CLASSES", "MODEL.SOLOV2.NUM_CLASSES"),
+        ("MODEL.SLOV2.NUM_CLASSES", "MODEL.SOLOV2.NUM_CLASSES"),
         ("MODEL.fcos.NORM", "MODEL.FCOS.NORM"),
         ("FCOS.NUM_CLASSES", "MODEL.FCOS.NUM_CLASSES"),
         ("MODEL.DEVISE", "MODEL.DEVICE"),

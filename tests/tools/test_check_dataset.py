@@ -102,3 +102,19 @@ def test_folders(tool: ModuleType, json_file: Path, tmp_path: Path, capsys: pyte
         with pytest.raises(SystemExit):
             tool.main(arguments)
     assert f"{folder} is a folder: give it as --folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path,root", [("/ann.json", "/"), ("ann.json", "."), ("a/ann.json", "a")])
+def test_images_lie_beside_the_file(
+    path: str, root: str, tool: ModuleType, json_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(json_file.parent)
+    (report,) = tool.check(tool.parse_arguments(["--json", path]))
+    assert report.image_root == root
+
+
+def test_a_name_that_no_terminal_can_show_is_escaped(tool: ModuleType, json_file: Path) -> None:
+    json_file.write_text(json_file.read_text().replace("a.png", "\\ud800.png"))
+    (report,) = tool.check(tool.parse_arguments(["--json", str(json_file)]))
+    assert report.fatal and "\\ud800.png" in report.text()
+    assert report.text().encode("utf-8")

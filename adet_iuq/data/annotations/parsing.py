@@ -5,6 +5,7 @@ import functools
 import gc
 import json
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,8 @@ from adet_iuq.errors import UserError
 # Parsed files up to this size are kept for the next reader (several readers of panoptic maps ask for the same file).
 KEEP_BYTES = 16 << 20
 _SECTIONS = ("images", "annotations", "categories")
+# What a file that was cut may have from the place of the error on: nothing, or the begin of a word, number or escape.
+_CUT = re.compile(r"(t|tr|tru|f|fa|fal|fals|n|nu|nul|-|\.|[eE][+-]?|\\?u[0-9a-fA-F]{0,3}|[0-9a-fA-F]{0,3})?\s*")
 
 
 def read_coco_json(path: str) -> dict[str, Any]:
@@ -43,8 +46,9 @@ def outline_coco_json(path: str) -> dict[str, Any]:
         if content is None or "images" not in content:
             return read_coco_json(path)
         for section in ("images", "categories"):
-            if section in content:
-                content[section] = content[section][:]
+            entries = content.get(section)
+            if isinstance(entries, Entries):  # anything else is for `_checked` to judge
+                content[section] = entries[:]
         return _checked(path, content)
 
 
@@ -129,8 +133,7 @@ def json_error_text(path: str, error: json.JSONDecodeError) -> str:
     if not error.doc.strip():
         return f"JSON file {path} is empty. Copy or write it again."
     where = f"line {error.lineno}, column {error.colno}"
-    # A file that was cut ends inside a string, or within the few characters of the value where parsing stopped.
-    if error.msg.startswith("Unterminated string") or length - error.pos <= 12:
+    if error.msg.startswith("Unterminated string") or _CUT.fullmatch(error.doc, error.pos):
         return (
             f"JSON file {path} is cut off at character {length} (last complete part before {where}). "
             "Copy, download or write it again."

@@ -81,11 +81,11 @@ class Report:
         problem.fatal |= fatal
         problem.count += 1
         if len(problem.examples) < SHOWN:
-            problem.examples.append(example)
+            problem.examples.append(_printable(example))
 
     def text(self) -> str:
         """The whole report, fatal problems first."""
-        head = (
+        head = _printable(
             f"{self.json_file} with images in {self.image_root}: {self.images} images, {self.annotations} annotations, "
             f"{self.usable} of them usable."
         )
@@ -102,3 +102,8 @@ class Report:
         """Raises a UserError with the report's own words if anything is fatal."""
         if self.fatal:
             raise UserError(f"The data set cannot be used.\n{self.text()}")
+
+
+def _printable(text: str) -> str:
+    """The text with escapes for halves of surrogate pairs, which JSON allows, and no terminal or log file takes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

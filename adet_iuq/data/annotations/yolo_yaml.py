@@ -24,7 +24,7 @@ class DataYaml:
     Attributes:
         path: of the file, absolute.
         names: of the classes, by the number that labels give them.
-        places: by split, folders and text files with images, as they stand in the file.
+        places: by split, folders, text files with images and images, as they stand in the file.
         base: the entry `path`, which places start at; possibly empty.
     """
 
@@ -37,12 +37,17 @@ class DataYaml:
         """The absolute paths of the images of a split, sorted, each once.
 
         Raises:
-            UserError: a place does not exist, or none holds an image.
+            UserError: a place does not exist or is a file of another kind, or none holds an image.
         """
         found: set[str] = set()
         for place in self.places[split]:
             full = self._resolved(place, split)
-            found.update(_listed_images(full) if os.path.isfile(full) else _images_below(full))
+            if not os.path.isfile(full):
+                found.update(_images_below(full))
+            elif full.lower().endswith(IMAGE_SUFFIXES):
+                found.add(full)
+            else:
+                found.update(_listed_images(full))
         if not found:
             raise UserError(
                 f"{self.path}: '{split}: {', '.join(self.places[split])}' holds no images ({', '.join(IMAGE_SUFFIXES)})."
@@ -103,8 +108,12 @@ def _class_names(path: str, given: Any) -> dict[int, str]:
     """Names by number, from a list or from numbers with names."""
     entries = list(given.items()) if isinstance(given, dict) else list(enumerate(_as_list(given)))
     numbers = [0 if str(key) == "0" else whole_positive(key) for key, _ in entries]
-    if not entries or None in numbers:
-        raise UserError(f"{path}: 'names' must be a list of class names, or name each class by its number ('0: cell').")
+    named = all(isinstance(name, str | int | float) and str(name).strip() for _, name in entries)
+    if not entries or None in numbers or not named:
+        raise UserError(
+            f"{path}: 'names' must be a list of class names, or name each class by its number ('0: cell'); no name "
+            "may be empty."
+        )
     return {key: str(name) for key, (_, name) in zip(numbers, entries, strict=True) if key is not None}
 
 
@@ -124,7 +133,12 @@ def _images_below(folder: str) -> list[str]:
 def _listed_images(path: str) -> list[str]:
     """The images that a text file lists, one a line; relative ones start at its folder."""
     folder = os.path.dirname(path)
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except ValueError as error:
+        raise UserError(f"{path} must be a text file in UTF-8 that lists images, one a line: {error}.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     return [os.path.normpath(os.path.join(folder, line.strip())) for line in lines if line.strip()]
 
 

@@ -69,6 +69,7 @@ def test_shares_are_of_the_image_as_viewers_show_it(folder: Path, upright: bool)
         {"train": "images"},
         {"train": "list.txt"},
         {"train": ["images/train/", "list.txt"], "val": None, "test": ""},
+        {"train": [f"images/train/{name}" for name in ("a.jpg", "b.png", "c.png", "d.JPG")]},
         {"names": {0: "apple", 1: "pear"}},
         {"names": {"0": "apple", "1": "pear"}, "nc": 2},
     ],
@@ -137,13 +138,18 @@ def test_lines_that_cannot_serve_are_named(folder: Path, line: str, message: str
         ),
         ({"train": "labels"}, r"'train: labels' holds no images \(.jpg"),
         ({"train": "gone.txt"}, r"which does not exist"),
+        ({"train": "latin.txt"}, r"/latin\.txt must be a text file in UTF-8"),
         ({"names": {"apple": 0}}, "'names' must be a list of class names, or"),
         ({"names": []}, "'names' must be a list"),
+        ({"names": None}, "'names' must be a list .* no name may be empty"),
+        ({"names": ["apple", " "]}, "'names' must be a list .* no name may be empty"),
+        ({"names": {0: "apple", 1: None}}, "'names' must be a list .* no name may be empty"),
         ({"train": None}, "is no data.yaml of YOLO"),
     ],
 )
 def test_wrong_files(folder: Path, entries: dict[str, Any], message: str) -> None:
     (folder / "gone.txt").write_text("images/train/gone.jpg\n")
+    (folder / "latin.txt").write_bytes("images/train/Müll.jpg\n".encode("latin-1"))
     with pytest.raises(UserError, match=message):
         converted(folder, **entries)
 
