@@ -97,6 +97,7 @@ class LVISEvaluator(RunLengthEvaluator):
         self._sizes = ImageSizes()
 
     def reset(self) -> None:
+        """Forgets all images."""
         self._predictions, self._sizes = [], ImageSizes()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +11,11 @@ import orjson
 from adet_iuq.data.annotations.digest import Digest
 from adet_iuq.data.annotations.digest_cache import Texts
 from adet_iuq.data.annotations.record_text import decode
+from adet_iuq.data.record_sequence import Record, RecordSequence
 from adet_iuq.errors import UserError
 
-Record = dict[str, Any]
 
-
-class Records(Sequence[Record]):
+class Records(RecordSequence):
     """N records, sorted by image id; each access makes a new one. Equal to a list of equal records.
 
     A pickled one is small where the annotations lie in a file: it names that.
@@ -38,14 +37,8 @@ class Records(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._digest.images)
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+    def record(self, place: int) -> Record:
+        """An image in detectron2's format, its annotations as the file has them."""
         path, height, width, identity = self._digest.images[place]
         record = {
             "file_name": os.path.join(self._root, path),

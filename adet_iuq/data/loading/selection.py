@@ -1,17 +1,16 @@
 """The images that a training goes through, of all its data sets together."""
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetFromList
 
 from adet_iuq.data.annotations.records import Records
+from adet_iuq.data.record_sequence import Record, RecordSequence
 
-Record = dict[str, Any]
 
-
-class Selection(Sequence[Record]):
+class Selection(RecordSequence):
     """Records of several data sets, `image_id` replaced by the position in their concatenation, possibly not all of them.
 
     The original id stands in `dataset_image_id`. Each access makes a new record.
@@ -33,14 +32,9 @@ class Selection(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = int(self._places[range(len(self))[index]])
+    def record(self, place: int) -> Record:
+        """A record of one of the parts, with its new id."""
+        place = int(self._places[place])
         number = int(np.searchsorted(self._firsts, place, side="right")) - 1
         record: Record = self._parts[number][place - int(self._firsts[number])]
         record["dataset_image_id"], record["image_id"] = record["image_id"], place

@@ -15,7 +15,7 @@ from detectron2.utils.events import EventStorage, EventWriter
 from torch import nn
 
 from adet_iuq.checkpoint import Checkpointer, build_checkpointer
-from adet_iuq.data import TrainLoader, build_test_loader, build_train_loader
+from adet_iuq.data import TrainLoader, build_test_loader, build_train_loader, register_datasets
 from adet_iuq.data.registration.mosaic import evaluated_sets
 from adet_iuq.engine.description import write_description
 from adet_iuq.engine.launching.interruption import StopRequest, handled
@@ -133,6 +133,7 @@ class Trainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict[str, Any]:
         """Evaluates on all of `evaluated_sets`; see DefaultTrainer. Random states are left as they were."""
         if evaluators is None:
+            register_datasets(cfg)  # an evaluator reads the metadata of its set
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         with state.preserved_random_state():
             results = evaluate_all(super().test, cfg, unwrap(model), evaluators)
