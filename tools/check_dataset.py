@@ -6,7 +6,7 @@
     python tools/check_dataset.py --config-file configs/CondInst/R50_1x.yaml [KEY VALUE ...]
 
 Exit code 0: nothing fatal; 1: something fatal, or a file that is not there.
-Images are judged by their headers: their pixels are not decoded, so that a JPEG cut off behind its header passes.
+Images are judged by their headers and their last bytes; only those that end unlike a JPEG or PNG are decoded.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the check of a data set says of an image file, by its header: what the reader will do with it."""
+"""What the check of a data set says of an image file, by its header and end: what the reader will do with it."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,6 +10,7 @@ from adet_iuq.data.images.facts import ImageFacts, image_facts
 from adet_iuq.data.images.opening import ImageTooLargeError
 from adet_iuq.data.images.orientation import STORED, SWAPPED, UNCLEAR, frame_of, size_problem
 from adet_iuq.data.images.reading import read_image
+from adet_iuq.data.images.wholeness import check_whole
 from adet_iuq.errors import UserError
 
 
@@ -33,6 +34,7 @@ def check_image(
     """
     try:
         facts = image_facts(path)
+        check_whole(path)
     except ImageTooLargeError as error:
         report.add("image too large", str(error), "Training and evaluation stop at it.", fatal=True)
         return

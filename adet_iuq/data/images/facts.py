@@ -6,7 +6,7 @@ Sizes are (height, width) in pixels.
 import os
 from dataclasses import dataclass
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from adet_iuq.data.images.deep import Depth, depth_of
 from adet_iuq.data.images.opening import open_image
@@ -66,6 +66,8 @@ def facts_of(image: Image.Image, path: str) -> ImageFacts:
 
 def orientation_of(image: Image.Image) -> int:
     """1 to 8; once its pixels are there, how they are still to be turned: Pillow turns some formats when it decodes."""
+    if isinstance(image, PngImagePlugin.PngImageFile) and "exif" not in image.info:
+        image.load()  # here, so that damaged pixels are not taken for a damaged entry
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # a damaged EXIF entry says nothing; Pillow raises many types on it

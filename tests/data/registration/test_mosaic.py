@@ -52,7 +52,7 @@ def test_every_image_is_in_a_mosaic_and_the_shuffle_fills_up_the_last_one() -> N
 def mixed(cfg: CfgNode, content: dict[str, Any], tmp_path: Path) -> CfgNode:
     """Images of two sizes; a polygon that reaches 5 pixels below its image, an RLE, a crowd as uncompressed RLE."""
     content["images"][0].update(height=20, width=50)
-    content["annotations"][0].update(segmentation=[[5, 6, 25, 6, 25, 25, 5, 25]])
+    content["annotations"][0].update(segmentation=[[5, 6, 25, 6, 25, 25, 5, 25]], bbox=[5, 6, 20, 14], area=280)
     content["annotations"][1]["segmentation"] = {"size": [20, 50], "counts": [63, 4, 933]}
     content["annotations"][1].update(bbox=[3, 3, 1, 4], area=4)
     root = tmp_path / "mixed"
