@@ -1,12 +1,14 @@
 """Reading YAML files with their `_BASE_` files. Nothing in a file is executed."""
 
+import io
 import os
 import shlex
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import yaml
 from detectron2.config import CfgNode
+from fvcore.common.config import BASE_KEY
 
 from adet_iuq.errors import UserError
 
@@ -17,19 +19,55 @@ def read_yaml(path: str) -> dict[str, Any]:
     """The tree of sections and values.
 
     Raises:
-        UserError: the file or a `_BASE_` of it is missing, is not YAML, or holds a Python expression.
+        UserError: the file or a `_BASE_` of it is missing, is not YAML with sections and keys, or holds a Python expression.
     """
     try:
-        tree = CfgNode.load_yaml_with_base(path)
+        return dict(_Files.load_yaml_with_base(path))
     except FileNotFoundError as error:
         missing = error.filename or path
         where = "" if missing == path else f" (a _BASE_ of {path})"
         raise UserError(f"Config file {missing}{where} does not exist; the working folder is {os.getcwd()}.") from error
+    except OSError as error:
+        raise UserError(f"Config file {error.filename or path} cannot be read: {error.strerror or error}.") from error
+    except RecursionError as error:
+        raise UserError(f"Config file {path} has a _BASE_ file whose own _BASE_ leads back to it.") from error
+    except AssertionError as error:  # fvcore's, where one file has a section and another a value
+        raise UserError(
+            f"Config file {path} has a section with the name of a value in its _BASE_ file: {error}"
+        ) from error
     except yaml.constructor.ConstructorError as error:
         raise UserError(_tag_text(path, error)) from error
     except yaml.YAMLError as error:
         raise UserError(f"Config file {path} is not valid YAML: {error}") from error
-    return dict(tree or {})
+
+
+class _Text(io.StringIO):
+    """A file's text, which yaml's messages call by its name."""
+
+    name = ""
+
+
+class _Files(CfgNode):
+    """Reads files for `load_yaml_with_base`, each judged before fvcore relies on what it holds."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> IO[str]:
+        with super()._open_cfg(filename) as file:
+            try:
+                content = file.read()
+            except UnicodeDecodeError as error:
+                raise UserError(f"Config file {filename} is not UTF-8 text ({error}); save it as UTF-8.") from error
+        text = _Text(content)
+        text.name = filename
+        tree = yaml.safe_load(text)
+        if not isinstance(tree, dict):
+            what = "nothing" if tree is None else "a list" if isinstance(tree, list) else "only a value"
+            raise UserError(f"Config file {filename} holds {what} where keys and values are wanted, as in 'SEED: 1'.")
+        bases = tree.get(BASE_KEY, [])
+        if not all(isinstance(base, str) for base in (bases if isinstance(bases, list) else [bases])):
+            raise UserError(f"Config file {filename}: {BASE_KEY} is {bases!r}; it must be a file name or a list of them.")
+        text.seek(0)
+        return text
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -66,6 +104,8 @@ def _nodes(node: yaml.Node | None, key: str = "") -> Iterator[tuple[str, yaml.No
     yield key, node
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
+            if name.tag.startswith(_PYTHON_TAG):
+                yield f"{key}.(a key)".lstrip("."), name
             yield from _nodes(value, f"{key}.{name.value}".lstrip("."))
     elif isinstance(node, yaml.SequenceNode) and not node.tag.startswith(_PYTHON_TAG):
         for value in node.value:
