@@ -65,7 +65,9 @@ class _Files(CfgNode):
             raise UserError(f"Config file {filename} holds {what} where keys and values are wanted, as in 'SEED: 1'.")
         bases = tree.get(BASE_KEY, [])
         if not all(isinstance(base, str) for base in (bases if isinstance(bases, list) else [bases])):
-            raise UserError(f"Config file {filename}: {BASE_KEY} is {bases!r}; it must be a file name or a list of them.")
+            raise UserError(
+                f"Config file {filename}: {BASE_KEY} is {bases!r}; it must be a file name or a list of them."
+            )
         text.seek(0)
         return text
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from adet_iuq.config import load_config
+from adet_iuq.config.yaml_files import read_yaml
 from adet_iuq.errors import UserError
 
 # As in Mask2Former's base file for ADE20K.
@@ -52,3 +53,24 @@ def test_a_tag_of_somebody_else_is_no_yaml(tmp_path: Path) -> None:
     (tmp_path / "odd.yaml").write_text("SOLVER: !include other.yaml\n")
     with pytest.raises(UserError, match=r"odd\.yaml is not valid YAML.*!include"):
         load_config(str(tmp_path / "odd.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"- SEED\n- 1\n", "own.yaml holds a list where keys and values are wanted"),
+        (b"# SEED: 1\n", "own.yaml holds nothing where"),
+        (b"SEED\n", "own.yaml holds only a value where"),
+        (b'OUTPUT_DIR: "caf\xe9"\n', "own.yaml is not UTF-8 text"),
+        (b"_BASE_: 5\n", "own.yaml: _BASE_ is 5; it must be a file name or a list of them"),
+        (b"_BASE_: own.yaml\n", "own.yaml has a _BASE_ file whose own _BASE_ leads back to it"),
+        (b"_BASE_: base.yaml\nSEED:\n  A: 1\n", "own.yaml has a section with the name of a value.*'SEED'"),
+        (b"? !!python/tuple [a, b]\n: 4\n", r"\(a key\) \(line 1\): !!python/tuple a, b"),
+        (b"? [a, b]\n: 4\n", r"own.yaml is not valid YAML: (.|\n)*own.yaml\", line 1"),
+    ],
+)
+def test_files_that_are_no_configs(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "base.yaml").write_text("SEED: 1\n")
+    (tmp_path / "own.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        read_yaml(str(tmp_path / "own.yaml"))

@@ -4,6 +4,7 @@ import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from adet_iuq.data.annotations.category_entries import category_name
 from adet_iuq.data.annotations.geometry import Draft, settle_geometry, where
 from adet_iuq.data.annotations.numbers import EXACT, IdTable, number
 from adet_iuq.data.annotations.report import Report
@@ -42,6 +43,8 @@ def sanitize_annotations(
         kept = [draft.entry() for draft in settle_geometry(drafts, report, sides)]
         report.mended |= not are_same(chunk, kept)
         yield kept
+    if entries:
+        judge.report_unused_categories()
 
 
 def are_same(before: Sequence[Entry], after: Sequence[Entry]) -> bool:
@@ -73,6 +76,7 @@ class _Judge:
         self._entries = entries
         self._by_id: dict[int, int] = {}  # places of the first ones
         self._contents: set[int] = set()
+        self._used: set[Any] = set()  # ids of categories
 
     def drafts(self, start: int, entries: Iterable[Entry]) -> Iterator[Draft | None]:
         """Everything but their measures about the annotations from number `start` on; None for one that cannot serve."""
@@ -97,7 +101,16 @@ class _Judge:
         segmentation = self._segmentation(entry.get("segmentation"), entry, image)
         if category is None or repeated or segmentation is None:
             return None
+        self._used.add(category["id"])
         return Draft(entry, image, changes, segmentation)
+
+    def report_unused_categories(self) -> None:
+        """To be called when all annotations were judged."""
+        advice = "Nothing is learned of it from this file, and a test set's AP leaves it out."
+        for identity, category in self.categories.items():
+            if identity not in self._used:
+                example = f"category {identity}: {category_name(category)}"
+                self.report.add("category without a usable annotation", example, advice)
 
     def _named(self, entry: Entry, key: str, table: IdTable, changes: dict[str, Any]) -> Entry | None:
         """The image or category that an annotation names."""

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Collection
 from typing import Any
 
-from adet_iuq.data.annotations.numbers import IdTable, is_id, whole_positive
+from adet_iuq.data.annotations.numbers import IdTable, is_id, is_rounded, sortable_together, sorted_ids, whole_positive
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.images.facts import ImageFacts
 from adet_iuq.errors import UserError
@@ -38,6 +38,10 @@ def sanitize_images(
     report.images = len(entries)
     table = IdTable()
     for entry in entries:
+        if is_rounded(entry.get("id")):
+            advice = "Such numbers cannot be told apart. Number the images anew, or write the ids as words, in quotes."
+            report.add("image id beyond 64 bits", str(entry)[:100], advice, fatal=True)
+            continue
         if not is_id(entry.get("id")) or not has_name(entry):
             advice = "It is left out; give every image an 'id' (a number or a word) and a 'file_name'."
             report.add("incomplete image entry", str(entry)[:100], advice)
@@ -59,9 +63,21 @@ def sanitize_images(
         table[identity] = {**entry, "height": entry["width"], "width": entry["height"]}
         path = os.path.join(report.image_root, relative_path(entry))
         report_swapped(path, (entry["width"], entry["height"]), report)
+    if not sortable_together(table):
+        advice = (
+            "Some are words and some numbers, or some are numbers beyond 2^53. COCO's evaluation loses annotations of such "
+            "images; ours uses a copy with new ids."
+        )
+        report.add("image ids that do not sort together", ", ".join(map(repr, _extremes(table))), advice)
     if not table:
         report.add("no images", report.json_file, "The list 'images' has no complete entry.", fatal=True)
     return [entry for entry in table.values() if entry is not None], table
+
+
+def _extremes(ids: Collection[Any]) -> tuple[Any, Any]:
+    """The first and the last in the order of `sorted_ids`: of a mixture, a number and a word."""
+    ordered = sorted_ids(ids)
+    return ordered[0], ordered[-1]
 
 
 def has_name(entry: Entry) -> bool:

@@ -24,10 +24,15 @@ def whole_positive(value: Any) -> int | None:
     return int(result) if result is not None and 0 < result < EXACT and result == int(result) else None
 
 
+def is_rounded(value: Any) -> bool:
+    """Whether a number may be another one in its file: the parser makes floats of whole numbers beyond 64 bits."""
+    return isinstance(value, float) and abs(value) >= EXACT
+
+
 def is_id(value: Any) -> bool:
-    """Whether a value can name something: a number or a word, but neither true, false nor not-a-number."""
+    """Whether a value can name something: a number or a word, but neither true, false nor not-a-number nor rounded."""
     if isinstance(value, float):
-        return math.isfinite(value)
+        return math.isfinite(value) and not is_rounded(value)
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 

@@ -37,6 +37,7 @@ def swapped(content: Content, write: Writer) -> Callable[..., tuple[str, str]]:
     def _swapped(*segmentations: Any) -> tuple[str, str]:
         content["images"] = [{"id": 7, "file_name": "7.png", "height": 40, "width": 30}]
         content["annotations"] = [annotation(one, id=n) for n, one in enumerate(segmentations, start=1)]
+        content["categories"] = [{"id": 3, "name": "cell"}]
         _, json_file, root = write(content)
         return json_file, root
 
