@@ -25,8 +25,9 @@ from adet_iuq.data.loading.mapper import transformed_mask
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation import build_evaluator
 from adet_iuq.modeling import Segmenter
-from helpers.flaws import FLAWS, DataSet, sound_set
+from helpers.flaws import FLAWS
 from helpers.scenes import small_model
+from helpers.sound_set import DataSet, sound_set
 
 _numbers = itertools.count()
 

@@ -1,101 +1,17 @@
-"""Small data sets, and everything that can be wrong with one, each flaw by its name.
+"""Everything that can be wrong with a small data set, each flaw by its name.
 
 A flaw changes a `DataSet` in memory; `pick` says which entry it strikes. Flaws can be combined in any order.
 """
 
-import io
-import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
-from PIL import Image
 
-HEIGHT, WIDTH = 100, 120
-Entry = dict[str, Any]
-
-
-@dataclass
-class DataSet:
-    """A COCO-format file's content, how its text becomes bytes, and the image files beside it."""
-
-    content: dict[str, list[Entry]]
-    pictures: dict[str, bytes]
-    encoding: str = "utf-8"
-    text_share: float = 1.0
-
-    def image(self, pick: int) -> Entry:
-        """One of the entries; where there are none, one that is not in the list."""
-        entries = self.content["images"]
-        return entries[pick % len(entries)] if entries else {}
-
-    def annotation(self, pick: int) -> Entry:
-        entries = self.content["annotations"]
-        return entries[pick % len(entries)] if entries else {}
-
-    def file_of(self, pick: int) -> str:
-        """One of the three names that the sound set has."""
-        return ("7.png", "8.png", "9.png")[pick % 3]
-
-    def write(self, folder: Path) -> Path:
-        """Writes all of it; returns the JSON file."""
-        for name, data in self.pictures.items():
-            (folder / name).write_bytes(data)
-        path = folder / "data.json"
-        text = json.dumps(self.content, ensure_ascii=False)
-        path.write_bytes(text[: int(len(text) * self.text_share)].encode(self.encoding))
-        return path
-
+from helpers.sound_set import HEIGHT, WIDTH, DataSet, picture, rectangle, run_lengths
 
 Flaw = Callable[[DataSet, int], None]
-
-
-def picture(pixels: np.ndarray | None = None, kind: str = "PNG", orientation: int | None = None) -> bytes:
-    """An image file's bytes; noise unless pixels are given."""
-    if pixels is None:
-        pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    buffer, exif = io.BytesIO(), Image.Exif()
-    if orientation is not None:
-        exif[274] = orientation
-    Image.fromarray(pixels).save(buffer, format=kind, exif=exif)
-    return buffer.getvalue()
-
-
-def rectangle(x: float, y: float, width: float, height: float) -> list[float]:
-    return [x, y, x + width, y, x + width, y + height, x, y + height]
-
-
-def run_lengths(x: int, y: int, width: int, height: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Entry:
-    mask = np.zeros(size, dtype=np.uint8, order="F")
-    mask[y : y + height, x : x + width] = 1
-    rle = mask_util.encode(mask)
-    return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
-
-
-def sound_set() -> DataSet:
-    """Three images, two categories, five objects (small, medium and large; polygons, one in parts, and an RLE), a crowd."""
-    shapes: list[tuple[int, int, list[float], Any]] = [
-        (7, 3, [5, 6, 20, 10], [rectangle(5, 6, 20, 10)]),
-        (7, 9, [50, 30, 50, 40], run_lengths(50, 30, 50, 40)),
-        (8, 3, [4, 2, 110, 96], [rectangle(4, 2, 110, 96)]),
-        (9, 9, [10, 10, 75, 40], [rectangle(10, 10, 30, 40), rectangle(55, 10, 30, 40)]),
-        (9, 3, [60, 70, 24, 20], [[60, 80, 66, 72, 72, 70, 80, 73, 84, 80, 78, 88, 70, 90, 63, 86]]),
-        (8, 9, [1, 1, 30, 30], run_lengths(1, 1, 30, 30)),
-    ]
-    annotations = []
-    for number, (image, category, box, shape) in enumerate(shapes, start=1):
-        parts = mask_util.merge(mask_util.frPyObjects(shape, HEIGHT, WIDTH)) if isinstance(shape, list) else shape
-        entry = {"id": number, "image_id": image, "category_id": category, "bbox": box, "segmentation": shape}
-        annotations.append({**entry, "area": float(mask_util.area(parts)), "iscrowd": int(number == 6)})
-    images = [{"id": i, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH} for i in (7, 8, 9)]
-    categories = [{"id": 9, "name": "cät"}, {"id": 3, "name": "dog"}]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    return DataSet(content, {f"{i}.png": picture() for i in (7, 8, 9)})
-
 
 # What a key may hold instead of what it should. `...` stands for a missing key.
 VALUES: dict[str, Any] = {
@@ -253,10 +169,12 @@ FLAWS |= {
     "image listed twice": _copy("images"),
     "two images of one id": _copy("images", file_name="8.png"),
     "category listed twice": _copy("categories"),
+    "category of nothing": _copy("categories", id=42, name="unseen"),
     "two categories of one name": _copy("categories", id=41),
     "image id a word": _rename("images", "image_id", "seven"),
     "image id a fraction": _rename("images", "image_id", 7.5),
     "image id beyond floats": _rename("images", "image_id", (1 << 53) + 1),
+    "image id beyond 64 bits": _rename("images", "image_id", 10**29),
     "category id a word": _rename("categories", "category_id", "nine"),
     "category id 0": _rename("categories", "category_id", 0),
     "category id negative": _rename("categories", "category_id", -4),
@@ -297,6 +215,7 @@ FLAWS |= {
     "file empty": _encoded("utf-8", 0.0),
     "image missing": _picture(lambda: None),
     "image damaged": _picture(lambda: picture()[:1000]),
+    "JPEG cut off": _picture(lambda: picture(kind="JPEG")[:5000]),
     "image no image": _picture(lambda: b"no image"),
     "image empty": _picture(lambda: b""),
     "image grey": _picture(lambda: picture(np.full((HEIGHT, WIDTH), 90, np.uint8))),

@@ -1,6 +1,7 @@
 """Cut-off image files are found without decoding whole ones."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -37,14 +38,13 @@ def test_a_file_cut_off_behind_its_header(tmp_path: Path, suffix: str, share: fl
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_only_an_unusual_end_is_decoded(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path, suffix)
-    opened = []
-    original = wholeness.open_image
-    monkeypatch.setattr(wholeness, "open_image", lambda path: opened.append(path) or original(path))
+    opener = Mock(wraps=wholeness.open_image)
+    monkeypatch.setattr(wholeness, "open_image", opener)
     check_whole(path)
-    assert not opened
+    opener.assert_not_called()
     path.write_bytes(path.read_bytes() + b"\0\0written behind")  # as some cameras do
     check_whole(path)
-    assert opened == [str(path)]
+    opener.assert_called_once()
 
 
 def test_damaged_pixels_of_a_png_are_not_taken_for_a_damaged_exif_entry(tmp_path: Path) -> None:
