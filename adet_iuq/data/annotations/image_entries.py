@@ -68,7 +68,8 @@ def sanitize_images(
             "Some are words and some numbers, or some are numbers beyond 2^53. COCO's evaluation loses annotations of such "
             "images; ours uses a copy with new ids."
         )
-        report.add("image ids that do not sort together", ", ".join(map(repr, _extremes(table))), advice)
+        example = " and ".join(f"id {identity!r}" for identity in _extremes(table))
+        report.add("image ids that do not sort together", example, advice)
     if not table:
         report.add("no images", report.json_file, "The list 'images' has no complete entry.", fatal=True)
     return [entry for entry in table.values() if entry is not None], table

@@ -24,7 +24,7 @@ def test_ids_that_the_parser_rounds(registered: CfgNode, content: Content) -> No
     report = check_coco_json(json_file, root)
     assert "image id beyond 64 bits" not in report.problems
     (example,) = report.problems["image ids that do not sort together"].examples
-    assert example == f"{2**64 - 3}, {2**64 - 1}"
+    assert example == f"id {2**64 - 3} and id {2**64 - 1}"
 
 
 def test_image_ids_of_two_types_are_named(registered: CfgNode, content: Content) -> None:
@@ -33,7 +33,7 @@ def test_image_ids_of_two_types_are_named(registered: CfgNode, content: Content)
     content["images"][0]["id"] = "seven"
     Path(json_file).write_text(json.dumps(content))
     problem = check_coco_json(json_file, root).problems["image ids that do not sort together"]
-    assert problem.examples == ["8, 'seven'"] and not problem.fatal
+    assert problem.examples == ["id 8 and id 'seven'"] and not problem.fatal
 
 
 def test_categories_that_nothing_is_learned_of_are_named(registered: CfgNode, content: Content) -> None:
