@@ -21,6 +21,7 @@ from adet_iuq.config.detections import COCO_DETECTIONS
 from adet_iuq.data.annotations.checker import check_coco_json
 from adet_iuq.data.annotations.report import Report
 from adet_iuq.data.registration.announcement import describe_folders
+from adet_iuq.data.registration.class_names import match_classes
 from adet_iuq.data.registration.datasets import register_datasets, source_of, used_names
 from adet_iuq.data.registration.layouts import default_name, find_layout
 from adet_iuq.errors import UserError
@@ -51,8 +52,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parsed
 
 
-def check(arguments: argparse.Namespace) -> list[Report]:
-    """The reports on what the command line names.
+def check(arguments: argparse.Namespace) -> tuple[list[Report], str]:
+    """The reports on what the command line names, and why data sets that pass cannot serve one run; empty: they can.
 
     Raises:
         UserError: the config is wrong, or a data set in it is unknown.
@@ -60,15 +61,10 @@ def check(arguments: argparse.Namespace) -> list[Report]:
     sizes = not arguments.no_image_sizes
     if arguments.json:
         root = arguments.image_root or os.path.dirname(arguments.json) or "."
-        return [
-            check_coco_json(
-                arguments.json,
-                root,
-                image_sizes=sizes,
-                deep_images=arguments.deep_images,
-                detections=COCO_DETECTIONS,
-            )
-        ]
+        report = check_coco_json(
+            arguments.json, root, image_sizes=sizes, deep_images=arguments.deep_images, detections=COCO_DETECTIONS
+        )
+        return [report], ""
     cfg = load_config(arguments.config_file, arguments.opts, import_projects(arguments.project)).cfg
     if arguments.dataset:
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = tuple(arguments.dataset), ()
@@ -96,7 +92,18 @@ def check(arguments: argparse.Namespace) -> list[Report]:
                 detections=None if stock else cfg.TEST.DETECTIONS_PER_IMAGE,
             )
         )
-    return reports
+    # Sets that are named one by one need not belong together.
+    together = not arguments.dataset and reports and not any(report.fatal for report in reports)
+    return reports, _other_classes(cfg) if together else ""
+
+
+def _other_classes(cfg: CfgNode) -> str:
+    """What training says of data sets whose classes differ; empty if they are the same."""
+    try:
+        match_classes(cfg)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _take_folder(cfg: CfgNode, folder: str, deep_images: str) -> None:
@@ -111,14 +118,16 @@ def _take_folder(cfg: CfgNode, folder: str, deep_images: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Prints the reports; returns the exit code."""
     try:
-        reports = check(parse_arguments(arguments))
+        reports, problem = check(parse_arguments(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for report in reports:
         print(report.text())
         print("=> cannot be used" if report.fatal else "=> can be used")
-    return int(any(report.fatal for report in reports))
+    if problem:
+        print(f"FATAL: {problem}")
+    return int(bool(problem) or any(report.fatal for report in reports))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Reading YAML files and command-line overrides into a config, with errors that a person can act on."""
 
 import logging
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from adet_iuq.config.deep_images import check_rule
 from adet_iuq.config.defaults import AddConfig, get_cfg
 from adet_iuq.config.detections import spread_detections
 from adet_iuq.config.unknown_keys import unknown_key_text
+from adet_iuq.config.values import check_values
 from adet_iuq.config.yaml_files import leaves, read_yaml
 from adet_iuq.errors import UserError
 
@@ -75,7 +77,8 @@ def load_config(
     Raises:
         UserError: a file is missing or is not YAML; a key does not exist (the message names the nearest one); a value
             has the wrong type; the overrides do not come in pairs; one of `add_config` fails; the config asks for what
-            no training here can do, or a value of INPUT.DEEP_IMAGES or TEST.DETECTIONS_PER_IMAGE makes no sense.
+            no training here can do, or a value of INPUT.DEEP_IMAGES, TEST.DETECTIONS_PER_IMAGE or a key of
+            config/values.py makes no sense.
     """
     cfg = get_cfg(add_config)
     in_files: set[str] = set()
@@ -87,6 +90,7 @@ def load_config(
     overridden = _merge(cfg, dict(zip(opts[::2], opts[1::2], strict=True)), "the command line")
     spread_detections(cfg, in_files, overridden)
     check_rule(cfg.INPUT.DEEP_IMAGES)
+    check_values(cfg)
     if cfg.TEST.PRECISE_BN.ENABLED:
         raise UserError(
             "TEST.PRECISE_BN.ENABLED is not supported: its extra passes would fill the pixel memory. Remove the key."
@@ -120,13 +124,13 @@ def _merge(cfg: CfgNode, values: dict[str, Any], source: str) -> set[str]:
             continue
         if key not in names:
             raise UserError(unknown_key_text(key, list(names), source))
-        if isinstance(names[key], float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
         try:
+            if isinstance(names[key], float) and isinstance(value, int) and not isinstance(value, bool):
+                value = float(value)
             cfg.merge_from_list([key, _as_float(value) if isinstance(names[key], float) else value])
-        except (ValueError, AssertionError) as error:
-            wanted = type(names[key]).__name__
-            raise UserError(f"{key} in {source}: {value!r} does not fit, a {wanted} is expected. ({error})") from error
+        except (ValueError, OverflowError, AssertionError) as error:
+            wanted, given = type(names[key]).__name__, reprlib.repr(value)
+            raise UserError(f"{key} in {source}: {given} does not fit, a {wanted} is expected. ({error})") from error
         done.add(key)
     return done
 
@@ -135,7 +139,7 @@ def _as_float(value: Any) -> Any:
     """Numbers written as `1` or `1e-4` (which YAML reads as a string) serve where a float is expected."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return value
 
 

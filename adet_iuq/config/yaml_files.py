@@ -4,13 +4,14 @@ import io
 import os
 import shlex
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import yaml
 from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
 from adet_iuq.errors import UserError
+from adet_iuq.yaml_values import load_yaml
 
 _PYTHON_TAG = "tag:yaml.org,2002:python/"
 
@@ -29,8 +30,8 @@ def read_yaml(path: str) -> dict[str, Any]:
         raise UserError(f"Config file {missing}{where} does not exist; the working folder is {os.getcwd()}.") from error
     except OSError as error:
         raise UserError(f"Config file {error.filename or path} cannot be read: {error.strerror or error}.") from error
-    except RecursionError as error:
-        raise UserError(f"Config file {path} has a _BASE_ file whose own _BASE_ leads back to it.") from error
+    except ValueError as error:  # a null character in the name of a _BASE_ file
+        raise UserError(f"Config file {path} has a _BASE_ that cannot be a file: {error}.") from error
     except AssertionError as error:  # fvcore's, where one file has a section and another a value
         raise UserError(
             f"Config file {path} has a section with the name of a value in its _BASE_ file: {error}"
@@ -50,6 +51,20 @@ class _Text(io.StringIO):
 class _Files(CfgNode):
     """Reads files for `load_yaml_with_base`, each judged before fvcore relies on what it holds."""
 
+    _chain: ClassVar[list[str]] = []  # the file that is being read, after those that name it as their _BASE_
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+        path = os.path.abspath(filename)
+        if path in cls._chain:
+            raise UserError(f"Config file {filename} has a _BASE_ file whose own _BASE_ leads back to it.")
+        cls._chain.append(path)
+        try:
+            found: dict[str, Any] = super().load_yaml_with_base(filename, allow_unsafe)
+            return found
+        finally:
+            cls._chain.pop()
+
     @classmethod
     def _open_cfg(cls, filename: str) -> IO[str]:
         with super()._open_cfg(filename) as file:
@@ -59,7 +74,7 @@ class _Files(CfgNode):
                 raise UserError(f"Config file {filename} is not UTF-8 text ({error}); save it as UTF-8.") from error
         text = _Text(content)
         text.name = filename
-        tree = yaml.safe_load(text)
+        tree = load_yaml(text)
         if not isinstance(tree, dict):
             what = "nothing" if tree is None else "a list" if isinstance(tree, list) else "only a value"
             raise UserError(f"Config file {filename} holds {what} where keys and values are wanted, as in 'SEED: 1'.")
@@ -92,7 +107,7 @@ def _tag_text(path: str, error: yaml.constructor.ConstructorError) -> str:
     if not found:
         return f"Config file {file} is not valid YAML: {error}"
     lines = [f"  {key} (line {node.start_mark.line + 1}): {_source(node)}" for key, node in found]
-    commands = [f" For {key}: python -c {_quoted(node)}" for key, node in found if node.tag.endswith(":eval")]
+    commands = [f" For {key}: python -c {_quoted(node)}" for key, node in found if _is_expression(node)]
     return (
         f"Config file {file} holds Python expressions, which are not run here:\n" + "\n".join(lines) + "\n"
         "Write the value in the place of each." + "".join([" A command prints it.", *commands[:2]] if commands else [])
@@ -119,7 +134,14 @@ def _source(node: yaml.Node) -> str:
     content = node.value
     if isinstance(node, yaml.SequenceNode):
         content = ", ".join(str(part.value) for part in node.value)
+    elif isinstance(node, yaml.MappingNode):
+        content = "{...}"
     return f"!!{node.tag.removeprefix('tag:yaml.org,2002:')} {content}".rstrip()
+
+
+def _is_expression(node: yaml.Node) -> bool:
+    """Whether a tagged node is one that a command can print the value of."""
+    return node.tag.endswith(":eval") and not isinstance(node, yaml.MappingNode)
 
 
 def _quoted(node: yaml.Node) -> str:

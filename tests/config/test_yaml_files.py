@@ -66,6 +66,15 @@ def test_a_tag_of_somebody_else_is_no_yaml(tmp_path: Path) -> None:
         (b"_BASE_: own.yaml\n", "own.yaml has a _BASE_ file whose own _BASE_ leads back to it"),
         (b"_BASE_: base.yaml\nSEED:\n  A: 1\n", "own.yaml has a section with the name of a value.*'SEED'"),
         (b"? !!python/tuple [a, b]\n: 4\n", r"\(a key\) \(line 1\): !!python/tuple a, b"),
+        (b'_BASE_: "a\\0b"\n', "own.yaml has a _BASE_ that cannot be a file"),
+        (b"SEED: !!bool maybe\n", "own.yaml is not valid YAML: a value in it cannot be read"),
+        (b"OUTPUT_DIR: 2026-02-30\n", "own.yaml is not valid YAML: a value in it cannot be read"),
+        (b"MODEL: &m\n  A: *m\n", "own.yaml is not valid YAML: its brackets or sections"),
+        (b"A: " + b"[" * 3000 + b"]" * 3000, "own.yaml is not valid YAML: its brackets or sections"),
+        (
+            b"SEED: !!python/object/apply:eval {args: ['1']}\n",
+            r"SEED \(line 1\): !!python/object/apply:eval \{\.\.\.\}\nWrite the value in the place of each\.$",
+        ),
         (b"? [a, b]\n: 4\n", r"own.yaml is not valid YAML: (.|\n)*own.yaml\", line 1"),
     ],
 )

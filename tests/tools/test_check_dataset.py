@@ -104,17 +104,30 @@ def test_folders(tool: ModuleType, json_file: Path, tmp_path: Path, capsys: pyte
     assert f"{folder} is a folder: give it as --folder" in capsys.readouterr().err
 
 
+def test_sets_of_a_folder_must_have_the_same_classes(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / f"fruit_{tmp_path.name}"
+    for split in ("train", "valid"):
+        write_coco(folder / split / "_annotations.coco.json", folder / split, ["a.jpg"])
+    file = folder / "valid/_annotations.coco.json"
+    file.write_text(file.read_text().replace('"pear"', '"Pear"'))
+    assert tool.main(["--folder", str(folder)]) == 1
+    out = capsys.readouterr().out
+    assert "have different classes: the latter lacks pear and adds Pear" in out and out.count("=> can be used") == 2
+
+
 @pytest.mark.parametrize("path,root", [("/ann.json", "/"), ("ann.json", "."), ("a/ann.json", "a")])
 def test_images_lie_beside_the_file(
     path: str, root: str, tool: ModuleType, json_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(json_file.parent)
-    (report,) = tool.check(tool.parse_arguments(["--json", path]))
+    (report,), _ = tool.check(tool.parse_arguments(["--json", path]))
     assert report.image_root == root
 
 
 def test_a_name_that_no_terminal_can_show_is_escaped(tool: ModuleType, json_file: Path) -> None:
     json_file.write_text(json_file.read_text().replace("a.png", "\\ud800.png"))
-    (report,) = tool.check(tool.parse_arguments(["--json", str(json_file)]))
+    (report,), _ = tool.check(tool.parse_arguments(["--json", str(json_file)]))
     assert report.fatal and "\\ud800.png" in report.text()
     assert report.text().encode("utf-8")

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from adet_iuq.data.annotations.numbers import IdTable, is_id, sorted_ids
-from adet_iuq.data.annotations.report import Report
+from adet_iuq.data.annotations.report import Report, printable
 
 Entry = dict[str, Any]
 
@@ -23,7 +23,7 @@ def sanitize_categories(entries: list[Entry], report: Report) -> tuple[list[Entr
             table[identity] = entry
     counts = Counter(category_name(entry) for entry in table.values())
     for identity, entry in table.items():
-        name = category_name(entry)
+        name = printable(category_name(entry))
         if counts[name] > 1:
             told_apart = f"{name} (id {identity})"
             while told_apart in counts:  # names have to differ: classes are matched by them
@@ -31,7 +31,7 @@ def sanitize_categories(entries: list[Entry], report: Report) -> tuple[list[Entr
             advice = "They stay two classes, told apart by their ids; if they are one, give their annotations one id."
             report.add("two categories of one name", f"category {identity}: {name}", advice)
             table[identity] = {**entry, "name": told_apart}
-        elif not isinstance(entry.get("name"), str):
+        elif entry.get("name") != name:
             table[identity] = {**entry, "name": name}
     return list(table.values()), table
 

@@ -13,6 +13,8 @@ from adet_iuq.data.annotations.polygons import clip_polygon
 Array = npt.NDArray[np.float64]
 Parts = list[list[float]]
 
+_THIN = 1.5  # pixels of mean width; a strip as thin may miss the centre of every pixel
+_SMALL = 16.0  # square pixels, of an outline four pixels wide
 _FARTHEST = 1e12  # pixels; beyond it products of coordinates overflow
 
 
@@ -24,11 +26,13 @@ class Outlines:
         area: (N,) square pixels by the shoelace formula, parts added, each without its sign.
         perimeter: (N,) of all parts.
         bounds: (N, 4) x0, y0, x1, y1 around all points.
+        doubtful: (N,) bool, whether a part is so small or thin that it may miss the centre of every pixel.
     """
 
     area: Array
     perimeter: Array
     bounds: Array
+    doubtful: npt.NDArray[np.bool_]
 
 
 def measure(segmentations: Sequence[Parts]) -> Outlines:
@@ -44,9 +48,11 @@ def measure(segmentations: Sequence[Parts]) -> Outlines:
     cross = x * y[after] - x[after] * y
     edges = np.hypot(x[after] - x, y[after] - y)
     first = np.concatenate([[0], np.cumsum([len(parts) for parts in segmentations])[:-1]])
-    area = np.add.reduceat(np.abs(np.add.reduceat(cross, starts)) / 2, first)
+    areas, lengths = np.abs(np.add.reduceat(cross, starts)) / 2, np.add.reduceat(edges, starts)
+    doubtful = np.logical_or.reduceat((areas < _SMALL) | (2 * areas < _THIN * lengths), first)
     low, high = (extreme.reduceat(points, starts[first]) for extreme in (np.minimum, np.maximum))
-    return Outlines(area, np.add.reduceat(edges, starts[first]), np.concatenate([low, high], axis=1))
+    bounds = np.concatenate([low, high], axis=1)
+    return Outlines(np.add.reduceat(areas, first), np.add.reduceat(lengths, first), bounds, doubtful)
 
 
 def cut(parts: Parts, height: int, width: int, margin: float) -> Parts:
@@ -63,6 +69,8 @@ def cut(parts: Parts, height: int, width: int, margin: float) -> Parts:
     return result
 
 
-def pixels(parts: Parts, height: int, width: int) -> int:
-    """How many pixels of an image the parts cover together, as pycocotools draws them."""
-    return int(mask_util.area(mask_util.merge(mask_util.frPyObjects(parts, height, width))))
+def drawn(parts: Parts, height: int, width: int) -> tuple[int, list[float]]:
+    """How many pixels of an image the parts cover together, as pycocotools draws them, and x0, y0, x1, y1 around these."""
+    mask = mask_util.merge(mask_util.frPyObjects(parts, height, width))
+    left, top, wide, high = mask_util.toBbox(mask).tolist()
+    return int(mask_util.area(mask)), [left, top, left + wide, top + high]

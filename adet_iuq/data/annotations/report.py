@@ -81,11 +81,11 @@ class Report:
         problem.fatal |= fatal
         problem.count += 1
         if len(problem.examples) < SHOWN:
-            problem.examples.append(_printable(example))
+            problem.examples.append(printable(example))
 
     def text(self) -> str:
         """The whole report, fatal problems first."""
-        head = _printable(
+        head = printable(
             f"{self.json_file} with images in {self.image_root}: {self.images} images, {self.annotations} annotations, "
             f"{self.usable} of them usable."
         )
@@ -104,6 +104,6 @@ class Report:
             raise UserError(f"The data set cannot be used.\n{self.text()}")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text with escapes for halves of surrogate pairs, which JSON allows, and no terminal or log file takes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -11,6 +11,7 @@ from adet_iuq.data.annotations.file_names import Folders, plain
 from adet_iuq.data.annotations.numbers import whole_positive
 from adet_iuq.data.images.opening import IMAGE_SUFFIXES
 from adet_iuq.errors import UserError
+from adet_iuq.yaml_values import load_yaml
 
 SPLITS = ("train", "val", "test")
 _IMAGES, _LABELS = "images", "labels"
@@ -96,7 +97,7 @@ def load(path: str) -> dict[str, Any] | None:
         UserError: it cannot be read as YAML.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+        content = load_yaml(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict) or "names" not in content or not any(content.get(split) for split in SPLITS):
@@ -108,6 +109,10 @@ def _class_names(path: str, given: Any) -> dict[int, str]:
     """Names by number, from a list or from numbers with names."""
     entries = list(given.items()) if isinstance(given, dict) else list(enumerate(_as_list(given)))
     numbers = [0 if str(key) == "0" else whole_positive(key) for key, _ in entries]
+    if any(isinstance(name, bool) for _, name in entries):
+        raise UserError(
+            f"{path}: YAML takes names such as yes, no, on and off for true and false; put quotes around them ('yes')."
+        )
     named = all(isinstance(name, str | int | float) and str(name).strip() for _, name in entries)
     if not entries or None in numbers or not named:
         raise UserError(
@@ -139,6 +144,8 @@ def _listed_images(path: str) -> list[str]:
         raise UserError(f"{path} must be a text file in UTF-8 that lists images, one a line: {error}.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if any("\0" in line for line in lines):
+        raise UserError(f"{path} must be a text file that lists images, one a line; it has null characters.")
     return [os.path.normpath(os.path.join(folder, line.strip())) for line in lines if line.strip()]
 
 

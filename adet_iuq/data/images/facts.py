@@ -46,7 +46,7 @@ class ImageFacts:
 def image_facts(path: str | os.PathLike[str]) -> ImageFacts:
     """Reads the header of an image file.
 
-    A PNG without EXIF entry before its pixels is decoded, for the entry may come after them.
+    A PNG is decoded, for its EXIF entry may come after its pixels.
 
     Raises:
         UserError: the file is missing, damaged or too large.
@@ -66,8 +66,8 @@ def facts_of(image: Image.Image, path: str) -> ImageFacts:
 
 def orientation_of(image: Image.Image) -> int:
     """1 to 8; once its pixels are there, how they are still to be turned: Pillow turns some formats when it decodes."""
-    if isinstance(image, PngImagePlugin.PngImageFile) and "exif" not in image.info:
-        image.load()  # here, so that damaged pixels are not taken for a damaged entry
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        image.load()  # the entry may come after the pixels, and damaged pixels are not to be taken for a damaged entry
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # a damaged EXIF entry says nothing; Pillow raises many types on it

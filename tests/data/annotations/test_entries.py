@@ -7,6 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from adet_iuq.data import check_coco_json
+from adet_iuq.data.annotations.coco_json import read_categories
 
 Content = dict[str, Any]
 
@@ -34,6 +35,15 @@ def test_image_ids_of_two_types_are_named(registered: CfgNode, content: Content)
     Path(json_file).write_text(json.dumps(content))
     problem = check_coco_json(json_file, root).problems["image ids that do not sort together"]
     assert problem.examples == ["id 8 and id 'seven'"] and not problem.fatal
+
+
+def test_names_that_no_log_can_show_are_escaped(registered: CfgNode, content: Content) -> None:
+    """JSON allows halves of surrogate pairs; TensorBoard does not."""
+    _, json_file, root = registered.DATASETS.REGISTER[0]
+    content["categories"][0]["name"] = "ap\ud800ple"
+    Path(json_file).write_text(json.dumps(content))
+    names, _ = read_categories(json_file, root)
+    assert "ap\\ud800ple" in names and all(name.encode() for name in names)
 
 
 def test_categories_that_nothing_is_learned_of_are_named(registered: CfgNode, content: Content) -> None:

@@ -183,6 +183,14 @@ BOXES = [
     ([21, 5, 8, 12], WIDE, [21, 5, 8, 12], None),  # by two pixels
     ([0, 0, 105, 84], LARGE, [0, 0, 105, 84], None),  # by a twentieth of each side
     ([0, 0, 106, 80], LARGE, [0, 0, 100, 80], "[0, 0, 106, 80], the mask's is [0.0, 0.0, 100.0, 80.0]"),
+    # A crumb that covers no pixel, and corners that lie outside the image: a box goes around what can be seen.
+    (
+        [20, 6, 60.3, 54.3],
+        [*WIDE, [80, 60, 80.2, 60, 80.2, 60.2]],
+        [20, 6, 10, 10],
+        "the mask's is [20.0, 6.0, 10.0, 10.0]",
+    ),
+    ([0, -9, 90, 29], [[0, -9, 90, 20, 90, -9]], [29, 0, 61, 20], "[0, -9, 90, 29] in 200 x 100"),
     ([5, 4, 25, 22], [*WIDE, [5, 20, 6, 20]], [20, 6, 10, 10], "the mask's is [20.0, 6.0, 10.0, 10.0]"),
 ]
 
@@ -200,7 +208,7 @@ def test_boxes_fit_their_masks(
         assert not findings
     else:
         (problem,) = findings
-        assert problem.kind == "box far from its mask" and words in problem.examples[0]
+        assert problem.kind in ("box far from its mask", "box outside the image") and words in problem.examples[0]
         assert problem.examples[0].endswith("x1, y1, x2, y2") == words.endswith("y2")
 
 

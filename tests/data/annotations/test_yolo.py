@@ -144,14 +144,25 @@ def test_lines_that_cannot_serve_are_named(folder: Path, line: str, message: str
         ({"names": None}, "'names' must be a list .* no name may be empty"),
         ({"names": ["apple", " "]}, "'names' must be a list .* no name may be empty"),
         ({"names": {0: "apple", 1: None}}, "'names' must be a list .* no name may be empty"),
+        ({"names": [True, False]}, r"YAML takes names such as yes, no.*put quotes around them"),
+        ({"train": "null.txt"}, r"/null\.txt must be a text file .* null characters"),
         ({"train": None}, "is no data.yaml of YOLO"),
     ],
 )
 def test_wrong_files(folder: Path, entries: dict[str, Any], message: str) -> None:
     (folder / "gone.txt").write_text("images/train/gone.jpg\n")
+    (folder / "null.txt").write_bytes(b"images/train/\0.jpg\n")
     (folder / "latin.txt").write_bytes("images/train/Müll.jpg\n".encode("latin-1"))
     with pytest.raises(UserError, match=message):
         converted(folder, **entries)
+
+
+@pytest.mark.parametrize("entry", ["extra: !!bool maybe", "extra: " + "[" * 3000 + "]" * 3000])
+def test_values_that_yaml_cannot_read(folder: Path, entry: str) -> None:
+    path = folder / "data.yaml"
+    path.write_text(f"train: images/train\nnames: [apple]\n{entry}\n")
+    with pytest.raises(UserError, match=r"data\.yaml cannot be read as YAML: (a value in it|its brackets)"):
+        read_data_yaml(str(path))
 
 
 def test_damaged_images_missing_labels_and_no_yaml(folder: Path) -> None:

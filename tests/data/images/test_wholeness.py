@@ -47,8 +47,15 @@ def test_only_an_unusual_end_is_decoded(tmp_path: Path, suffix: str, monkeypatch
     opener.assert_called_once()
 
 
-def test_damaged_pixels_of_a_png_are_not_taken_for_a_damaged_exif_entry(tmp_path: Path) -> None:
-    path = saved(tmp_path, "png")
+@pytest.mark.parametrize("orientation", [None, 1])
+def test_damaged_pixels_of_a_png_are_not_taken_for_a_damaged_exif_entry(
+    tmp_path: Path, orientation: int | None
+) -> None:
+    """With or without an entry before the pixels."""
+    path, exif = tmp_path / "a.png", Image.Exif()
+    if orientation is not None:
+        exif[274] = orientation
+    Image.fromarray(PIXELS).save(path, exif=exif)
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 40] = bytes(40)
