@@ -77,7 +77,9 @@ class ResNetVd(Backbone):
             raise UserError(f"MODEL.RESNETS.DEPTH is {depth}; the vd networks here are {' and '.join(map(str, _DEPTHS))}.")
         if not set(out_features) <= set(_NAMES.values()):
             raise UserError(f"MODEL.RESNETS.OUT_FEATURES is {out_features}; there are {', '.join(_NAMES.values())}.")
-        network = timm.create_model(f"resnet{depth}d", features_only=True, out_indices=(1, 2, 3, 4), pretrained=pretrained)
+        # A frozen norm that starts at zero would silence its branch for good, where no weights are loaded.
+        options = {"features_only": True, "out_indices": (1, 2, 3, 4), "zero_init_last": not frozen_norms}
+        network = timm.create_model(f"resnet{depth}d", pretrained=pretrained, **options)
         for (name, layer), deform in zip(((name, network[name]) for name in _NAMES), deformable, strict=True):
             if deform:
                 network[name] = nn.Sequential(*(DeformableBottleneck(block) for block in layer))

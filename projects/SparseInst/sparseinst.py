@@ -45,7 +45,7 @@ class SparseInst(Segmenter):
         encoder: InstanceContextEncoder,
         decoder: IAMDecoder,
         matcher: Matcher,
-        criterion: Criterion,
+        set_criterion: Criterion,
         cls_threshold: float,
         mask_threshold: float,
         detections_per_image: int,
@@ -56,17 +56,17 @@ class SparseInst(Segmenter):
         Args:
             backbone: makes the encoder's three maps.
             encoder, decoder: make the predictions.
-            matcher, criterion: of the training.
+            matcher, set_criterion: of the training.
             cls_threshold, mask_threshold: see config.py.
             detections_per_image: of more results the best are kept.
             pixel_mean, pixel_std: of the input's channels.
         """
         super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std, size_divisibility=PADDING)
         self.backbone, self.encoder, self.decoder = backbone, encoder, decoder
-        self.matcher, self.criterion = matcher, criterion
+        self.matcher, self.criterion = matcher, set_criterion
         self.cls_threshold, self.mask_threshold = cls_threshold, mask_threshold
         self.detections_per_image = detections_per_image
-        self.pixel_dim, self.mask_loss_ceiling = decoder.kernel_dim, criterion.mask_dice_weight
+        self.pixel_dim, self.mask_loss_ceiling = decoder.kernel_dim, set_criterion.mask_dice_weight
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class SparseInst(Segmenter):
             "encoder": InstanceContextEncoder({n: shapes[n].channels for n in section.ENCODER.IN_FEATURES}, channels),
             "decoder": IAMDecoder(cfg, channels),
             "matcher": Matcher(section.MATCHER.ALPHA, section.MATCHER.BETA),
-            "criterion": Criterion(**weights, reduce_normalizer=cfg.MODEL.REDUCE_NORMALIZER),
+            "set_criterion": Criterion(**weights, reduce_normalizer=cfg.MODEL.REDUCE_NORMALIZER),
             "cls_threshold": section.CLS_THRESHOLD,
             "mask_threshold": section.MASK_THRESHOLD,
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,

@@ -7,6 +7,7 @@ their pixels.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -89,7 +90,7 @@ class Matcher:
         flat = torch.cat([one.flatten() for one in scores]).nan_to_num(0.0).cpu()
         parts = flat.split([one.numel() for one in scores])
         pairs = [
-            torch.as_tensor(linear_sum_assignment(part.view(one.shape), maximize=True), dtype=torch.long)
+            torch.from_numpy(np.stack(linear_sum_assignment(part.view(one.shape).numpy(), maximize=True))).long()
             for part, one in zip(parts, scores, strict=True)
         ]
         image = torch.cat([torch.full_like(query, index) for index, (query, _) in enumerate(pairs)])
