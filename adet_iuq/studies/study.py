@@ -14,8 +14,8 @@
     keep_weights: false                # of finished runs
     quick: {seeds: [1, 2], arms: [...], datasets: [...], overrides: [KEY, VALUE, ...]}     # --quick, a part in minutes
 
-`title`, `projects`, `controls`, `overrides`, `datasets`, `metrics`, `keep_weights` and `quick` may be left out. A key that several
-levels set takes the value of the last one: overrides, then the data set's, the arm's, and those of `quick`.
+`title`, `projects`, `controls`, `overrides`, `datasets`, `metrics`, `keep_weights` and `quick` may be left out. A key
+that several levels set takes the value of the last one: overrides, then the data set's, the arm's, and those of `quick`.
 """
 
 import dataclasses
@@ -230,7 +230,9 @@ def _projects(value: Any, path: Path) -> tuple[Path, ...]:
     folders = tuple(path.parent / one for one in value)
     for folder in folders:
         if not (folder / "__init__.py").is_file():
-            raise UserError(f"projects in {path}: {folder} is no folder with an __init__.py; it is relative to the study's file.")
+            raise UserError(
+                f"projects in {path}: {folder} is no folder with an __init__.py; it is relative to the study's file."
+            )
     return folders
 
 

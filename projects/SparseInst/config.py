@@ -1,4 +1,4 @@
-"""The project's config keys: names and defaults as published (docs/parity/sparseinst.md), unless a comment says otherwise."""
+"""The project's config keys: names and defaults as published (docs/parity/sparseinst.md), unless a comment differs."""
 
 from typing import Any
 

@@ -169,4 +169,5 @@ class IAMDecoder(nn.Module):
     def forward(self, x: Tensor) -> Prediction:
         """Everything that is predicted of the encoder's map (B, in_channels, h, w)."""
         x = torch.cat([coordinates(x).expand(len(x), -1, -1, -1), x], dim=1)
-        return Prediction(*self.inst_branch(x), self.mask_branch(x))
+        class_logits, kernels, objectness = self.inst_branch(x)
+        return Prediction(class_logits, kernels, objectness, self.mask_branch(x))

@@ -24,6 +24,9 @@ class SparseInstMapper(TrainingMapper):
         resize, *flip = super().from_config(plain)["augmentations"]
         crop: list[T.Augmentation] = []
         if cfg.INPUT.CROP.ENABLED:
-            cut = [T.ResizeShortestEdge(CROP_SIZES, sample_style="choice"), T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)]
+            cut = [
+                T.ResizeShortestEdge(CROP_SIZES, sample_style="choice"),
+                T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE),
+            ]
             crop = [T.RandomApply(T.AugmentationList(cut), CROP_PROBABILITY)]
         return {**super().from_config(cfg), "augmentations": [*flip, *crop, resize]}

@@ -4,6 +4,8 @@ The networks are timm's, under the names that the published checkpoints have (`l
 torchvision's operator.
 """
 
+from typing import Any
+
 import timm
 import torch
 from detectron2.config import CfgNode
@@ -35,7 +37,7 @@ class DeformableBottleneck(nn.Module):
         self.conv2, self.bn2, self.act2 = plain.conv2, plain.bn2, plain.act2
         self.conv3, self.bn3, self.act3 = plain.conv3, plain.bn3, plain.act3
         self.downsample = plain.downsample
-        self.conv2_offset = nn.Conv2d(plain.conv2.in_channels, _OFFSETS, 3, plain.conv2.stride, padding=1)
+        self.conv2_offset = nn.Conv2d(plain.conv2.in_channels, _OFFSETS, 3, plain.conv2.stride[0], padding=1)
         nn.init.zeros_(self.conv2_offset.weight)
         nn.init.zeros_(self.conv2_offset.bias)  # type: ignore[arg-type]
 
@@ -74,12 +76,18 @@ class ResNetVd(Backbone):
         """
         super().__init__()
         if depth not in _DEPTHS:
-            raise UserError(f"MODEL.RESNETS.DEPTH is {depth}; the vd networks here are {' and '.join(map(str, _DEPTHS))}.")
+            raise UserError(
+                f"MODEL.RESNETS.DEPTH is {depth}; the vd networks here are {' and '.join(map(str, _DEPTHS))}."
+            )
         if not set(out_features) <= set(_NAMES.values()):
             raise UserError(f"MODEL.RESNETS.OUT_FEATURES is {out_features}; there are {', '.join(_NAMES.values())}.")
         # A frozen norm that starts at zero would silence its branch for good, where no weights are loaded.
-        options = {"features_only": True, "out_indices": (1, 2, 3, 4), "zero_init_last": not frozen_norms}
-        network = timm.create_model(f"resnet{depth}d", pretrained=pretrained, **options)
+        options: dict[str, Any] = {
+            "features_only": True,
+            "out_indices": (1, 2, 3, 4),
+            "zero_init_last": not frozen_norms,
+        }
+        network: Any = timm.create_model(f"resnet{depth}d", pretrained=pretrained, **options)
         for (name, layer), deform in zip(((name, network[name]) for name in _NAMES), deformable, strict=True):
             if deform:
                 network[name] = nn.Sequential(*(DeformableBottleneck(block) for block in layer))

@@ -112,8 +112,7 @@ class SparseInst(Segmenter):
                 masks = [instance_masks(one) for one in instances]
                 size = (images.tensor.shape[2] // 4, images.tensor.shape[3] // 4)
                 targets = [
-                    Targets(one.gt_classes, soft_masks(mask, size))
-                    for one, mask in zip(instances, masks, strict=True)
+                    Targets(one.gt_classes, soft_masks(mask, size)) for one, mask in zip(instances, masks, strict=True)
                 ]
                 matches = self.match(found, targets)
             with part("heads"):  # masks with a gradient: of the matched queries only

@@ -6,8 +6,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from helpers.golden import REPOSITORY
 from adet_iuq.config import import_project, load_config
+from helpers.golden import REPOSITORY
 
 PROJECT = REPOSITORY / "projects" / "SparseInst"
 SMALL = [

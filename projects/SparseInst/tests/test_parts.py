@@ -31,8 +31,8 @@ def test_a_recipe_loads_and_says_how_to_launch_it(recipe: str) -> None:
     cfg = loaded(recipe)
     text = (PROJECT / "configs" / f"{recipe}.yaml").read_text()
     line = f"--project projects/SparseInst --config-file projects/SparseInst/configs/{recipe}.yaml"
-    assert line in text and cfg.OUTPUT_DIR == f"output/SparseInst_{recipe}"
-    assert cfg.MODEL.META_ARCHITECTURE == ("SparseInstIUQ" if recipe.endswith("_iuq") else "SparseInst")
+    assert line in text and f"output/SparseInst_{recipe}" == cfg.OUTPUT_DIR
+    assert ("SparseInstIUQ" if recipe.endswith("_iuq") else "SparseInst") == cfg.MODEL.META_ARCHITECTURE
 
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name.endswith("_iuq")])
@@ -49,7 +49,8 @@ def test_the_published_base_recipe() -> None:
     assert (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY) == ("ADAMW", 5e-5, 0.05)
     assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS) == (64, 270000, (210000, 250000))
     assert (cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.GAMMA, cfg.SOLVER.CLIP_GRADIENTS.ENABLED) == (1000, 0.1, False)
-    assert cfg.INPUT.MIN_SIZE_TRAIN == tuple(range(416, 641, 32)) and cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "choice"
+    assert list(cfg.INPUT.MIN_SIZE_TRAIN) == list(range(416, 641, 32))
+    assert cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "choice"
     assert (cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (853, 640, 853)
     assert cfg.INPUT.FORMAT == "RGB" and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and cfg.INPUT.HFLIP_TRAIN
 

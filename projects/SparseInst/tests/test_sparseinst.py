@@ -163,12 +163,12 @@ def test_results_lie_at_the_wished_size_and_no_more_than_are_asked_for(base: Any
 
 def test_masks_are_cut_to_the_image_before_they_are_resized(monkeypatch: pytest.MonkeyPatch) -> None:
     masks = torch.rand(5, 16, 24, generator=torch.Generator().manual_seed(0))
-    sizes: Any = ((64, 96), (50, 81), (75, 30))
+    sizes = ((64, 96), (50, 81), (75, 30), 0.45)
     full = F.interpolate(masks[None], size=(64, 96), mode="bilinear", align_corners=False)[..., :50, :81]
     twin = F.interpolate(full, size=(75, 30), mode="bilinear", align_corners=False)[0] > 0.45
-    assert torch.equal(torch.cat(list(binary_masks(masks, *sizes, 0.45))), twin)
+    assert torch.equal(torch.cat(list(binary_masks(masks, *sizes))), twin)
     monkeypatch.setattr("projects.SparseInst.inference.CHUNK_BYTES", 2 * 4 * 64 * 96)
-    chunks = list(binary_masks(masks, *sizes, 0.45))
+    chunks = list(binary_masks(masks, *sizes))
     assert [len(chunk) for chunk in chunks] == [2, 2, 1] and torch.equal(torch.cat(chunks), twin)
 
 

@@ -15,8 +15,9 @@ from helpers.toy_segmenter import metrics, train
 from projects.SparseInst.tests.conftest import PROJECT, SMALL
 
 OPTIONS = (
-    *SMALL[:-4], "MODEL.SPARSE_INST.DECODER.NUM_CLASSES", "5", "SEED", "3", "MODEL.RESNETS.NORM", "BN", "MODEL.IUQ.INTER.START_ITER", "1", "MODEL.IUQ.INTER.RAMP_ITERS",
-    "0", "MODEL.IUQ.MEMORY.CAPACITY", "500", "DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)",
+    *SMALL[:-4], "MODEL.SPARSE_INST.DECODER.NUM_CLASSES", "5", "SEED", "3", "MODEL.RESNETS.NORM", "BN",
+    "MODEL.IUQ.INTER.START_ITER", "1", "MODEL.IUQ.INTER.RAMP_ITERS", "0", "MODEL.IUQ.MEMORY.CAPACITY", "500",
+    "DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)",
     "DATASETS.SHAPES.SIZE", "64", "DATASETS.SHAPES.NUM_TRAIN", "8", "DATASETS.SHAPES.NUM_VAL", "2",
     "INPUT.MIN_SIZE_TRAIN", "(64, 96)", "INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0",
     "SOLVER.IMS_PER_BATCH", "2", "SOLVER.IMS_PER_PROCESS", "0", "SOLVER.STEPS", "()", "SOLVER.MAX_ITER", "4",
@@ -57,7 +58,17 @@ def test_a_resumed_run_is_the_unbroken_one_and_its_weights_predict(recipe: str, 
 
     image = next((tmp_path / "cache").rglob("*.png"))
     model = ["--config-file", str(tmp_path / "run/config.yaml"), "--weights", str(tmp_path / "run/model_final.pth")]
-    tool("predict", "--project", str(PROJECT), str(image), *model, "--output", str(tmp_path / "out"), "--score-threshold", "0")
+    tool(
+        "predict",
+        "--project",
+        str(PROJECT),
+        str(image),
+        *model,
+        "--output",
+        str(tmp_path / "out"),
+        "--score-threshold",
+        "0",
+    )
     found = json.loads((tmp_path / "out/predictions.json").read_text())["annotations"]
     assert 0 < len(found) <= 20 and all(set(one["segmentation"]) == {"size", "counts"} for one in found)
 
