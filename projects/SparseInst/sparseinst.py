@@ -70,8 +70,10 @@ class SparseInst(Segmenter):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Raises:
-        UserError: a published key has a value that nothing here stands for.
+        """Arguments of the constructor.
+
+        Raises:
+            UserError: a published key has a value that nothing here stands for.
         """
         check_config(cfg)
         section = cfg.MODEL.SPARSE_INST
