@@ -130,6 +130,7 @@ def test_images_of_different_sizes_train_together(base: Any) -> None:
     assert all(one.grad is not None and one.grad.isfinite().all() for one in base.parameters())
 
 
+@pytest.mark.slow
 def test_losses_fall_when_one_batch_is_learned(base: Any) -> None:
     optimizer = torch.optim.AdamW(base.parameters(), lr=1e-3)
     totals = []
