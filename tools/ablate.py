@@ -112,12 +112,14 @@ def check_configs(study: Study) -> None:
     Raises:
         UserError: a key does not exist, or a value does not fit.
     """
-    from adet_iuq.config import load_config  # detectron2 takes seconds to import, and a report needs none of it
+    # detectron2 takes seconds to import, and a report needs none of it.
+    from adet_iuq.config import import_projects, load_config
 
+    added = import_projects([str(folder) for folder in study.projects])
     for run in study.runs():
         if run.seed == study.seeds[0]:
             try:
-                load_config(str(study.config), list(run.overrides))
+                load_config(str(study.config), list(run.overrides), added)
             except UserError as error:
                 raise UserError(f"{study.path}, run {run.name}: {error}") from error
 

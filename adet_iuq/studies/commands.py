@@ -25,7 +25,8 @@ def words(study: Study, run: Run, code: Code, folder: Path, defaults: Sequence[s
     """
     own = ["SEED", str(run.seed), "OUTPUT_DIR", str(folder)]
     config = str(code.counterpart(study.config))
-    return ["--resume", "--config-file", config, *defaults, *run.overrides, *own]
+    projects = [word for folder in study.projects for word in ("--project", str(code.counterpart(folder)))]
+    return ["--resume", *projects, "--config-file", config, *defaults, *run.overrides, *own]
 
 
 def command(study: Study, run: Run, code: Code, folder: Path, gpu: bool = False) -> list[str]:

@@ -142,9 +142,9 @@ def _extract(origin: Path, revision: str, copy: Path) -> None:
 def _digest(folder: Path) -> str:
     """Of all that a training may read of the code: sources and configs."""
     digest = hashlib.sha256()
-    for path in sorted(
-        [*folder.glob("adet_iuq/**/*.py"), *folder.glob("tools/**/*.py"), *folder.glob("configs/**/*.yaml")]
-    ):
+    sources = [path for place in ("adet_iuq", "tools", "projects") for path in folder.glob(f"{place}/**/*.py")]
+    configs = [path for place in ("configs", "projects") for path in folder.glob(f"{place}/**/*.yaml")]
+    for path in sorted([*sources, *configs]):
         digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 

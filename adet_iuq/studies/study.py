@@ -3,6 +3,7 @@
     name: table3_shapes                # of the output folder
     title: "Table 3 on shapes"
     config: Base-shapes.yaml           # of all runs, relative to the study's file
+    projects: [../..]                  # of all runs, train_net.py's --project: folders, relative to the study's file
     base: base                         # the arm that all others are compared with
     controls: [augmentation]           # further arms that all others are compared with
     seeds: [1, 2, 3]
@@ -13,8 +14,8 @@
     keep_weights: false                # of finished runs
     quick: {seeds: [1, 2], arms: [...], datasets: [...], overrides: [KEY, VALUE, ...]}     # --quick, a part in minutes
 
-`title`, `controls`, `overrides`, `datasets`, `metrics`, `keep_weights` and `quick` may be left out. A key that several
-levels set takes the value of the last one: overrides, then the data set's, the arm's, and those of `quick`.
+`title`, `projects`, `controls`, `overrides`, `datasets`, `metrics`, `keep_weights` and `quick` may be left out. A key
+that several levels set takes the value of the last one: overrides, then the data set's, the arm's, and those of `quick`.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ import yaml
 from adet_iuq.errors import UserError
 
 REQUIRED = ("name", "config", "base", "seeds", "arms")
-OPTIONAL = ("title", "controls", "overrides", "datasets", "metrics", "keep_weights", "quick")
+OPTIONAL = ("title", "projects", "controls", "overrides", "datasets", "metrics", "keep_weights", "quick")
 QUICK = ("seeds", "arms", "datasets", "overrides")
 DEFAULT_METRICS = (
     "segm/AP", "segm/AP50", "segm/APs", "segm/APm", "segm/APl", "*_mosaic/segm/AP", "*_mosaic/mosaic/leak_rate",
@@ -68,6 +69,7 @@ class Study:
     Attributes:
         path: the file.
         config: the config file of all runs.
+        projects: folders with code of all runs.
         overrides, last_overrides: of all runs, before and after those of data sets and arms.
         datasets, arms: overrides by name; a study that names no data set has one with an empty name.
         The others are the file's keys.
@@ -85,6 +87,7 @@ class Study:
     arms: Mapping[str, tuple[str, ...]]
     metrics: tuple[str, ...]
     keep_weights: bool
+    projects: tuple[Path, ...] = ()
     last_overrides: tuple[str, ...] = ()
 
     def runs(self) -> list[Run]:
@@ -134,6 +137,7 @@ def load_study(path: Path, quick: bool = False) -> Study:
         arms=_named_overrides(tree["arms"], f"arms in {path}"),
         metrics=_metrics(tree.get("metrics", DEFAULT_METRICS), f"metrics in {path}"),
         keep_weights=_truth(tree.get("keep_weights", False), f"keep_weights in {path}"),
+        projects=_projects(tree.get("projects", []), path),
     )
     if not study.config.is_file():
         raise UserError(f"config in {path}: {study.config} does not exist; the path is relative to the study's file.")
@@ -218,6 +222,18 @@ def _truth(value: Any, place: str) -> bool:
     if not isinstance(value, bool):
         raise UserError(f"{place} must be true or false, not {value!r}.")
     return value
+
+
+def _projects(value: Any, path: Path) -> tuple[Path, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise UserError(f"projects in {path} must be a list of folders, such as [../../../projects/Minimal].")
+    folders = tuple(path.parent / one for one in value)
+    for folder in folders:
+        if not (folder / "__init__.py").is_file():
+            raise UserError(
+                f"projects in {path}: {folder} is no folder with an __init__.py; it is relative to the study's file."
+            )
+    return folders
 
 
 def _metrics(value: Any, place: str) -> tuple[str, ...]:

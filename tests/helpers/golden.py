@@ -22,8 +22,11 @@ FILLED_BUFFERS = ("weight", "bias", "running_mean", "running_var")
 
 
 def golden_dir(model: str) -> Path:
-    """The folder of one segmenter's golden files: $GOLDEN_DIR/<model>, by default tests/golden/<model>."""
-    return Path(os.environ.get("GOLDEN_DIR", REPOSITORY / "tests" / "golden")) / model
+    """The folder of one segmenter's golden files: $GOLDEN_DIR/<model>, by default tests/golden/<model>, a project's too."""
+    if "GOLDEN_DIR" in os.environ:
+        return Path(os.environ["GOLDEN_DIR"]) / model
+    of_projects = REPOSITORY.glob(f"projects/*/tests/golden/{model}")
+    return next(of_projects, REPOSITORY / "tests" / "golden" / model)
 
 
 @dataclass

@@ -7,6 +7,8 @@ import yaml
 
 from adet_iuq.errors import UserError
 from adet_iuq.studies import load_study
+from adet_iuq.studies.commands import words
+from adet_iuq.studies.revision import Code
 
 WHOLE = {
     "name": "small",
@@ -81,6 +83,8 @@ def test_controls_are_arms_and_quick_drops_those_that_it_leaves_out(tmp_path: Pa
         ({"metrics": "segm/AP"}, "list of names"),
         ({"keep_weights": "no"}, "true or false"),
         ({"datasets": {}}, "datasets .* must map names"),
+        ({"projects": "one"}, "list of folders"),
+        ({"projects": ["one"]}, "one is no folder with an __init__.py"),
         ({"quick": {"epochs": 1}}, "unknown key epochs"),
         ({"quick": {"arms": ["on"]}}, "leave out the base arm"),
         ({"quick": {"arms": ["off", "up"]}}, "there is no up"),
@@ -89,6 +93,16 @@ def test_controls_are_arms_and_quick_drops_those_that_it_leaves_out(tmp_path: Pa
 def test_what_is_wrong_is_said(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_study(written(tmp_path, **changes))
+
+
+def test_projects_are_words_of_every_run(tmp_path: Path) -> None:
+    (tmp_path / "brought").mkdir()
+    (tmp_path / "brought" / "__init__.py").touch()
+    study = load_study(written(tmp_path, projects=["brought"]))
+    code = Code(tmp_path / "code", "abc", tmp_path)
+    line = words(study, study.runs()[0], code, tmp_path / "run")
+    assert line[:3] == ["--resume", "--project", str(tmp_path / "code" / "brought")]  # of the study's code
+    assert load_study(written(tmp_path)).projects == ()
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""The project's config keys: names and defaults as published (docs/parity/sparseinst.md), unless a comment differs."""
+
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from adet_iuq.errors import UserError
+
+# Published keys of which this project knows these values only: below MODEL.SPARSE_INST.
+_KNOWN: dict[str, tuple[Any, ...]] = {
+    "ENCODER.NAME": ("InstanceContextEncoder",),
+    "ENCODER.NORM": ("",),
+    "DECODER.NAME": ("BaseIAMDecoder", "GroupIAMDecoder", "GroupIAMSoftDecoder"),
+    "DECODER.SCALE_FACTOR": (2.0,),  # targets are made for masks at stride 4
+    "DECODER.OUTPUT_IAM": (False,),  # nothing reads the maps that it adds to the outputs
+    "LOSS.NAME": ("SparseInstCriterion",),
+    "LOSS.ITEMS": (["labels", "masks"],),
+    "MATCHER.NAME": ("SparseInstMatcher", "SparseInstMatcherV1"),  # two ways to the same assignment
+}
+
+
+def add_config(cfg: CfgNode) -> None:
+    """Adds `MODEL.SPARSE_INST.*` and SOLVER.AMSGRAD; `--project` calls it before any YAML file is read."""
+    # The published code's key, for its files: AdamW as it is. Its OPTIMIZER and BACKBONE_MULTIPLIER are keys here anyway.
+    cfg.SOLVER.AMSGRAD = False
+    cfg.MODEL.SPARSE_INST = section = CfgNode()
+    section.CLS_THRESHOLD = 0.005  # results score above it: root of class times objectness
+    section.MASK_THRESHOLD = 0.45  # of mask probabilities
+    section.MAX_DETECTIONS = 100  # without effect, as published; TEST.DETECTIONS_PER_IMAGE keeps the best so many
+    # Without effect here: INPUT.DATASET_MAPPER_NAME names the mapper, "SparseInstDatasetMapper" for the published one.
+    section.DATASET_MAPPER = "SparseInstDatasetMapper"
+
+    section.ENCODER = CfgNode()
+    section.ENCODER.NAME = "InstanceContextEncoder"  # the published default names none that exists
+    section.ENCODER.NORM = ""
+    section.ENCODER.IN_FEATURES = ["res3", "res4", "res5"]  # of strides 8, 16, 32
+    section.ENCODER.NUM_CHANNELS = 256
+
+    section.DECODER = CfgNode()
+    # Whether queries have one activation map each ("BaseIAMDecoder") or GROUPS of them, normalised by the sum of sigmoids
+    # ("GroupIAMDecoder") or by a softmax over the image ("GroupIAMSoftDecoder").
+    section.DECODER.NAME = "BaseIAMDecoder"
+    section.DECODER.NUM_MASKS = 100  # queries
+    section.DECODER.NUM_CLASSES = 80  # filled from the data sets, as every key of this name
+    section.DECODER.KERNEL_DIM = 128  # numbers of a query and of a pixel
+    section.DECODER.SCALE_FACTOR = 2.0  # from the map to the mask logits
+    section.DECODER.OUTPUT_IAM = False
+    section.DECODER.GROUPS = 4
+    section.DECODER.INST = CfgNode({"DIM": 256, "CONVS": 4})
+    section.DECODER.MASK = CfgNode({"DIM": 256, "CONVS": 4})
+
+    section.LOSS = CfgNode()
+    section.LOSS.NAME = "SparseInstCriterion"
+    section.LOSS.ITEMS = ["labels", "masks"]
+    section.LOSS.CLASS_WEIGHT = 2.0
+    section.LOSS.MASK_PIXEL_WEIGHT = 5.0
+    section.LOSS.MASK_DICE_WEIGHT = 2.0
+    section.LOSS.OBJECTNESS_WEIGHT = 1.0
+
+    section.MATCHER = CfgNode()
+    section.MATCHER.NAME = "SparseInstMatcher"
+    section.MATCHER.ALPHA = 0.8  # exponent of the dice score
+    section.MATCHER.BETA = 0.2  # exponent of the class probability
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Refuses published keys with values that nothing here stands for.
+
+    Raises:
+        UserError: there is such a value.
+    """
+    if cfg.SOLVER.AMSGRAD:
+        raise UserError("SOLVER.AMSGRAD True: this project's optimisers have no AMSGrad; remove the key.")
+    for name, known in _KNOWN.items():
+        group, key = name.split(".")
+        value = cfg.MODEL.SPARSE_INST[group][key]
+        if (list(value) if isinstance(value, tuple) else value) not in known:
+            wanted = " or ".join(repr(one) for one in known)
+            raise UserError(f"MODEL.SPARSE_INST.{name} is {value!r}; it can be {wanted}.")
