@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 
-from detectron2.layers import paste_masks_in_image
+import torch
 from torch import Tensor
 
-_CHUNK_BYTES = 64 * 1024**2  # of the float maps that exist at one time
+_CHUNK_BYTES = 32 * 1024**2  # of the masks that exist at one time
 
 
 def pasted_patches(patches: Tensor, boxes: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
-    """Draws patches into their boxes, bilinearly; a pixel is in from a half on.
+    """Draws patches into their boxes, bilinearly, with nothing around them; a pixel is in from a half on.
+
+    Interpolation between four cells is one between rows and one between columns: a matrix on either side of the patch.
 
     Args:
         patches: (N, m, m) bool.
@@ -19,7 +21,30 @@ def pasted_patches(patches: Tensor, boxes: Tensor, size: tuple[int, int]) -> Ite
     Yields:
         (n, height, width) bool.
     """
-    step = max(1, _CHUNK_BYTES // (4 * size[0] * size[1]))
+    step = max(1, _CHUNK_BYTES // (size[0] * size[1]))
+    cells = patches.shape[1]
+    low, high = (boxes[:, :2].floor() - 1).clamp(min=0), boxes[:, 2:].ceil() + 1
+    reaches = torch.cat([low, high.minimum(boxes.new_tensor([size[1], size[0]]))], dim=1).int().tolist()
     for start in range(0, len(patches), step):
         part = slice(start, start + step)
-        yield paste_masks_in_image(patches[part].float(), boxes[part], size, threshold=0.5)
+        masks = torch.zeros((len(patches[part]), *size), dtype=torch.bool, device=patches.device)
+        for mask, patch, box, (x0, y0, x1, y1) in zip(masks, patches[part], boxes[part], reaches[part], strict=True):
+            if x1 > x0 and y1 > y0:
+                rows = _between_cells(y0, y1, box[1::2], cells)
+                columns = _between_cells(x0, x1, box[0::2], cells)
+                mask[y0:y1, x0:x1] = rows @ patch.to(rows.dtype) @ columns.T >= 0.5
+        yield masks
+
+
+def _between_cells(start: int, stop: int, edges: Tensor, cells: int) -> Tensor:
+    """(stop - start, cells): the weight of every cell of a patch for each of these pixels, on one axis.
+
+    Args:
+        start, stop: of the pixels.
+        edges: (2,), where the patch begins and ends.
+        cells: m.
+    """
+    pixels = torch.arange(start, stop, device=edges.device) + 0.5
+    position = (pixels - edges[0]) / (edges[1] - edges[0]) * cells - 0.5
+    distance = position[:, None] - torch.arange(cells, device=edges.device)
+    return (1 - distance.abs()).clamp(min=0)

@@ -240,8 +240,9 @@ class SOLQ(Segmenter):
 def _projection(channels: int, width: int, kernel: int) -> nn.Sequential:
     """To the transformer's channels: at the map's own size (kernel 1) or at half of it (kernel 3)."""
     convolution = nn.Conv2d(channels, width, kernel, stride=(kernel + 1) // 2, padding=kernel // 2)
-    for name, parameter in convolution.named_parameters():
-        nn.init.xavier_uniform_(parameter) if name == "weight" else nn.init.zeros_(parameter)
+    assert convolution.bias is not None
+    nn.init.xavier_uniform_(convolution.weight)
+    nn.init.zeros_(convolution.bias)
     return nn.Sequential(convolution, nn.GroupNorm(32, width))
 
 
