@@ -26,10 +26,10 @@ SMALL = [
 ]  # fmt: skip
 
 
-def small_model(meta_architecture: str) -> Any:
+def small_model(meta_architecture: str, *more: str) -> Any:
     project = import_project(str(PROJECT))
     torch.manual_seed(0)
-    options = [*SMALL, "MODEL.META_ARCHITECTURE", meta_architecture]
+    options = [*SMALL, "MODEL.META_ARCHITECTURE", meta_architecture, *more]
     model = build_model(load_config(str(PROJECT / "configs" / "R18_overfit_iuq.yaml"), options, project.add_config).cfg)
     # BatchNorm that sees other images gives other features; views and originals are compared here.
     for module in model.backbone.modules():
@@ -38,9 +38,9 @@ def small_model(meta_architecture: str) -> Any:
     return model
 
 
-def with_weights_of(meta_architecture: str, model: Any) -> Any:
+def with_weights_of(meta_architecture: str, model: Any, *more: str) -> Any:
     """Another meta-architecture that holds the same weights, as far as it has them."""
-    other = small_model(meta_architecture)
+    other = small_model(meta_architecture, *more)
     missing, surplus = other.load_state_dict(model.state_dict(), strict=False)
     assert not missing and all(name.startswith("iuq.") for name in surplus)
     return other

@@ -5,11 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
 
+from adet_iuq.checkpoint.checkpointer import Checkpointer
 from adet_iuq.config import import_project, load_config
+from adet_iuq.engine.loop.optimizer import build_optimizer
+from adet_iuq.engine.meta_arch import find_segmenter
 from adet_iuq.errors import UserError
 from adet_iuq.modeling.layers import EncodedMasks
 from helpers.scenes import discs
@@ -123,3 +127,36 @@ def test_unknown_networks_are_refused() -> None:
 def test_frozen_parts_of_the_trunk(freeze_at: int, frozen: set[str]) -> None:
     network = MODULES.TorchvisionResNet(18, "BN", freeze_at)
     assert {name.split(".")[0] for name, one in network.named_parameters() if not one.requires_grad} == frozen
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "configs").glob("*_50ep*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_says_how_it_is_launched_and_names_a_model(path: Path) -> None:
+    cfg = load_config(str(path), [], MODULES.add_config).cfg
+    launch = f"# python tools/train_net.py --project projects/SOLQ --config-file projects/SOLQ/configs/{path.name}"
+    assert launch in path.read_text() and f"output/SOLQ_{path.stem}" == cfg.OUTPUT_DIR
+    kind = {"iuq": "SOLQIUQ", "pixels": "PixelSOLQ"}.get(path.stem.rsplit("_", 1)[-1], "SOLQ")
+    assert kind == cfg.MODEL.META_ARCHITECTURE and find_segmenter(cfg).__name__ == kind
+
+
+def test_three_rates_as_published() -> None:
+    cfg = load_config(str(PROJECT / "configs" / "R50_50ep.yaml"), [], MODULES.add_config).cfg
+    model = build()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = build_optimizer(cfg, model).param_groups
+    slow = ("backbone.0", "reference_points", "sampling_offsets")
+    for group in groups:
+        assert group["weight_decay"] == 1e-4
+        for parameter in group["params"]:
+            expected = 2e-5 if any(part in names[parameter] for part in slow) else 2e-4
+            assert group["lr"] == pytest.approx(expected), names[parameter]
+    assert sum(len(group["params"]) for group in groups) == len(names)
+
+
+def test_torchvisions_own_weights_start_a_training(tmp_path: Path) -> None:
+    """A classifier's file, bare and under its own names, fits below backbone.0.body."""
+    network = torchvision.models.resnet18()
+    torch.save(network.state_dict(), tmp_path / "resnet18.pth")
+    model = build()
+    Checkpointer(model).load(str(tmp_path / "resnet18.pth"))
+    loaded = model.state_dict()["backbone.0.body.layer3.1.conv2.weight"]
+    assert torch.equal(loaded, network.layer3[1].conv2.weight)

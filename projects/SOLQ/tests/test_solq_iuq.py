@@ -1,5 +1,6 @@
 """The contract of instance-unique querying on SOLQ, with the pixel heads that it needs."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,11 +8,14 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+from adet_iuq.checkpoint.checkpointer import Checkpointer
+from adet_iuq.errors import UserError
 from adet_iuq.iuq import CropFlip, Pixels, Queries, Scene, warp_features
 from adet_iuq.modeling import transform_inputs
 from adet_iuq.modeling.layers import instance_masks
 from helpers.paired_views import gradients_of
 from helpers.scenes import discs
+from projects.SOLQ.tests.conftest import with_weights_of
 
 
 def scenes() -> list[dict[str, Any]]:
@@ -48,6 +52,26 @@ def test_evaluation_is_solqs(model: Any, control: Any, base: Any) -> None:
             assert len(found) > 0 and torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
             for name in ("scores", "pred_classes", "pred_masks"):
                 assert torch.equal(found.get(name), expected.get(name)), name
+
+
+def test_solq_takes_a_checkpoint_of_it_and_starts_from_its_own(model: Any, base: Any, tmp_path: Path) -> None:
+    """The heads are left aside in evaluation; a training from SOLQ's weights begins with new ones."""
+    for one in (model, base):
+        torch.save(one.state_dict(), tmp_path / f"{type(one).__name__}.pth")
+    torch.nn.init.zeros_(base.query_embed.weight)
+    Checkpointer(base).load(str(tmp_path / "SOLQIUQ.pth"), strict=True)
+    assert torch.equal(base.query_embed.weight, model.query_embed.weight)
+    Checkpointer(model).load(str(tmp_path / "SOLQ.pth"))
+    with pytest.raises(UserError, match="iuq"):
+        Checkpointer(model).load(str(tmp_path / "SOLQ.pth"), strict=True)
+
+
+def test_without_the_two_losses_it_is_the_control(control: Any) -> None:
+    off = ["MODEL.IUQ.INTER.ENABLED", "False", "MODEL.IUQ.EQUI.ENABLED", "False"]
+    other = with_weights_of("SOLQIUQ", control, *off)
+    with EventStorage():
+        losses, expected = other(scenes()), control(scenes())
+    assert losses.keys() == expected.keys() and all(torch.equal(losses[name], expected[name]) for name in expected)
 
 
 def test_each_loss_reaches_what_it_should(model: Any) -> None:
