@@ -16,9 +16,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adet_iuq.modeling import TrainingPass
+from adet_iuq.modeling import TrainingPass, part
 from adet_iuq.modeling.layers import dice_losses, dot_product_maps, loss_count
-from adet_iuq.modeling.parts import part
 
 from .solq import SOLQ
 from .transformer import MLP

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adet_iuq.errors import UserError
-from adet_iuq.modeling import Segmenter, TrainingPass, content_size, output_size, settings_from
+from adet_iuq.modeling import Segmenter, TrainingPass, content_size, output_size, part, settings_from
 from adet_iuq.modeling.backbone import build_backbone
 from adet_iuq.modeling.layers import instance_masks
-from adet_iuq.modeling.parts import part
 
 from .boxes import centred, corners
 from .criterion import set_losses

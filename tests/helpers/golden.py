@@ -17,19 +17,16 @@ import torch
 from torch import nn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TESTS = REPOSITORY / "tests"
 # Buffers that are learned or estimated from data; every other buffer is a constant of the model.
 FILLED_BUFFERS = ("weight", "bias", "running_mean", "running_var")
 
 
-def golden_dir(model: str, tests: Path = TESTS) -> Path:
-    """The folder of one segmenter's golden files: $GOLDEN_DIR/<model>, by default <tests>/golden/<model>.
-
-    Args:
-        model: name of the segmenter.
-        tests: the folder beside whose tests they lie; a project has its own.
-    """
-    return Path(os.environ.get("GOLDEN_DIR", tests / "golden")) / model
+def golden_dir(model: str) -> Path:
+    """The folder of one segmenter's golden files: $GOLDEN_DIR/<model>, by default tests/golden/<model>, a project's too."""
+    if "GOLDEN_DIR" in os.environ:
+        return Path(os.environ["GOLDEN_DIR"]) / model
+    of_projects = REPOSITORY.glob(f"projects/*/tests/golden/{model}")
+    return next(of_projects, REPOSITORY / "tests" / "golden" / model)
 
 
 @dataclass
@@ -41,9 +38,9 @@ class Golden:
     meta: dict[str, Any]
 
 
-def load_golden(model: str, name: str, tests: Path = TESTS) -> Golden:
-    """Reads `golden_<name>.npz` of `golden_dir`."""
-    data = np.load(golden_dir(model, tests) / f"golden_{name}.npz", allow_pickle=False)
+def load_golden(model: str, name: str) -> Golden:
+    """Reads `golden_<name>.npz`."""
+    data = np.load(golden_dir(model) / f"golden_{name}.npz", allow_pickle=False)
     inputs: list[dict[str, np.ndarray]] = []
     keys = ("image", "gt_boxes", "gt_classes", "gt_masks")
     while any(f"{key}_{len(inputs)}" in data for key in keys):

@@ -70,7 +70,7 @@ def batch(golden: Golden) -> list[dict[str, Any]]:
 @functools.cache
 def case(name: str) -> tuple[Golden, Outputs]:
     """A golden and what this project computes from its inputs, under the golden's names."""
-    golden = load_golden("solq", name, TESTS)
+    golden = load_golden("solq", name)
     compute = {"heads": heads, "full": full, "losses": losses, "criterion": criterion}[name]
     outputs = compute(golden_model(golden), golden)
     return golden, {key: np.asarray(one.detach() if isinstance(one, Tensor) else one) for key, one in outputs.items()}
@@ -297,7 +297,7 @@ def test_golden_can_fail(name: str) -> None:
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_have_the_published_names_and_shapes(name: str) -> None:
-    published = json.loads((golden_dir("solq", TESTS) / f"params_{name}.json").read_text())
+    published = json.loads((golden_dir("solq") / f"params_{name}.json").read_text())
     model = build(PARAMETERS[name])
     state, parameters = model.state_dict(keep_vars=True), dict(model.named_parameters(remove_duplicate=False))
     buffers = {key for key, entry in published["state_dict"].items() if entry.get("buffer", False)}

@@ -7,13 +7,12 @@ import pytest
 import torch
 import torchvision
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import build_model
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.structures import ImageList
 
-from adet_iuq.checkpoint.checkpointer import Checkpointer
+from adet_iuq.checkpoint import Checkpointer
 from adet_iuq.config import import_project, load_config
-from adet_iuq.engine.loop.optimizer import build_optimizer
-from adet_iuq.engine.meta_arch import find_segmenter
+from adet_iuq.engine import Trainer
 from adet_iuq.errors import UserError
 from adet_iuq.modeling.layers import EncodedMasks
 from helpers.scenes import discs
@@ -135,14 +134,14 @@ def test_every_recipe_says_how_it_is_launched_and_names_a_model(path: Path) -> N
     launch = f"# python tools/train_net.py --project projects/SOLQ --config-file projects/SOLQ/configs/{path.name}"
     assert launch in path.read_text() and f"output/SOLQ_{path.stem}" == cfg.OUTPUT_DIR
     kind = {"iuq": "SOLQIUQ", "pixels": "PixelSOLQ"}.get(path.stem.rsplit("_", 1)[-1], "SOLQ")
-    assert kind == cfg.MODEL.META_ARCHITECTURE and find_segmenter(cfg).__name__ == kind
+    assert kind == cfg.MODEL.META_ARCHITECTURE and kind in META_ARCH_REGISTRY
 
 
 def test_three_rates_as_published() -> None:
     cfg = load_config(str(PROJECT / "configs" / "R50_50ep.yaml"), [], MODULES.add_config).cfg
     model = build()
     names = {parameter: name for name, parameter in model.named_parameters()}
-    groups = build_optimizer(cfg, model).param_groups
+    groups = Trainer.build_optimizer(cfg, model).param_groups
     slow = ("backbone.0", "reference_points", "sampling_offsets")
     for group in groups:
         assert group["weight_decay"] == 1e-4

@@ -8,7 +8,7 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from adet_iuq.checkpoint.checkpointer import Checkpointer
+from adet_iuq.checkpoint import Checkpointer
 from adet_iuq.errors import UserError
 from adet_iuq.iuq import CropFlip, Pixels, Queries, Scene, warp_features
 from adet_iuq.modeling import transform_inputs
