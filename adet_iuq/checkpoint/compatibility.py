@@ -25,8 +25,9 @@ CLASSIFIER = frozenset(
     {"fc", "fc1000", "head", "classifier", "linear", "norm", "pre_logits", "pred", "conv_head", "bn2", "norm_head"}
 )
 _BACKBONE = "backbone."
+_TRUNK_PLACES = ("bottom_up.", "0.body.")  # below it: under detectron2's pyramids, and in models of DETR's family
 # Swin's output norms, which no classifier has.
-_OUTPUT_NORM = re.compile(r"backbone\.(bottom_up\.)?norm\d\.")
+_OUTPUT_NORM = re.compile(r"backbone\.(bottom_up\.|0\.body\.)?norm\d\.")
 # A trunk that misses, or leaves over, a greater share than this is one of another kind or depth.
 _TRUNK_TOLERANCE = 0.2
 
@@ -122,9 +123,10 @@ def training_problem(comparison: Comparison) -> str | None:
 
 
 def trunk_prefix(names: Iterable[str]) -> str:
-    """What the names of a model's bottom-up network start with: it stands alone or under a pyramid."""
-    under = _BACKBONE + "bottom_up."
-    return under if any(name.startswith(under) for name in names) else _BACKBONE
+    """What the names of a model's bottom-up network start with: it stands alone, under a pyramid, or where DETR has it."""
+    names = list(names)
+    deeper = (_BACKBONE + place for place in _TRUNK_PLACES)
+    return next((prefix for prefix in deeper if any(name.startswith(prefix) for name in names)), _BACKBONE)
 
 
 def _trunk_problem(comparison: Comparison, trunk: str, trunk_parts: set[str]) -> str | None:

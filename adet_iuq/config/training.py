@@ -48,6 +48,8 @@ def add_training_config(cfg: CfgNode) -> None:
     # "value" and "norm" of each parameter.
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW"
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # times BASE_LR, in the backbone
+    # More such factors: a list of [part of a module's name, factor], for example [["sampling_offsets", 0.1]].
+    cfg.SOLVER.LR_MULTIPLIERS = []
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # of nn.Embedding
     # Polynomial schedule (paper section 4.1), LR_SCHEDULER_NAME "WarmupPolyLR":
     # lr(t) = (base - ending) * (1 - t / MAX_ITER) ** power + ending. Key names of detectron2's DeepLab project.

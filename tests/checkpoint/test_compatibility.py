@@ -82,14 +82,14 @@ def test_new_parts_of_the_same_architecture_start_a_training() -> None:
     assert training is None and evaluation is not None
 
 
-@pytest.mark.parametrize("prefix", ["backbone.", "backbone.bottom_up."])
+@pytest.mark.parametrize("prefix", ["backbone.", "backbone.bottom_up.", "backbone.0.body."])
 @pytest.mark.parametrize(("there", "here"), [(2, 4), (4, 2)])
 def test_a_backbone_of_another_depth_is_refused(there: int, here: int, prefix: str) -> None:
     assert problems(backbone(there, prefix) | heads(), backbone(here, prefix) | heads())[0] is not None
     assert problems(backbone(there, prefix), backbone(here, prefix) | heads())[0] is not None
 
 
-@pytest.mark.parametrize("prefix", ["backbone.", "backbone.bottom_up."])
+@pytest.mark.parametrize("prefix", ["backbone.", "backbone.bottom_up.", "backbone.0.body."])
 def test_swin_classifiers_lack_the_output_norms(prefix: str) -> None:
     norms = {f"{prefix}norm{level}.{kind}": (8,) for level in range(4) for kind in ("weight", "bias")}
     assert problems(backbone(2, prefix), backbone(2, prefix) | norms | heads())[0] is None

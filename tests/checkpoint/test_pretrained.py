@@ -124,7 +124,7 @@ def test_a_backbone_that_is_not_timms_is_refused() -> None:
         check_pretrained(lite_cfg(), ["backbone.bottom_up.stem.conv1.weight"])
 
 
-@pytest.mark.parametrize("prefix", ["backbone.", "backbone.bottom_up."])
+@pytest.mark.parametrize("prefix", ["backbone.", "backbone.bottom_up.", "backbone.0.body."])
 def test_what_fits_is_let_through(prefix: str) -> None:
     names = [prefix + "model.conv_stem.weight"]
     check_pretrained(lite_cfg(), names)

@@ -52,7 +52,7 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
 
     detectron2's rules (WEIGHT_DECAY_NORM for norm layers, BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS for biases) and
     Mask2Former's: BACKBONE_MULTIPLIER times the rate in modules with "backbone" in their name, WEIGHT_DECAY_EMBED for
-    embeddings, no decay for Swin's tables of positions.
+    embeddings, no decay for Swin's tables of positions. LR_MULTIPLIERS does the same for other parts of names.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
@@ -80,6 +80,8 @@ def _rate_and_decay(cfg: CfgNode, module_name: str, module: nn.Module, name: str
         decay = decay if solver.WEIGHT_DECAY_BIAS is None else solver.WEIGHT_DECAY_BIAS
     if "backbone" in module_name:
         lr *= solver.BACKBONE_MULTIPLIER
+    for part, factor in solver.LR_MULTIPLIERS:
+        lr *= factor if part in module_name else 1.0
     return lr, decay
 
 

@@ -222,14 +222,23 @@ class MSDeformAttn(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
-    def forward(self, query: Tensor, reference: Tensor, value: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    def forward(
+        self,
+        query: Tensor,
+        reference: Tensor,
+        value: Tensor,
+        sizes: Sequence[tuple[int, int]],
+        padding: Tensor | None = None,
+    ) -> Tensor:
         """The attended values.
 
         Args:
             query: (B, Q, C).
-            reference: (B or 1, Q, L or 1, 2) x, y as shares of the map, from where the offsets count.
+            reference: (B or 1, Q, L or 1, 2) x, y as shares of the map, from where the offsets count, in cells; or
+                (B or 1, Q, L or 1, 4) boxes x, y, w, h: the offsets count from the centre, and P of them reach the edge.
             value: (B, S, C).
             sizes: (h, w) of the L maps.
+            padding: (B, S) bool, cells whose projected value is zero; None: none.
 
         Returns:
             (B, Q, C), at least float32, also under autocast: cells of a large map do not survive float16.
@@ -237,10 +246,20 @@ class MSDeformAttn(nn.Module):
         with torch.autocast(query.device.type, enabled=False):
             query, value = query.to(self.value_proj.weight.dtype), value.to(self.value_proj.weight.dtype)
             shape = (*query.shape[:2], self.heads, self.levels, self.points)
-            extent = query.new_tensor([(w, h) for h, w in sizes])
-            offsets = self.sampling_offsets(query).view(*shape, 2) / extent[:, None]
             weights = self.attention_weights(query).view(*shape[:3], -1).softmax(-1).view(shape)
-            values = self.value_proj(value).unflatten(-1, (self.heads, -1))
-            locations = reference[:, :, None, :, None] + offsets
-            attended: Tensor = self.output_proj(deformable_attention(values, sizes, locations, weights))
-        return attended
+            values = self.value_proj(value)
+            if padding is not None:
+                values = values.masked_fill(padding[..., None], 0.0)
+            locations = reference[:, :, None, :, None, :2] + self._offsets(query, reference, sizes)
+            attended = deformable_attention(values.unflatten(-1, (self.heads, -1)), sizes, locations, weights)
+            projected: Tensor = self.output_proj(attended)
+        return projected
+
+    def _offsets(self, query: Tensor, reference: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """(B, Q, M, L, P, 2) as shares of the map; for the arguments see `forward`."""
+        offsets = self.sampling_offsets(query).view(*query.shape[:2], self.heads, self.levels, self.points, 2)
+        if reference.shape[-1] == 4:
+            scaled: Tensor = offsets / self.points * reference[:, :, None, :, None, 2:] / 2
+            return scaled
+        scaled = offsets / query.new_tensor([(w, h) for h, w in sizes])[:, None]
+        return scaled

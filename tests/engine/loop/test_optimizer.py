@@ -68,6 +68,21 @@ def test_decay_of_embeddings_and_norms_can_be_set() -> None:
     assert found["head.2.weight"][1] == 0.25 and found["head.1.weight"][1] == 0.5
 
 
+def test_any_part_of_a_name_may_slow_a_module_down() -> None:
+    cfg, model = config(), Toy()
+    before = rates(build_optimizer(cfg, model), model)
+    cfg.SOLVER.LR_MULTIPLIERS = [["head.1", 0.5], ["head", 0.25], ["nowhere", 0.0]]
+    found = rates(build_optimizer(cfg, model), model)
+    factors = {
+        "head.0.weight": 0.25,
+        "head.0.bias": 0.25,
+        "head.1.weight": 0.125,
+        "head.1.bias": 0.125,
+        "head.2.weight": 0.25,
+    }
+    assert found == {name: (lr * factors.get(name, 1.0), decay) for name, (lr, decay) in before.items()}
+
+
 @pytest.mark.parametrize("opts", [(), ("SOLVER.BIAS_LR_FACTOR", "2.0", "SOLVER.WEIGHT_DECAY_BIAS", "0.0")])
 def test_condinst_gets_detectron2s_optimizer(opts: tuple[str, ...]) -> None:
     cfg, model = small_cfg("CondInst/R50_1x.yaml", *opts), small_model("CondInst/R50_1x.yaml", *opts)

@@ -110,6 +110,32 @@ def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
         assert torch.equal(layer(tokens, reference, tokens, SIZES), expected)
 
 
+def test_padded_cells_say_nothing() -> None:
+    torch.manual_seed(0)
+    layer = MSDeformAttn(32, len(SIZES), heads=4, points=4)
+    torch.nn.init.ones_(layer.value_proj.bias)
+    tokens = torch.randn(2, sum(h * w for h, w in SIZES), 32)
+    reference, padding = torch.rand(1, tokens.shape[1], 1, 2), torch.rand(tokens.shape[:2]) < 0.5
+    expected = layer(tokens, reference, tokens, SIZES, padding)
+    noise = torch.where(padding[..., None], 100.0, tokens)
+    assert torch.equal(layer(tokens, reference, noise, SIZES, padding), expected)
+    everywhere = layer(tokens, reference, tokens, SIZES, torch.ones_like(padding))
+    torch.testing.assert_close(everywhere, layer.output_proj.bias.expand_as(everywhere))
+    assert not torch.allclose(layer(tokens, reference, tokens, SIZES), expected)
+
+
+def test_points_of_a_box_reach_its_edges() -> None:
+    """In a box the offsets 1 to P cells become shares of half its size: on a map of one box, P cells are the edge."""
+    torch.manual_seed(0)
+    layer, size = MSDeformAttn(8, levels=1, heads=2, points=4), (8, 8)
+    tokens, query = torch.randn(1, 64, 8), torch.randn(1, 1, 8)
+    point = layer(query, torch.tensor([[[[0.5, 0.25]]]]), tokens, [size])
+    box = layer(query, torch.tensor([[[[0.5, 0.25, 1.0, 1.0]]]]), tokens, [size])  # a point's 4 cells of 8: half of it
+    torch.testing.assert_close(box, point)
+    flat = layer(query, torch.tensor([[[[0.5, 0.25, 1e-9, 1e-9]]]]), tokens, [size])
+    assert not torch.allclose(flat, point)
+
+
 def test_initial_points_lie_in_rings_of_all_directions() -> None:
     offsets = MSDeformAttn(32, levels=3, heads=8, points=4).sampling_offsets.bias.view(8, 3, 4, 2)
     torch.testing.assert_close(offsets[0, :, 1], torch.tensor([[2.0, 0.0]]).expand(3, -1))
