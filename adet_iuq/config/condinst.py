@@ -39,6 +39,15 @@ def add_fcos_config(cfg: CfgNode) -> None:
     fcos.THRESH_WITH_CTR = False  # multiply by centerness before the threshold
 
 
+def add_bifpn_config(cfg: CfgNode) -> None:
+    """Adds `MODEL.BiFPN.*` (EfficientDet, arXiv 1911.09070), for `build_fcos_resnet_bifpn_backbone`."""
+    cfg.MODEL.BiFPN = CfgNode()
+    cfg.MODEL.BiFPN.IN_FEATURES = ["res3", "res4", "res5"]  # the two levels above are made of the last
+    cfg.MODEL.BiFPN.OUT_CHANNELS = 160
+    cfg.MODEL.BiFPN.NUM_REPEATS = 6
+    cfg.MODEL.BiFPN.NORM = ""  # "SyncBN" in the published recipes
+
+
 def add_condinst_config(cfg: CfgNode) -> None:
     """Adds `MODEL.CONDINST.*` (CondInst, arXiv 2003.05664)."""
     cfg.MODEL.CONDINST = CfgNode()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
-from adet_iuq.config.condinst import add_condinst_config, add_fcos_config
+from adet_iuq.config.condinst import add_bifpn_config, add_condinst_config, add_fcos_config
 from adet_iuq.config.grid import add_solov2_config, add_sotr_config
 from adet_iuq.config.iuq import add_iuq_config
 from adet_iuq.config.mask2former import add_mask2former_config
@@ -46,6 +46,7 @@ def get_cfg(add_config: AddConfig | Sequence[AddConfig] = ()) -> CfgNode:
     add_timm_config(cfg)
     add_swin_config(cfg)
     add_fcos_config(cfg)
+    add_bifpn_config(cfg)
     add_condinst_config(cfg)
     add_solov2_config(cfg)
     add_sotr_config(cfg)

@@ -35,7 +35,7 @@ def _may_mean(key: str, name: str, parts: Set[str]) -> bool:
 
     `parts` are those that exist, in capitals.
 
-    MODEL.BiFPN is no misspelt MODEL.FPN: a setting of one network says nothing of another. A part is the same if it has
+    MODEL.PAFPN is no misspelt MODEL.FPN: a setting of one network says nothing of another. A part is the same if it has
     the same letters, in capitals or not, in whatever order; and, if there is no such part (MODEL.RPN is no misspelt
     MODEL.FPN either), if one letter is another, too much or missing.
     """

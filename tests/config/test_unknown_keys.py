@@ -13,7 +13,7 @@ def message(key: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "key", ["MODEL.BiFPN.NORM", "MODEL.BiFPN.OUT_CHANNELS", "BiFPN.NORM", "MODEL.SOLO.NUM_GRIDS", "MODEL.RPN.NORM"]
+    "key", ["MODEL.PAFPN.NORM", "MODEL.PAFPN.OUT_CHANNELS", "PAFPN.NORM", "MODEL.SOLO.NUM_GRIDS", "MODEL.RPN.NORM"]
 )
 def test_the_key_of_another_network_is_never_proposed(key: str) -> None:
     assert "Did you mean" not in message(key)
