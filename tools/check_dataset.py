@@ -6,7 +6,7 @@
     python tools/check_dataset.py --config-file configs/CondInst/R50_1x.yaml [KEY VALUE ...]
 
 Exit code 0: nothing fatal; 1: something fatal, or a file that is not there.
-Images are judged by their headers and their last bytes; only those that end unlike a JPEG or PNG are decoded.
+Images are judged by their headers and their last bytes; PNGs, and files that end unlike a whole JPEG, are decoded.
 """
 
 import argparse

@@ -1,9 +1,8 @@
 """Values of detectron2's keys that would end a run with a traceback, refused when the config is read."""
 
-from typing import Any
-
 from detectron2.config import CfgNode
 
+from adet_iuq.config.yaml_files import leaves
 from adet_iuq.errors import UserError
 
 _LEAST = {"SOLVER.MAX_ITER": 1, "DATALOADER.NUM_WORKERS": 0}
@@ -21,20 +20,14 @@ def check_values(cfg: CfgNode) -> None:
     Raises:
         UserError: one does not fit.
     """
+    values = dict(leaves(cfg))
     for key, least in _LEAST.items():
-        value = _value(cfg, key)
-        if value < least:
-            raise UserError(f"{key} is {value}; it must be {least} or more.")
+        if values[key] < least:
+            raise UserError(f"{key} is {values[key]}; it must be {least} or more.")
     for key, wanted in _ENTRIES.items():
-        value = _value(cfg, key)
+        value = values[key]
         entries = value if isinstance(value, tuple | list) else [value]
         wrong = [entry for entry in entries if not isinstance(entry, wanted) or isinstance(entry, bool)]
         if wrong:
             what = "words in quotes" if wanted is str else "whole numbers"
             raise UserError(f"{key} is {value!r}; its entries must be {what}, and {wrong[0]!r} is none.")
-
-
-def _value(cfg: CfgNode, key: str) -> Any:
-    for name in key.split("."):
-        cfg = cfg[name]
-    return cfg

@@ -55,6 +55,7 @@ class _Files(CfgNode):
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+        """As fvcore's, which calls it for each `_BASE_` in turn; a circle of them is a UserError."""
         path = os.path.abspath(filename)
         if path in cls._chain:
             raise UserError(f"Config file {filename} has a _BASE_ file whose own _BASE_ leads back to it.")

@@ -71,13 +71,10 @@ MASK2FORMER = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe,options",
-    [
-        ("SOLOv2/R50_1x_iuq", SOLOV2),
-        pytest.param("SOTR/R50_iuq", SOTR, marks=pytest.mark.slow),
-        ("Mask2Former/R50_50ep_iuq", MASK2FORMER),
-    ],
+    [("SOLOv2/R50_1x_iuq", SOLOV2), ("SOTR/R50_iuq", SOTR), ("Mask2Former/R50_50ep_iuq", MASK2FORMER)],
     ids=["solov2", "sotr", "mask2former"],
 )
 def test_tables_of_other_segmenters(recipe: str, options: list[str]) -> None:

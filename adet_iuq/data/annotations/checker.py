@@ -60,11 +60,7 @@ def check_coco_json(
     report = copy.deepcopy(digest.report)  # it is shared
     opened = image_sizes and len(digest.images) <= most_images
     if image_sizes and not opened:
-        logger.info(
-            "%s has %d images: they are not opened before the training. Those that do not fit their entries are refused "
-            "when their turn comes; python tools/check_dataset.py --json %s --image-root %s looks at all of them.",
-            *(json_file, len(digest.images), json_file, image_root),
-        )
+        _tell_unopened(len(digest.images), json_file, image_root)
     check_image_files(
         Records(digest, kept.texts, image_root), digest.images, report, opened, deep_images, skip_unreadable
     )
@@ -80,6 +76,14 @@ def check_coco_json(
         advice = "Nothing can be learned from this file: every annotation is a crowd or unusable, or there is none."
         report.add("no valid instance left", json_file, advice, fatal=True)
     return report
+
+
+def _tell_unopened(images: int, json_file: str, image_root: str) -> None:
+    logger.info(
+        "%s has %d images: they are not opened before the training. Those that do not fit their entries are refused "
+        "when their turn comes; python tools/check_dataset.py --json %s --image-root %s looks at all of them.",
+        *(json_file, images, json_file, image_root),
+    )
 
 
 def _report_crowded_images(digest: Digest, counted: int, report: Report) -> None:

@@ -161,7 +161,7 @@ def _measure_polygons(drafts: list[Draft], indices: Indices, measures: _Measures
     measures.area[indices], measures.slack[indices], measures.bounds[indices] = found.area, slack, found.bounds
     for index in indices[outside > np.maximum(_FAR * size.max(axis=1), _NEAR)]:
         _cut(drafts[index], int(index), measures, report)
-    visible = np.zeros_like(measures.bounds)
+    visible = measures.bounds.copy()
     for index in indices[doubtful]:
         draft = drafts[index]
         area, bounds = 0, [0.0] * 4
@@ -171,9 +171,7 @@ def _measure_polygons(drafts: list[Draft], indices: Indices, measures: _Measures
     # Tips of thin outlines cover no pixel either: COCO's boxes go around them, and so they are compared with outlines.
     astray = _iou(visible, measures.bounds) < _MOSTLY_SEEN
     astray[indices] |= outside > OUTSIDE
-    drawn_ones = indices[doubtful]
-    own = drawn_ones[astray[drawn_ones]]
-    measures.bounds[own] = visible[own]
+    measures.bounds = np.where(astray[:, None], visible, measures.bounds)
 
 
 def _cut(draft: Draft, index: int, measures: _Measures, report: Report) -> None:

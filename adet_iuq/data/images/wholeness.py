@@ -12,7 +12,8 @@ _LAST_BYTES = (b"\xff\xd9", b"IEND\xaeB\x60\x82")  # of a JPEG and of a PNG
 def check_whole(path: str | os.PathLike[str]) -> None:
     """Refuses an image file whose pixels are cut off.
 
-    A JPEG or PNG whose last bytes are those of its format is taken for whole; any other file is decoded.
+    A JPEG or PNG whose last bytes are those of its format is taken for whole (`image_facts` decodes PNGs in any case); any
+    other file is decoded.
 
     Raises:
         UserError: the file is missing, damaged or too large.

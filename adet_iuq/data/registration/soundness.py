@@ -46,9 +46,8 @@ def ensure_datasets_sound(cfg: CfgNode, *, eval_only: bool = False) -> None:
             rule = check_rule(cfg.INPUT.DEEP_IMAGES)
             trained = () if eval_only else cfg.DATASETS.TRAIN
             for name in dict.fromkeys([*trained, *cfg.DATASETS.TEST]):
-                skip = (
-                    cfg.GUARD.SKIP_CORRUPT_IMAGES > 0 and name not in cfg.DATASETS.TEST
-                )  # an evaluation replaces none
+                # An evaluation replaces none.
+                skip = cfg.GUARD.SKIP_CORRUPT_IMAGES > 0 and name not in cfg.DATASETS.TEST
                 check_registered(name, training=name in trained, deep_images=rule, skip_unreadable=skip)
         except UserError as error:
             verdict = str(error)
