@@ -162,7 +162,10 @@ def test_the_mask_loss_is_the_intra_image_term_without_its_weight() -> None:
 def test_fits_are_scaled_products_and_a_bias(model: Any) -> None:
     states, memory = torch.randn(3, 32), torch.randn(1, 32, 2, 5)
     queries, pixels = model.iuq.queries(states), model.iuq.pixel(memory)
-    fits = model.retrieve(Queries(queries, torch.zeros(3), torch.zeros(3)), Pixels(pixels[0].flatten(1).T, *[None] * 2))
+    fits = model.retrieve(
+        Queries(queries, torch.zeros(3), torch.zeros(3)),
+        Pixels(pixels[0].flatten(1).T, torch.zeros(10, 2), torch.zeros(10)),
+    )
     twin = model.iuq.query(states) @ pixels[0].flatten(1) / 4 + model.iuq.bias  # the root of 16 numbers
     torch.testing.assert_close(fits, twin)
     assert model.iuq.bias.sigmoid().item() == pytest.approx(0.01)
