@@ -140,9 +140,10 @@ class Decoder(nn.Module):
         for layer, head in zip(self.layers, self.bbox_embed, strict=True):
             scaled = reference[:, :, None] * ratios.repeat(1, 1, 1, reference.shape[-1] // 2)
             queries = layer(queries, positions, scaled, memory, geometry.sizes, padding)
-            # A point has no size yet: (w, h) of the first boxes are the head's alone.
-            before = F.pad(logit(reference), (0, 4 - reference.shape[-1]))
-            boxes.append((head(queries) + before).sigmoid())
+            with torch.autocast(queries.device.type, enabled=False):  # half precision would round boxes to whole pixels
+                # A point has no size yet: (w, h) of the first boxes are the head's alone.
+                before = F.pad(logit(reference), (0, 4 - reference.shape[-1]))
+                boxes.append((head(queries.float()) + before).sigmoid())
             states.append(queries)
             reference = boxes[-1].detach()
         return states, boxes
@@ -185,6 +186,7 @@ class Transformer(nn.Module):
     def decode(self, memory: Tensor, query_embed: Tensor, geometry: MapGeometry) -> tuple[list[Tensor], list[Tensor]]:
         """What `Decoder.forward` gives, for learned queries (N, 2 C): first their position, then their content."""
         positions, queries = (part.expand(len(memory), -1, -1) for part in query_embed.chunk(2, dim=1))
-        points = self.reference_points(positions).sigmoid()
+        with torch.autocast(positions.device.type, enabled=False):
+            points = self.reference_points(positions).sigmoid()
         states: tuple[list[Tensor], list[Tensor]] = self.decoder(queries, positions, points, memory, geometry)
         return states

@@ -72,7 +72,7 @@ class ResNetVd(Backbone):
             pretrained: load timm's own weights (downloads them).
 
         Raises:
-            UserError: another depth; an output that is none.
+            UserError: another depth; an output that is none; weights that cannot be downloaded.
         """
         super().__init__()
         if depth not in _DEPTHS:
@@ -87,7 +87,13 @@ class ResNetVd(Backbone):
             "out_indices": (1, 2, 3, 4),
             "zero_init_last": not frozen_norms,
         }
-        network: Any = timm.create_model(f"resnet{depth}d", pretrained=pretrained, **options)
+        try:
+            network: Any = timm.create_model(f"resnet{depth}d", pretrained=pretrained, **options)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"timm cannot download its weights of resnet{depth}d ({error}). Set MODEL.TIMM.PRETRAINED False, and "
+                "MODEL.WEIGHTS to a file with the network's or the whole model's weights."
+            ) from error
         for (name, layer), deform in zip(((name, network[name]) for name in _NAMES), deformable, strict=True):
             if deform:
                 network[name] = nn.Sequential(*(DeformableBottleneck(block) for block in layer))

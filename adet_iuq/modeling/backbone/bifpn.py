@@ -41,7 +41,8 @@ class ExtraLevels(Backbone):
         self.backbone = backbone
         self.in_features = list(in_features)
         last = backbone.output_shape()[self.in_features[-1]]
-        self.res6 = nn.ModuleDict({"reduction": _projection(last.channels, out_channels, norm)})
+        reduction = Conv2d(last.channels, out_channels, 1, bias=norm == "", norm=_norm(norm, out_channels))
+        self.res6 = nn.ModuleDict({"reduction": reduction})
         self._shapes = {name: backbone.output_shape()[name] for name in self.in_features}
         for number, name in enumerate(("res6", "res7"), start=1):
             self._shapes[name] = ShapeSpec(channels=out_channels, stride=(last.stride or 1) * 2**number)
@@ -70,7 +71,9 @@ class BiFPNLayer(nn.Module):
             for one in inputs:
                 if channels[one] != out_channels:
                     lateral = f"lateral_{one}_f{level}"  # shared by the nodes of a level that read the same map
-                    self.add_module(lateral, _projection(channels[one], out_channels, norm))
+                    # As published, with a bias before the norm too.
+                    conv = Conv2d(channels[one], out_channels, 1, norm=_norm(norm, out_channels))
+                    self.add_module(lateral, conv)
                     self._laterals.add(lateral)
             name = _name(level, inputs)
             self.register_parameter(f"weights_{name}", nn.Parameter(torch.ones(len(inputs))))
@@ -152,10 +155,6 @@ def _norm(name: str, channels: int) -> nn.Module | None:
     # torch's own synchronised norm needs GPUs; detectron2's has the same parameters and takes any device.
     norm: nn.Module | None = NaiveSyncBatchNorm(channels) if name == "SyncBN" else get_norm(name, channels)
     return norm
-
-
-def _projection(in_channels: int, out_channels: int, norm: str) -> nn.Module:
-    return Conv2d(in_channels, out_channels, 1, bias=norm == "", norm=_norm(norm, out_channels))
 
 
 def _half(x: Tensor) -> Tensor:

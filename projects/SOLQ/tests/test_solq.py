@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import ablate
 import pytest
 import torch
 import torchvision
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.structures import ImageList
@@ -88,6 +90,21 @@ def test_cells_of_all_maps_have_their_place_in_the_image(base: Any) -> None:
     torch.testing.assert_close(geometry.valid_ratios()[0, 0], torch.tensor([1.0, 8 / 12]))
 
 
+def test_boxes_keep_their_precision_under_autocast(base: Any) -> None:
+    """Boxes are what the heads make of the states, computed in float32, from points that are not rounded either."""
+    torch.nn.init.normal_(base.bbox_embed[0].layers[-1].weight)
+    images = base.preprocess(scenes := [discs(64, 96, 3, seed=1)])
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        decoded = base.decode(images)
+        losses = base(scenes)
+    positions = base.query_embed.weight.chunk(2, dim=1)[0]
+    points = MODULES.boxes.logit(base.transformer.reference_points(positions).sigmoid())
+    expected = base.bbox_embed[0](decoded.states[0].float())
+    expected[..., :2] += points
+    torch.testing.assert_close(decoded.boxes[0], expected.sigmoid(), rtol=1e-6, atol=1e-6)
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+
+
 def test_category_ids_number_the_logits(base: Any) -> None:
     """Published weights have a logit for each id; targets and results count classes."""
     MetadataCatalog.get("solq_ids").thing_dataset_id_to_contiguous_id = {7: 1, 2: 0, 5: 2}
@@ -135,6 +152,23 @@ def test_every_recipe_says_how_it_is_launched_and_names_a_model(path: Path) -> N
     assert launch in path.read_text() and f"output/SOLQ_{path.stem}" == cfg.OUTPUT_DIR
     kind = {"iuq": "SOLQIUQ", "pixels": "PixelSOLQ"}.get(path.stem.rsplit("_", 1)[-1], "SOLQ")
     assert kind == cfg.MODEL.META_ARCHITECTURE and kind in META_ARCH_REGISTRY
+
+
+@pytest.mark.parametrize("name", ["R50_50ep", "R101_50ep", "SwinL_50ep"])
+def test_method_and_control_differ_in_the_method_only(name: str) -> None:
+    recipes = [
+        load_config(str(PROJECT / "configs" / f"{name}_{kind}.yaml"), [], MODULES.add_config).cfg
+        for kind in ("iuq", "pixels")
+    ]
+    for cfg in recipes:
+        cfg.OUTPUT_DIR = cfg.MODEL.META_ARCHITECTURE = ""
+        cfg.MODEL.IUQ = CfgNode()
+    assert recipes[0] == recipes[1]
+
+
+def test_every_arm_of_the_study_loads(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ablate.main([str(PROJECT / "configs" / "Studies" / "table3_embryos.yaml"), "--check"]) == 0
+    assert "18 runs" in capsys.readouterr().out
 
 
 def test_three_rates_as_published() -> None:

@@ -15,7 +15,7 @@ from adet_iuq.modeling import transform_inputs
 from adet_iuq.modeling.layers import instance_masks
 from helpers.paired_views import gradients_of
 from helpers.scenes import discs
-from projects.SOLQ.tests.conftest import with_weights_of
+from projects.SOLQ.tests.conftest import small_model, with_weights_of
 
 
 def scenes() -> list[dict[str, Any]]:
@@ -140,9 +140,35 @@ def test_masks_move_with_the_map(model: Any, g: CropFlip) -> None:
     queries = Queries(embeddings, torch.zeros(4, dtype=torch.long), torch.arange(4)).select(seen)
     scene = Scene(queries, warped, **geometry, masks=[view], image_ids=torch.zeros(1), image_sizes=[(g.h, g.w)])
     assert seen.sum() >= 2
+    # Cells meet exactly, so that an offset that is wrong by half a pixel shows.
+    expected = 20.0 * model.mask_cells(view, (8, 8)).float() - 10
+    assert torch.equal(warped[0].where(valid[0], 0), expected.where(valid[0], 0))
     assert model.mask_loss(model.retrieve_map(queries, warped), scene, valid) < 2e-3
     shifted = warped.roll(1, 3)
     assert model.mask_loss(model.retrieve_map(queries, shifted), scene, valid) > 0.1
+
+
+def test_the_mask_loss_is_the_intra_image_term_without_its_weight() -> None:
+    weighted = small_model("SOLQIUQ", "MODEL.SOLQ.PIXEL_WEIGHT", "2.0")
+    scene, losses = weighted.forward_scene(scenes())
+    logits = weighted.retrieve_map(scene.queries, scene.features)
+    loss = weighted.mask_loss(logits, scene, weighted._inside(scene.image_sizes, scene.features))
+    factor = weighted.mask_loss_factor(None, {"pixel_weight": 2.0})
+    assert factor == weighted.mask_loss_ceiling == 2.0
+    torch.testing.assert_close(factor * loss, weighted.base_mask_loss(losses))
+    assert weighted.base_mask_loss(losses) == losses["loss_pixel_dice"] + losses["loss_pixel_bce"]
+
+
+def test_fits_are_scaled_products_and_a_bias(model: Any) -> None:
+    states, memory = torch.randn(3, 32), torch.randn(1, 32, 2, 5)
+    queries, pixels = model.iuq.queries(states), model.iuq.pixel(memory)
+    fits = model.retrieve(
+        Queries(queries, torch.zeros(3), torch.zeros(3)),
+        Pixels(pixels[0].flatten(1).T, torch.zeros(10, 2), torch.zeros(10)),
+    )
+    twin = model.iuq.query(states) @ pixels[0].flatten(1) / 4 + model.iuq.bias  # the root of 16 numbers
+    torch.testing.assert_close(fits, twin)
+    assert model.iuq.bias.sigmoid().item() == pytest.approx(0.01)
 
 
 def test_instances_smaller_than_half_a_cell_are_left_out(control: Any) -> None:

@@ -124,3 +124,12 @@ def test_the_vd_backbone_says_what_it_gives_and_lacks() -> None:
         cfg = loaded("R50vd_giam_aug", key, value, "MODEL.TIMM.PRETRAINED", "False")
         with pytest.raises(UserError, match=key.replace(".", r"\.")):
             build_resnet_vd_backbone(cfg, ShapeSpec(channels=3))
+
+
+def test_weights_that_cannot_be_downloaded_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*words: Any, **options: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("projects.SparseInst.resnet_vd.timm.create_model", offline)
+    with pytest.raises(UserError, match=r"resnet50d \(no route to host\). Set MODEL.TIMM.PRETRAINED False"):
+        vd(pretrained=True)

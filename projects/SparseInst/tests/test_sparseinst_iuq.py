@@ -102,6 +102,9 @@ def test_masks_move_with_the_map(model: Any, g: CropFlip) -> None:
         return float(model.mask_loss(model.retrieve_map(queries, map_of_view), scene, valid))
 
     assert valid.any() and not valid.all()
+    # Cells meet exactly, so that an offset that is wrong by half a pixel shows.
+    expected = 16.0 * model.mask_cells(view, (8, 12)).float() - 8
+    assert torch.equal(warped[0].where(valid[0], 0), expected.where(valid[0], 0))
     assert all(loss(warped.roll(shift, axis)) > 1.5 * loss(warped) for shift in (-1, 1) for axis in (2, 3))
     far = warped.clone()
     far[(~valid)[:, None].expand_as(far)] = 1e3

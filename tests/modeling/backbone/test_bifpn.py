@@ -36,8 +36,9 @@ def test_published_names() -> None:
     for repetition, own_laterals in enumerate((laterals, [])):
         prefix = f"repeated_bifpn.{repetition}."
         expected |= {f"{prefix}weights_{node}" for node in NODES}
-        convolutions = [f"outputs_{node}" for node in NODES] + own_laterals
-        expected |= {f"{prefix}{conv}.{part}" for conv in convolutions for part in ["weight", *norm]}
+        expected |= {f"{prefix}outputs_{node}.{part}" for node in NODES for part in ["weight", *norm]}
+        # Laterals alone have a bias beside their norm.
+        expected |= {f"{prefix}{lateral}.{part}" for lateral in own_laterals for part in ["weight", "bias", *norm]}
     assert own == expected
 
 
