@@ -16,6 +16,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adet_iuq.iuq import valid_cells
 from adet_iuq.modeling import TrainingPass, part
 from adet_iuq.modeling.layers import dice_losses, dot_product_maps, loss_count
 
@@ -109,11 +110,13 @@ class PixelSOLQ(SOLQ):
 
     def _inside(self, sizes: Sequence[tuple[int, int]], features: Tensor) -> Tensor:
         """(B, h, w) bool, cells whose centre lies in the image: the memory of padding is no zero, and means nothing."""
-        centres = [
-            torch.arange(count, device=features.device) * self.pixel_stride + self.pixel_offset
-            for count in features.shape[2:]
-        ]
-        return torch.stack([(centres[0] < h)[:, None] & (centres[1] < w) for h, w in sizes])
+        height, width = features.shape[2:]
+        inside = torch.zeros(len(sizes), height, width, dtype=torch.bool, device=features.device)
+        for cells, (h, w) in zip(inside, sizes, strict=True):
+            rows = valid_cells(h, height, self.pixel_stride, self.pixel_offset)
+            columns = valid_cells(w, width, self.pixel_stride, self.pixel_offset)
+            cells[:rows, :columns] = True
+        return inside
 
 
 def pixel_logits(queries: Tensor, image_index: Tensor, maps: Tensor) -> Tensor:

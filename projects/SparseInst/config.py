@@ -1,10 +1,13 @@
 """The project's config keys: names and defaults as published (docs/parity/sparseinst.md), unless a comment differs."""
 
+import logging
 from typing import Any
 
 from detectron2.config import CfgNode
 
 from adet_iuq.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # Published keys of which this project knows these values only: below MODEL.SPARSE_INST.
 _KNOWN: dict[str, tuple[Any, ...]] = {
@@ -64,11 +67,17 @@ def add_config(cfg: CfgNode) -> None:
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Refuses published keys with values that nothing here stands for.
+    """Refuses published keys with values that nothing here stands for; warns of another optimiser than the published one.
 
     Raises:
         UserError: there is such a value.
     """
+    if cfg.SOLVER.OPTIMIZER != "ADAMW":
+        logger.warning(
+            "SOLVER.OPTIMIZER is %s. SparseInst's learning rates are made for AdamW, which published files leave unsaid: "
+            "add SOLVER.OPTIMIZER ADAMW.",
+            cfg.SOLVER.OPTIMIZER,
+        )
     if cfg.SOLVER.AMSGRAD:
         raise UserError("SOLVER.AMSGRAD True: this project's optimisers have no AMSGrad; remove the key.")
     for name, known in _KNOWN.items():

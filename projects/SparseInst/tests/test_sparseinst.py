@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch.nn import functional as F
 
-from adet_iuq.config import get_cfg
+from adet_iuq.config import get_cfg, load_config
 from adet_iuq.errors import UserError
 from helpers.scenes import discs
 from projects.SparseInst.config import add_config, check_config
@@ -17,7 +17,7 @@ from projects.SparseInst.criterion import dice_losses, mask_ious, pixel_losses
 from projects.SparseInst.decoder import InstanceBranch, coordinates
 from projects.SparseInst.inference import best, binary_masks, maskness
 from projects.SparseInst.targets import Matcher, Targets, of_pairs, soft_masks
-from projects.SparseInst.tests.conftest import SMALL, built
+from projects.SparseInst.tests.conftest import PROJECT, SMALL, built
 
 
 def scenes() -> list[dict[str, Any]]:
@@ -185,8 +185,14 @@ def cfg() -> CfgNode:
     return get_cfg(add_config)
 
 
-def test_defaults_are_known(cfg: CfgNode) -> None:
+def test_defaults_are_known(cfg: CfgNode, caplog: pytest.LogCaptureFixture) -> None:
     check_config(cfg)
+    assert "SOLVER.OPTIMIZER is SGD" in caplog.text
+
+
+def test_the_recipes_optimiser_is_the_published_one(caplog: pytest.LogCaptureFixture) -> None:
+    check_config(load_config(str(PROJECT / "configs/R50_giam.yaml"), [], add_config).cfg)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -117,18 +117,21 @@ MODEL:
   BACKBONE:
     NAME: "build_fcos_resnet_bifpn_backbone"
   RESNETS:
-    DEPTH: 101
+    DEPTH: {depth}
   BiFPN:
     NORM: "SyncBN"
   CONDINST:
     MASK_BRANCH:
-      SEMANTIC_LOSS_ON: True
+      SEMANTIC_LOSS_ON: {semantic}
 """
 
 
-def test_the_published_keys_load_and_build(tmp_path: Path) -> None:
-    file = tmp_path / "MS_R_101_BiFPN.yaml"
-    file.write_text(PUBLISHED.format(base=REPOSITORY / "configs/CondInst/R50_1x.yaml"))
+@pytest.mark.parametrize("depth", [50, 101])
+@pytest.mark.parametrize("semantic", [False, True])
+def test_the_published_keys_load_and_build(depth: int, semantic: bool, tmp_path: Path) -> None:
+    file = tmp_path / "MS_R_BiFPN.yaml"
+    base = REPOSITORY / "configs/CondInst/R50_1x.yaml"
+    file.write_text(PUBLISHED.format(base=base, depth=depth, semantic=semantic))
     cfg = load_config(str(file), ["MODEL.DEVICE", "cpu"]).cfg
     found = build_backbone(cfg)
     assert isinstance(found, BiFPN) and len(found.repeated_bifpn) == 6
