@@ -29,9 +29,7 @@ from helpers.scenes import discs, mask2former_model, small_model
 
 SEGMENTERS: dict[str, Any] = {
     "condinst": lambda: small_model("CondInst/R50_1x_iuq.yaml"),
-    "condinst reference": lambda: small_model(
-        "CondInst/R50_1x_iuq.yaml", "MODEL.IUQ.INTER.REL_COORDS", "instance"
-    ),
+    "condinst reference": lambda: small_model("CondInst/R50_1x_iuq.yaml", "MODEL.IUQ.INTER.REL_COORDS", "instance"),
     "condinst no terms": lambda: small_model(
         "CondInst/R50_1x_iuq.yaml", "MODEL.IUQ.INTER.ENABLED", "False", "MODEL.IUQ.EQUI.ENABLED", "False"
     ),
@@ -60,7 +58,9 @@ def by_hand(model: IUQMetaArch, image: Tensor, truth: Instances, instance: int, 
             found = torch.zeros(there.features.shape[2:])
             for row in range(found.shape[0]):
                 for column in range(found.shape[1]):
-                    context = {name: values[0][instance : instance + 1] for name, values in scene.instance_context.items()}
+                    context = {
+                        name: values[0][instance : instance + 1] for name, values in scene.instance_context.items()
+                    }
                     found[row, column] = one_cell(model, query, there.features[:, :, row, column], row, column, context)
             maps.append(within(model, found, other))
     return maps, len(rows)
@@ -178,5 +178,3 @@ def test_detections_that_share_a_mask() -> None:
     assert num_sharing(found, masks[3]) == 0
     assert num_sharing(found[:0], masks[0]) == 0
     assert math.isclose(float((masks[3] & masks[0]).sum() / (masks[3] | masks[0]).sum()), 0.5)
-
-
