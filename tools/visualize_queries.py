@@ -18,11 +18,10 @@ from detectron2.structures import Instances
 
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.config import add_project_option, import_projects
-from adet_iuq.data.images.opening import IMAGE_SUFFIXES
 from adet_iuq.errors import UserError
 from adet_iuq.visualization.instances import class_name
 from adet_iuq.visualization.query_maps import as_truth, detect, num_sharing, pixel_grid, query_maps
-from adet_iuq.visualization.query_models import Picture, QueryModel, load_models
+from adet_iuq.visualization.query_models import Picture, QueryModel, image_files, load_models
 from adet_iuq.visualization.query_picture import Row, draw_queries
 
 
@@ -66,19 +65,12 @@ def _pictures(model: QueryModel, args: argparse.Namespace) -> tuple[Picture, lis
         others = wanted[args.picture :] + wanted[: args.picture]
     if args.gallery:
         mine = Path(args.image).resolve() if args.image else None
-        files = [file for file in _files(args.gallery) if file.resolve() != mine]
+        places = [image_files(place) if place.is_dir() else [place] for place in map(Path, args.gallery)]
+        files = [file for place in places for file in place if file.resolve() != mine]
         others = [model.read(file) for file in files[: args.limit]]
     if not others:
         raise UserError("There is no other picture for the query to be asked about: name some with --gallery.")
     return picture, others[: args.limit]
-
-
-def _files(places: list[str]) -> list[Path]:
-    """Files as they are, and the images of folders."""
-    found: list[Path] = []
-    for place in map(Path, places):
-        found += sorted(p for p in place.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if place.is_dir() else [place]
-    return found
 
 
 def _instances(model: QueryModel, picture: Picture, found: Instances) -> tuple[Instances, list[str]]:

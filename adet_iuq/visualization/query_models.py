@@ -3,6 +3,7 @@
 Pictures are at the network's input size throughout, so that masks, heat maps and what is shown have one frame.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,13 @@ from torch import Tensor
 from adet_iuq.config import AddConfig
 from adet_iuq.data import TrainingMapper, load_dataset
 from adet_iuq.data.images.augmentation import build_test_augmentations
+from adet_iuq.data.images.opening import IMAGE_SUFFIXES
 from adet_iuq.data.images.reading import read_image
 from adet_iuq.engine.predictor import Predictor, inference_config
 from adet_iuq.errors import UserError
 from adet_iuq.modeling import IUQMetaArch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ class QueryModel:
         predictor = Predictor(cfg)
         if not isinstance(predictor.model, IUQMetaArch):
             raise UserError(
-                f"{cfg.MODEL.META_ARCHITECTURE} does not tell of its queries. Take the config of its IUQ twin (whose weights "
-                "the base's weights are, too), or add --opts MODEL.META_ARCHITECTURE with the name of the twin."
+                f"{cfg.MODEL.META_ARCHITECTURE} does not tell of its queries. Take the config of its IUQ twin, whose "
+                "weights the base's are, too, or add --opts MODEL.META_ARCHITECTURE with the name of the twin."
             )
         self.name, self.model, self._cfg = name, predictor.model, cfg
         self.class_names: list[str] = predictor.metadata["thing_classes"]
@@ -118,3 +122,32 @@ def load_models(
         for name, file in named.items()
         if file
     ]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder, by name.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
+    if not found:
+        raise UserError(f"There is no image in the folder {folder}. Known suffixes: {', '.join(IMAGE_SUFFIXES)}.")
+    return found
+
+
+def example_files(cfg: CfgNode, folder: str = "") -> list[Path]:
+    """The images of `folder`; without one, those of the first test set, none if its data is not on this machine.
+
+    Raises:
+        UserError: the folder has no image.
+    """
+    if folder:
+        return image_files(Path(folder))
+    if not cfg.DATASETS.TEST:
+        return []
+    try:
+        return [Path(record["file_name"]) for record in load_dataset(cfg.DATASETS.TEST[0])]
+    except UserError as error:
+        logger.warning("No examples: %s", error)
+        return []
