@@ -10,7 +10,7 @@ import gradio as gr
 from adet_iuq.errors import UserError
 from adet_iuq.web.viewer import NUM_OTHERS, Entry, Shown, Viewer
 
-MAX_PICTURES = 24  # that a visitor may choose from; the oldest make room
+MAX_PICTURES = 16  # that a visitor may choose from; the oldest make room
 _THUMBNAIL = 160  # pixels, about
 
 INTRODUCTION = """# Where does a query fire?
@@ -18,8 +18,12 @@ Drop pictures or pick one: its masks appear. **Click an instance** and see where
 the others. A query that is unique to its instance fires on that instance, and nowhere on other pictures.
 """
 CSS = """
-#message { min-height: 1.6em; } #message p { font-size: 1.15rem; margin: .2em 0; }
-#message .refused { color: #b00020; font-weight: 600; } .rates p { font-size: 1.15rem; margin: .8em 0 0; } #pictures .caption-label { font-size: .8em; } .masks img { cursor: pointer; }
+#message { min-height: 1.6em; }
+#message p { font-size: 1.15rem; margin: .2em 0; }
+#message .refused { color: #b00020; font-weight: 600; }
+.rates p { font-size: 1.15rem; margin: .8em 0 0; }
+#pictures .caption-label { font-size: .8em; }
+.masks img { cursor: pointer; }
 """
 
 
@@ -65,7 +69,7 @@ class Page:
         chosen = [*self._weights, self._threshold]
         seen = [self._shown, self._message, *self._masks, *self._rates, *self._maps]
         quiet: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "viewer"}
-        self.app.load(self._start, [self._pool, *chosen], [self._pictures, *seen], **quiet)
+        self.app.load(self._start, [self._pool, *chosen], [self._pool, self._pictures, *seen], **quiet)
         self._files.upload(
             self._add, [self._files, self._pool, *chosen], [self._files, self._pool, self._pictures, *seen], **quiet
         )
@@ -80,7 +84,7 @@ class Page:
     def _start(self, pool: list[Entry], *chosen: Any) -> list[Any]:
         """Thumbnails of the examples, and the masks of the first one."""
         thumbnails, kept, refused = self._thumbnails(pool, chosen)
-        return [thumbnails, *self._show(kept[0] if kept else None, chosen, refused)]
+        return [kept, thumbnails, *self._show(kept[0] if kept else None, chosen, refused)]
 
     def _add(self, files: list[str], pool: list[Entry], *chosen: Any) -> list[Any]:
         """Dropped files go before the pictures that are there; the first of them is shown."""

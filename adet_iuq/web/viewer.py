@@ -77,7 +77,7 @@ class Viewer:
     def __init__(self, load: Callable[[str, str], QueryModel]) -> None:
         self._lock = threading.Lock()
         self._model = lru_cache(maxsize=4)(load)
-        self._read = lru_cache(maxsize=16)(lambda model, entry: _read(model, entry))
+        self._read = lru_cache(maxsize=32)(_read)
         self._grid = lru_cache(maxsize=2 * NUM_OTHERS)(self._pixel_grid)
 
     def read(self, chosen: Mapping[str, str], entry: Entry) -> Picture:
@@ -138,7 +138,7 @@ class Viewer:
         picture = self._read(models[0], shown.entry)
         gallery = [self._read(models[0], entry) for entry in others]
         clicked = shown.found[name]
-        mask = clicked.pred_masks[instance]
+        mask = clicked.pred_masks[instance].numpy()
         label = of_predictions(clicked[[instance]], models[0].class_names, 0.0).labels[0]
         answer = Answer({}, {})
         for model in models:
@@ -149,9 +149,9 @@ class Viewer:
             except UserError as error:
                 answer.texts[model.name] = str(error)
                 continue
-            row = Row(model.name, maps, num_sharing(shown.found[model.name], mask))
-            answer.pictures[model.name] = draw_queries(picture, mask.numpy(), label, gallery, [row])
-            answer.texts[model.name] = in_words(maps, 100 * float(mask.float().mean()), row.num_sharing)
+            row = Row(model.name, maps, num_sharing(shown.found[model.name], clicked.pred_masks[instance]))
+            answer.pictures[model.name] = draw_queries(picture, mask, label, gallery, [row])
+            answer.texts[model.name] = in_words(maps, 100 * float(mask.mean()), row.num_sharing)
         return answer
 
     def models(self, chosen: Mapping[str, str]) -> list[QueryModel]:
