@@ -20,18 +20,23 @@ def tool() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return query_runs(tmp_path_factory.mktemp("runs"))
+
+
 @pytest.fixture
-def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def words(runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The options that every call needs."""
-    monkeypatch.setenv("ADET_IUQ_CACHE", str(tmp_path / "cache"))
-    iuq, _ = query_runs(tmp_path)
+    monkeypatch.setenv("ADET_IUQ_CACHE", str(runs[0].parent / "cache"))
+    iuq, _ = runs
     output = str(tmp_path / "out" / "query.png")
     weights = ["--config-file", str(iuq / "config.yaml"), "--weights", str(iuq / "model_final.pth")]
     return [*weights, "--output", output, "--score-threshold", THRESHOLD]
 
 
 def test_base_beside_iuq_on_a_photo_and_a_gallery(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The picture itself, which lies in the folder of the gallery, is no other picture."""
     photos = tmp_path / "photos"
@@ -39,7 +44,7 @@ def test_base_beside_iuq_on_a_photo_and_a_gallery(
     for number, size in enumerate(((80, 120), (120, 80), (60, 60))):
         write_photo(photos / f"{number}.png", size, number)
     more = ["--image", str(photos / "0.png"), "--gallery", str(photos), "--instance", "1"]
-    base = ["--base-weights", str(tmp_path / "base" / "model_final.pth")]
+    base = ["--base-weights", str(runs[1] / "model_final.pth")]
     assert tool().main([*words, *more, *base]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[-3:-1]] == ["base", "IUQ"]
