@@ -138,6 +138,20 @@ def test_detections_serve_as_the_instances(kind: str) -> None:
     assert maps.own.probabilities.shape == maps.others[0].probabilities.shape
 
 
+@pytest.mark.parametrize("kind", ["condinst", "solov2"])
+def test_of_several_queries_the_one_that_finds_the_instance_best_is_shown(kind: str) -> None:
+    model, sample = SEGMENTERS[kind](), discs(96, 128, 1, 1)
+    masks = torch.zeros(1, 96, 128, dtype=torch.bool)
+    masks[0, 16:80, 24:104] = True
+    truth = sample["instances"]
+    truth.gt_masks = BitMasks(masks)
+    truth.gt_boxes = truth.gt_masks.get_bounding_boxes()
+    wanted, matched = by_hand(model, sample["image"], truth, 0, [])
+    found = query_maps(model, sample["image"], truth, 0, [])
+    assert found.num_queries == matched > 1
+    np.testing.assert_allclose(found.own.probabilities, wanted[0], rtol=1e-4, atol=1e-5)
+
+
 def test_an_instance_whose_queries_went_to_another_one_is_asked_alone() -> None:
     """Two instances on one spot: FCOS gives the locations to one of them."""
     model, sample = SEGMENTERS["condinst"](), discs(96, 128, 1, 1)
