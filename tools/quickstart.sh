@@ -35,3 +35,5 @@ with open(sys.argv[1]) as file:
 print_results(results if len(results) > 1 else next(iter(results.values())), list(results))
 END
 echo "Metrics: $output/metrics.json   log: $output/log.txt   checkpoint: $output/model_final.pth   pictures: $output/pictures"
+echo "See the masks, and where the query of an instance fires, in your browser:"
+echo "  .venv/bin/python tools/web_demo.py --run $output"

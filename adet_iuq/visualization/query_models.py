@@ -1,0 +1,153 @@
+"""A model whose queries are looked at, and pictures as its network sees them.
+
+Pictures are at the network's input size throughout, so that masks, heat maps and what is shown have one frame.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import Instances
+from torch import Tensor
+
+from adet_iuq.config import AddConfig
+from adet_iuq.data import TrainingMapper, load_dataset
+from adet_iuq.data.images.augmentation import build_test_augmentations
+from adet_iuq.data.images.opening import IMAGE_SUFFIXES
+from adet_iuq.data.images.reading import read_image
+from adet_iuq.engine.predictor import Predictor, inference_config
+from adet_iuq.errors import UserError
+from adet_iuq.modeling import IUQMetaArch
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as the network sees it.
+
+    Attributes:
+        name: what titles call it.
+        rgb: (h, w, 3) uint8, for people.
+        image: (3, h, w) uint8 in INPUT.FORMAT, for the network.
+        truth: its annotations, if it has any.
+    """
+
+    name: str
+    rgb: npt.NDArray[np.uint8]
+    image: Tensor
+    truth: Instances | None = None
+
+
+class QueryModel:
+    """An IUQ model with its weights. A base segmenter's weights fit its IUQ twin, which then tells of the base's queries.
+
+    Attributes:
+        name: what pictures call it.
+        class_names: by class.
+
+    Args:
+        cfg: as `inference_config` gives it; MODEL.META_ARCHITECTURE is an IUQ model.
+
+    Raises:
+        UserError: it is a base segmenter; the weights are missing or do not fit.
+    """
+
+    def __init__(self, name: str, cfg: CfgNode) -> None:
+        predictor = Predictor(cfg)
+        if not isinstance(predictor.model, IUQMetaArch):
+            raise UserError(
+                f"{cfg.MODEL.META_ARCHITECTURE} does not tell of its queries. Take the config of its IUQ twin, whose "
+                "weights the base's are, too, or add --opts MODEL.META_ARCHITECTURE with the name of the twin."
+            )
+        self.name, self.model, self._cfg = name, predictor.model, cfg
+        self.class_names: list[str] = predictor.metadata["thing_classes"]
+        self._deep_images = predictor.deep_images
+        (self._resize,) = build_test_augmentations(cfg)
+
+    def read(self, path: Path, name: str = "") -> Picture:
+        """The picture in a file, called by its file's name unless told otherwise.
+
+        Raises:
+            UserError: the file is no image, or cannot be read.
+        """
+        pixels = read_image(path, self._cfg.INPUT.FORMAT, deep_images=self._deep_images)
+        resized = self._resize.get_transform(pixels).apply_image(pixels)
+        return self._picture(name or path.name, torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))))
+
+    def dataset(self, name: str) -> Iterator[Picture]:
+        """The pictures of a data set with their annotations, in its order; those without an instance are left out.
+
+        Raises:
+            UserError: the data set or an image cannot be read.
+        """
+        mapper = TrainingMapper(
+            augmentations=build_test_augmentations(self._cfg),
+            image_format=self._cfg.INPUT.FORMAT,
+            recompute_boxes=False,
+            deep_images=self._cfg.INPUT.DEEP_IMAGES,
+        )
+        for record in load_dataset(name):
+            sample: dict[str, Any] = mapper({**record, "sample_seed": 0})
+            if len(sample["instances"]):
+                yield self._picture(Path(record["file_name"]).name, sample["image"], sample["instances"])
+
+    def _picture(self, name: str, image: Tensor, truth: Instances | None = None) -> Picture:
+        pixels = image.permute(1, 2, 0).numpy()
+        rgb = pixels if self._cfg.INPUT.FORMAT == "RGB" else pixels[:, :, ::-1]
+        return Picture(name, np.ascontiguousarray(rgb), image, truth)
+
+
+def load_models(
+    config_file: str,
+    weights: str,
+    base_weights: str = "",
+    opts: Sequence[str] = (),
+    add_config: AddConfig | Sequence[AddConfig] = (),
+) -> list[QueryModel]:
+    """The models to compare: the base, if its weights are named, and IUQ; both built from the IUQ model's config.
+
+    Raises:
+        UserError: as `inference_config` and `QueryModel`.
+    """
+    named = {"base": base_weights, "IUQ": weights}
+    return [
+        QueryModel(name, inference_config(config_file, file, list(opts), add_config))
+        for name, file in named.items()
+        if file
+    ]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder, by name.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
+    if not found:
+        raise UserError(f"There is no image in the folder {folder}. Known suffixes: {', '.join(IMAGE_SUFFIXES)}.")
+    return found
+
+
+def example_files(cfg: CfgNode, folder: str = "") -> list[Path]:
+    """The images of `folder`; without one, those of the first test set, none if its data is not on this machine.
+
+    Raises:
+        UserError: the folder has no image.
+    """
+    if folder:
+        return image_files(Path(folder))
+    if not cfg.DATASETS.TEST:
+        return []
+    try:
+        return [Path(record["file_name"]) for record in load_dataset(cfg.DATASETS.TEST[0])]
+    except UserError as error:
+        logger.warning("No examples: %s", error)
+        return []
