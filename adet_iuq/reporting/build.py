@@ -21,8 +21,8 @@ from adet_iuq.reporting.history import panels, read_history
 from adet_iuq.reporting.label_grid import GRID_FILE
 from adet_iuq.reporting.page import Page, render
 from adet_iuq.reporting.pictures import data_url, jpeg_url, shrunk
+from adet_iuq.reporting.process import REPORT_FILE
 
-REPORT_FILE = "report.html"
 RESULTS_FILE = "results.json"
 _PICTURE_BYTES = 3 << 20  # of the worst pictures of all sets
 _GRID_BYTES, _GRID_SIDE = 500_000, 1400  # a larger label grid stands in the page in that size

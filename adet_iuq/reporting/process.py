@@ -1,0 +1,107 @@
+"""The report's own process, beside the training: it reads files and writes one, and nothing of it can end the training.
+
+It costs a training nothing but the start of a process: matching and drawing wait for processors that nobody else wants
+(niceness 19, one thread, no GPU). It is a session of its own, so that Ctrl-C on the training does not reach it.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO
+
+logger = logging.getLogger(__name__)
+
+REPORT_FILE = "report.html"
+END_SECONDS = 180.0  # the end of a run waits so long for its report
+_LONGEST = 3600  # seconds; a report that takes longer gives up
+_LEAST_NICE = 19
+
+
+class ReportProcess:
+    """At most one report at a time; a new one replaces one that is still being written.
+
+    Args:
+        folder: OUTPUT_DIR of the run.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._words: IO[bytes] | None = None
+
+    def start(self) -> None:
+        """Begins a report of what is in the folder now."""
+        self.stop()
+        try:
+            self._words = tempfile.TemporaryFile()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "adet_iuq.reporting", "--beside", self.folder],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._words,
+                env=_environment(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            logger.warning("No report: its process cannot be started (%s).", error.strerror or error)
+
+    def look(self) -> None:
+        """Says, once, if the report failed."""
+        if self._process is not None and self._process.poll() is not None:
+            self._end()
+
+    def finish(self, seconds: float = END_SECONDS) -> bool:
+        """Waits for the report; returns whether it is there. One that takes longer goes on by itself."""
+        if self._process is None:
+            return False
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            logger.warning("The report takes longer than %.0f s; process %d goes on with it.", seconds, self._process.pid)
+            self._process = None
+            return False
+        return self._end()
+
+    def stop(self) -> None:
+        """Ends a report that is still being written; the one before it stays."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+        else:
+            self.look()
+
+    def _end(self) -> bool:
+        assert self._process is not None and self._words is not None
+        code, self._process = self._process.returncode, None
+        if code:
+            self._words.seek(0)
+            lines = self._words.read().decode(errors="replace").strip().splitlines()
+            why = lines[-1].removeprefix("Error: ") if lines else f"exit code {code}"
+            logger.warning("No report: %s Once that is mended: python tools/report.py %s", why, self.folder)
+        self._words.close()
+        return code == 0
+
+
+def be_modest() -> None:
+    """Takes the lowest priority, and lets SIGTERM, or too long a time, end this process in good order."""
+    os.nice(_LEAST_NICE)
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, lambda *_: sys.exit("it was ended before it was done."))
+    signal.alarm(_LONGEST)
+
+
+def _environment() -> dict[str, str]:
+    """This process's own, in which the child finds the same code, and neither GPUs nor more than one thread.
+
+    The launcher's variables stay out: a child that imports torch must not take itself for a rank.
+    """
+    own = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    code = str(Path(__file__).resolve().parents[2])
+    paths = [code, *filter(None, [own.get("PYTHONPATH")])]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**own, "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "agg", **threads}
