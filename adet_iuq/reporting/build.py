@@ -1,10 +1,10 @@
 """From the files of a run to its report.html. Nothing is predicted here, and nothing else is written.
 
-    config.yaml, report.json                what was run, and where
-    metrics.json                            curves
-    results.json                            tables
-    inference/<data set>/                   predictions, and what they were measured against (evaluation.json)
-    label_grid.jpg                          training images
+config.yaml, report.json                what was run, and where
+metrics.json                            curves
+results.json                            tables
+inference/<data set>/                   predictions, and what they were measured against (evaluation.json)
+label_grid.jpg                          training images
 """
 
 from pathlib import Path

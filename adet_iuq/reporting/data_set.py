@@ -23,9 +23,7 @@ _STAND_IN = 0.5  # the threshold where none is better than another
 Results = dict[str, dict[str, dict[str, float | None]]]
 
 
-def set_part(
-    folder: Path, name: str, results: Results, *, worst: int, deep_images: str, most_bytes: int
-) -> SetPart:
+def set_part(folder: Path, name: str, results: Results, *, worst: int, deep_images: str, most_bytes: int) -> SetPart:
     """Tables, diagrams and pictures of one test set; its notes say what is missing.
 
     Args:

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from adet_iuq.reporting.history import Panel
@@ -41,17 +42,19 @@ def history_figure(panel: Panel) -> str:
     """The SVG of a panel: the logged values faintly, their smooth line in full colour; dots where each was measured."""
 
     def draw(axes: Axes) -> None:
+        lines: list[Line2D] = []
         for one, colour in zip(panel.series, cycle(COLOURS)):
             if one.measured:
-                axes.plot(one.iterations, one.values, "o-", color=colour, markersize=4, label=short(one.label))
+                lines += axes.plot(one.iterations, one.values, "o-", color=colour, markersize=4)
                 continue
             axes.plot(one.iterations, one.values, color=colour, alpha=0.3, linewidth=0.8)
-            axes.plot(one.iterations, one.smooth, color=colour, linewidth=1.6)
+            lines += axes.plot(one.iterations, one.smooth, color=colour, linewidth=1.6)
         if panel.logarithmic:
             axes.set_yscale("log")
         axes.set_xlabel("iteration")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        _legend(axes)
+        if any(one.label for one in panel.series):
+            _legend(axes, lines, [one.label for one in panel.series])
 
     return _svg(draw)
 
@@ -60,11 +63,13 @@ def precision_recall_figure(curves: Sequence[tuple[str, Curve]]) -> str:
     """The SVG of precision against recall; the first curve, of all classes together, is the thick one."""
 
     def draw(axes: Axes) -> None:
-        for (name, one), colour, width in zip(curves, cycle(COLOURS), _widths(len(curves)), strict=False):
+        lines: list[Line2D] = []
+        for (_, one), colour, width in zip(curves, cycle(COLOURS), _widths(len(curves)), strict=False):
             precision, recall = (np.concatenate([part[:1], part]) for part in (one.precision, one.recall))
             recall[:1] = 0.0  # from the left edge on
-            axes.plot(recall, precision, color=colour, linewidth=width, label=short(name))
+            lines += axes.plot(recall, precision, color=colour, linewidth=width)
         _unit_axes(axes, "recall", "precision")
+        _legend(axes, lines, [name for name, _ in curves])
 
     return _svg(draw)
 
@@ -73,11 +78,13 @@ def f1_figure(curves: Sequence[tuple[str, Curve]]) -> str:
     """The SVG of F1 against the threshold on the score, a dot at the best threshold of each curve."""
 
     def draw(axes: Axes) -> None:
-        for (name, one), colour, width in zip(curves, cycle(COLOURS), _widths(len(curves)), strict=False):
-            axes.step(one.thresholds, one.f1, where="post", color=colour, linewidth=width, label=short(name))
+        lines: list[Line2D] = []
+        for (_, one), colour, width in zip(curves, cycle(COLOURS), _widths(len(curves)), strict=False):
+            lines += axes.step(one.thresholds, one.f1, where="post", color=colour, linewidth=width)
             if one.best is not None:
                 axes.plot(one.thresholds[one.best], one.f1[one.best], "o", color=colour, markersize=4)
         _unit_axes(axes, "threshold on the score", "F1")
+        _legend(axes, lines, [name for name, _ in curves])
 
     return _svg(draw)
 
@@ -93,14 +100,13 @@ def _widths(count: int) -> list[float]:
 
 def _unit_axes(axes: Axes, x: str, y: str) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=x, ylabel=y)
-    _legend(axes)
 
 
-def _legend(axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if len(labels) > 1 or any(labels):
-        # Not through the labels themselves: matplotlib passes over those that begin with an underscore.
-        axes.legend(handles, labels, fontsize=7.5, loc="best")
+def _legend(axes: Axes, lines: list[Line2D], labels: Sequence[str]) -> None:
+    """Not through labels of the lines: matplotlib passes over those that begin with an underscore."""
+    legend = axes.legend(lines, [str(number) for number in range(len(lines))], fontsize=7.5, loc="best")
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_text(short(label))
 
 
 def _svg(draw: Callable[[Axes], None]) -> str:

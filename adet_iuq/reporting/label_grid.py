@@ -43,8 +43,14 @@ def write_label_grid(loader: Iterable[Any], cfg: CfgNode) -> None:
         with seeded(0):  # brings the random states back, whatever a mapper does
             samples = loader.first_samples(cfg.REPORT.LABEL_GRID) if isinstance(loader, TrainLoader) else None
             if samples is None:
-                what = "mapper is no adet_iuq.data.SampleMapper" if isinstance(loader, TrainLoader) else "loader is foreign"
-                logger.info("No %s: the training's %s, and one look at its samples might change the run.", GRID_FILE, what)
+                what = (
+                    "mapper is no adet_iuq.data.SampleMapper"
+                    if isinstance(loader, TrainLoader)
+                    else "loader is foreign"
+                )
+                logger.info(
+                    "No %s: the training's %s, and one look at its samples might change the run.", GRID_FILE, what
+                )
                 return
             picture = label_grid(samples, _class_names(cfg), cfg.INPUT.FORMAT)
         content = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()

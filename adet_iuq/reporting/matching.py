@@ -143,9 +143,7 @@ def _labelled(predictions: list[Entry], content: Entry, most: int) -> list[int]:
     )
 
 
-def _matched(
-    truth: COCO, predictions: list[Entry], kept: list[int], source: Source
-) -> tuple[Marks, Numbers, Numbers]:
+def _matched(truth: COCO, predictions: list[Entry], kept: list[int], source: Source) -> tuple[Marks, Numbers, Numbers]:
     """`counted`, `match` and `found_by` of `Matches`, for the detections at the places `kept`.
 
     Image by image, with the classes that were detected there: over all pairs of an image and a class, as pycocotools goes

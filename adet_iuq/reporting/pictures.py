@@ -46,7 +46,14 @@ class Comparison:
 
 
 def worst_images(
-    matches: Matches, scores: ImageScores, threshold: float, image_root: str, *, deep_images: str, most: int, most_bytes: int
+    matches: Matches,
+    scores: ImageScores,
+    threshold: float,
+    image_root: str,
+    *,
+    deep_images: str,
+    most: int,
+    most_bytes: int,
 ) -> list[Comparison]:
     """The images that did worst, this first.
 
@@ -113,9 +120,7 @@ def _comparison(
     return Comparison(name, f1, *numbers, pictures)
 
 
-def _truth(
-    matches: Matches, place: int, threshold: float, size: tuple[int, ...], small: tuple[int, ...]
-) -> Drawing:
+def _truth(matches: Matches, place: int, threshold: float, size: tuple[int, ...], small: tuple[int, ...]) -> Drawing:
     """The objects of an image; those that a detection above the threshold found in one colour, the others in another."""
     objects = np.flatnonzero(matches.object_image == place)
     by = matches.found_by[objects]
@@ -128,9 +133,7 @@ def _truth(
     return _drawing((matches.object_shapes[one] for one in objects), labels, colours, size, small)
 
 
-def _found(
-    matches: Matches, place: int, threshold: float, size: tuple[int, ...], small: tuple[int, ...]
-) -> Drawing:
+def _found(matches: Matches, place: int, threshold: float, size: tuple[int, ...], small: tuple[int, ...]) -> Drawing:
     """The detections of an image above the threshold, the right ones in one colour, the wrong ones in another."""
     detections = np.flatnonzero((matches.image == place) & (matches.scores >= threshold))
     colours = [

@@ -61,7 +61,9 @@ class ReportProcess:
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            logger.warning("The report takes longer than %.0f s; process %d goes on with it.", seconds, self._process.pid)
+            logger.warning(
+                "The report takes longer than %.0f s; process %d goes on with it.", seconds, self._process.pid
+            )
             self._process = None
             return False
         return self._end()

@@ -85,5 +85,5 @@ def confusion_table(confusion: Confusion, classes: list[int], names: list[str]) 
 def number(value: float | None) -> str:
     """Two decimals, fewer where they would not be seen; a dash for what is not a number."""
     if value is None or not math.isfinite(value):
-        return "–"
+        return "-"
     return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}"

@@ -88,7 +88,14 @@ def write_metrics(folder: Path, steps: int = 100) -> None:
     """metrics.json of a run that was evaluated twice."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [
-        {"iteration": i, "total_loss": 2 + 1 / (1 + i), "loss_mask": 0.5, "loss_mask_0": 0.7, "lr": 0.01 * i, "time": 0.1}
+        {
+            "iteration": i,
+            "total_loss": 2 + 1 / (1 + i),
+            "loss_mask": 0.5,
+            "loss_mask_0": 0.7,
+            "lr": 0.01 * i,
+            "time": 0.1,
+        }
         for i in range(0, steps, 5)
     ]
     lines += [{"iteration": i, "segm/AP": float(i), "bbox/AP": 1.0} for i in (steps // 2, steps)]

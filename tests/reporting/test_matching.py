@@ -26,13 +26,17 @@ def test_known_matches(task: str) -> None:
 
 
 def test_only_so_many_detections_of_an_image_and_a_class_count() -> None:
-    found = matched([square(0, 0)], [detection(0, 0, 0.2), detection(30, 0, 0.9), detection(30, 20, 0.8)], max_detections=2)
+    found = matched(
+        [square(0, 0)], [detection(0, 0, 0.2), detection(30, 0, 0.9), detection(30, 20, 0.8)], max_detections=2
+    )
     assert found.counted.tolist() == [False, True, True] and found.found_by.tolist() == [-1]
 
 
 def test_ids_may_be_words() -> None:
     content = truth([square(0, 0, image=2)])
-    for entry, key in [(one, "id") for one in content["images"]] + [(one, "image_id") for one in content["annotations"]]:
+    for entry, key in [(one, "id") for one in content["images"]] + [
+        (one, "image_id") for one in content["annotations"]
+    ]:
         entry[key] = f"image {entry[key]}"
     prediction = {**detection(0, 0, 0.5), "image_id": "image 2"}
     assert match(content, [prediction], source()).match.tolist() == [0]
@@ -104,7 +108,13 @@ def test_random_scenes_give_what_the_slow_twin_finds(seed: int) -> None:
 
     def somewhere() -> dict[str, int]:
         x, y, side = (int(random.integers(low, high)) for low, high in ((0, 45), (0, 28), (6, 12)))
-        return {"x": x, "y": y, "side": side, "category": (CAT, DOG)[random.integers(2)], "image": int(random.integers(1, 4))}
+        return {
+            "x": x,
+            "y": y,
+            "side": side,
+            "category": (CAT, DOG)[random.integers(2)],
+            "image": int(random.integers(1, 4)),
+        }
 
     places = [somewhere() for _ in range(40)]
     objects = [square(**place, iscrowd=int(random.random() < 0.05)) for place in places]

@@ -49,7 +49,9 @@ def test_nothing_detected_or_nothing_to_find() -> None:
 
 
 def test_classes_with_most_objects() -> None:
-    matches = matched([square(0, 0, category=DOG), square(20, 0, category=DOG), square(40, 0), square(0, 20, iscrowd=1)], [])
+    matches = matched(
+        [square(0, 0, category=DOG), square(20, 0, category=DOG), square(40, 0), square(0, 20, iscrowd=1)], []
+    )
     assert frequent_classes(matches, 5) == [1, 0] and frequent_classes(matches, 1) == [1]
     assert frequent_classes(matched([square(0, 0)], []), 5) == [0]
 
