@@ -46,7 +46,7 @@ class ReportHook(HookBase):
         self.process.look()
         if self.trainer.last_results is not self._reported and (self.trainer.iter + 1) % self.period == 0:
             self._reported = self.trainer.last_results
-            self.process.start()
+            self.process.start(beside=True)
 
     def after_train(self) -> None:
         """The last report, complete before the run ends."""
@@ -61,8 +61,8 @@ def report_evaluation(cfg: CfgNode) -> None:
 
 
 def finish_report(process: ReportProcess) -> None:
-    """Writes a report and waits for it."""
-    process.start()
+    """Writes a report and waits for it, now that nothing else is to be done."""
+    process.start(beside=False)
     if process.finish():
         logger.info("Report: %s", Path(process.folder) / REPORT_FILE)
 

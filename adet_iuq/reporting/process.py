@@ -1,7 +1,8 @@
 """The report's own process, beside the training: it reads files and writes one, and nothing of it can end the training.
 
 It costs a training nothing but the start of a process: matching and drawing wait for processors that nobody else wants
-(niceness 19, one thread, no GPU). It is a session of its own, so that Ctrl-C on the training does not reach it.
+(niceness 19, one thread, no GPU). It is a session of its own, so that Ctrl-C on the training does not reach it; should the
+training end before it, it goes on and ends by itself.
 """
 
 import logging
@@ -16,8 +17,10 @@ from typing import IO
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
+COMMAND = (sys.executable, "-m", "adet_iuq.reporting")
 END_SECONDS = 180.0  # the end of a run waits so long for its report
 _LONGEST = 3600  # seconds; a report that takes longer gives up
+_GRACE_SECONDS = 1.0
 _LEAST_NICE = 19
 
 
@@ -33,13 +36,13 @@ class ReportProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._words: IO[bytes] | None = None
 
-    def start(self) -> None:
-        """Begins a report of what is in the folder now."""
+    def start(self, *, beside: bool) -> None:
+        """Begins a report of what is in the folder now, at the lowest priority if it stands `beside` a training."""
         self.stop()
         try:
-            self._words = tempfile.TemporaryFile()
+            self._words = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the process has ended)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "adet_iuq.reporting", "--beside", self.folder],
+                [*COMMAND, *(["--beside"] if beside else []), self.folder],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._words,
@@ -72,7 +75,11 @@ class ReportProcess:
         """Ends a report that is still being written; the one before it stays."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
-            self._process.wait()
+            try:
+                self._process.wait(_GRACE_SECONDS)
+            except subprocess.TimeoutExpired:  # deep in a library, which hears no signal
+                self._process.kill()
+                self._process.wait()
             self._process = None
         else:
             self.look()
