@@ -17,7 +17,7 @@ from adet_iuq.files import replace_file
 from adet_iuq.reporting.data_set import Results, set_part
 from adet_iuq.reporting.facts import config_value, read_facts
 from adet_iuq.reporting.figures import history_figure
-from adet_iuq.reporting.history import panels, read_history
+from adet_iuq.reporting.history import iterations_done, panels, read_history
 from adet_iuq.reporting.label_grid import GRID_FILE
 from adet_iuq.reporting.page import Page, render
 from adet_iuq.reporting.pictures import data_url, jpeg_url, shrunk
@@ -49,7 +49,7 @@ def build_report(folder: Path) -> Path:
     page = Page(
         name=folder.absolute().name,
         facts=facts,
-        iterations=max((max(values) + 1 for values in history.values()), default=0),
+        iterations=iterations_done(history),
         panels=[(panel.title, history_figure(panel)) for panel in panels(history)],
         parts=parts,
         label_grid=_label_grid(folder),

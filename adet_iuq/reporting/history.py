@@ -84,6 +84,11 @@ def read_history(folder: Path) -> dict[str, dict[int, float]]:
     return dict(history)
 
 
+def iterations_done(history: dict[str, dict[int, float]]) -> int:
+    """How many iterations were trained; 0 if that is not known."""
+    return max((max(history[name]) + 1 for name in ("total_loss", "lr") if name in history), default=0)
+
+
 def panels(history: dict[str, dict[int, float]]) -> list[Panel]:
     """The diagrams of a report: AP of all test sets, the losses by name (the total first), how the queries fire, the
     learning rate. Auxiliary losses of decoder layers, which go with the last layer's, are left out."""
@@ -99,8 +104,13 @@ def panels(history: dict[str, dict[int, float]]) -> list[Panel]:
 
 def _averages(history: dict[str, dict[int, float]]) -> list[Series]:
     found = {name: match for name in history if (match := _AP.fullmatch(name))}
+    last = iterations_done(history) - 1  # the evaluation after it is logged under the next, which is none
     return [
-        _series(" ".join(filter(None, [match["name"], match["task"]])), history[name], measured=True)
+        _series(
+            " ".join(filter(None, [match["name"], match["task"]])),
+            {min(when, last) if last >= 0 else when: value for when, value in history[name].items()},
+            measured=True,
+        )
         for name, match in found.items()
     ]
 

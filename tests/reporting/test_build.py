@@ -55,7 +55,7 @@ def test_a_whole_report(tmp_path: Path) -> None:
     folder = run_folder(tmp_path)
     (folder / "config.yaml").write_text("SEED: 5\nSOLVER:\n  MAX_ITER: 200\nMODEL:\n  META_ARCHITECTURE: Some & Any\n")
     found = page(folder)
-    assert "101 of 200 iterations" in found.text and "Some & Any" in found.text
+    assert "96 of 200 iterations" in found.text and "Some & Any" in found.text
     assert "2 images with 4 objects" in found.text and "The highest F1, 0.400 , is at a score of 0.900" in found.text
     assert found.text.count("segm 10.00 25.00") == 1 and "bbox 12.50 -" in found.text
     # AP, two losses, learning rate; precision and recall, F1. The auxiliary loss has no diagram.

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adet_iuq.reporting.history import Series, panels, read_history
+from adet_iuq.reporting.history import Series, iterations_done, panels, read_history
 
 
 def written(folder: Path, *lines: Any) -> dict[str, dict[int, float]]:
@@ -67,3 +67,9 @@ def test_smooth_line_is_a_running_mean() -> None:
 def test_axis_of_a_series_that_spans_much(values: tuple[float, float], logarithmic: bool) -> None:
     (panel,) = panels({"loss": dict(enumerate(values))})
     assert panel.logarithmic == logarithmic
+
+
+def test_the_evaluation_after_the_last_iteration_stands_at_it() -> None:
+    history = {"total_loss": {0: 1.0, 11: 0.5}, "segm/AP": {5: 1.0, 12: 2.0}}
+    assert iterations_done(history) == 12 and iterations_done({}) == 0
+    assert panels(history)[0].series[0].iterations.tolist() == [6, 12]
