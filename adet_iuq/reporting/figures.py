@@ -1,7 +1,8 @@
 """The report's diagrams: SVG text that stands in the page itself and takes the page's colours, light or dark.
 
 Text stays text, so that a phone's own fonts draw it and names need no glyphs here. Whatever belongs to the frame is drawn
-in a colour that nothing else has and that becomes `currentColor` afterwards.
+in a colour that nothing else has and that becomes `currentColor` afterwards; the first line's blue, too dark on black, is
+`--first` of the page.
 """
 
 import io
@@ -121,4 +122,6 @@ def _svg(draw: Callable[[Axes], None]) -> str:
         metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(content, format="svg", transparent=True, metadata=metadata)
     text = content.getvalue()
-    return text[text.index("<svg") :].replace(_FRAME, "currentColor")
+    for colour, name in ((_FRAME, "currentColor"), (COLOURS[0], "var(--first)")):
+        text = text.replace(colour, name)
+    return text[text.index("<svg") :]

@@ -1,8 +1,9 @@
 """The report's own process, beside the training: it reads files and writes one, and nothing of it can end the training.
 
 It costs a training nothing but the start of a process: matching and drawing wait for processors that nobody else wants
-(niceness 19, one thread, no GPU). It is a session of its own, so that Ctrl-C on the training does not reach it; should the
-training end before it, it goes on and ends by itself.
+(SCHED_IDLE, one thread, no GPU). It is a process group of its own, so that Ctrl-C on the training does not reach it, but not a
+session of its own: Linux may share processors evenly between sessions, whatever the priorities in them. Should the training
+end before it, it goes on and ends by itself.
 """
 
 import logging
@@ -17,9 +18,9 @@ from typing import IO
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
-COMMAND = (sys.executable, "-m", "adet_iuq.reporting")
+COMMAND = (sys.executable, "-m", "adet_iuq.reporting", "--started")
 END_SECONDS = 180.0  # the end of a run waits so long for its report
-_LONGEST = 3600  # seconds; a report that takes longer gives up
+_LONGEST = 6 * 3600  # seconds; a report that takes longer, whoever started it long gone, gives up
 _GRACE_SECONDS = 1.0
 _LEAST_NICE = 19
 
@@ -47,7 +48,6 @@ class ReportProcess:
                 stdout=subprocess.DEVNULL,
                 stderr=self._words,
                 env=_environment(),
-                start_new_session=True,
             )
         except OSError as error:
             logger.warning("No report: its process cannot be started (%s).", error.strerror or error)
@@ -97,8 +97,15 @@ class ReportProcess:
 
 
 def be_modest() -> None:
-    """Takes the lowest priority, and lets SIGTERM, or too long a time, end this process in good order."""
+    """Takes the lowest priority there is."""
     os.nice(_LEAST_NICE)
+    if sys.platform == "linux":
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def stand_alone() -> None:
+    """Leaves the process group, to which a terminal sends Ctrl-C; SIGTERM, or too long a time, ends it in good order."""
+    os.setpgid(0, 0)
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, lambda *_: sys.exit("it was ended before it was done."))
     signal.alarm(_LONGEST)

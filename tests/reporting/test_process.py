@@ -13,7 +13,7 @@ from adet_iuq.reporting.process import ReportProcess
 WRITES = """
 import os, sys, pathlib, time
 folder = pathlib.Path(sys.argv[-1])
-facts = [os.nice(0), os.getsid(0) == os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"], "RANK" in os.environ, sys.argv[1:-1]]
+facts = [os.nice(0), os.environ["CUDA_VISIBLE_DEVICES"], "RANK" in os.environ, sys.argv[1:-1]]
 (folder / "report.html").write_text(repr(facts))
 """
 
@@ -32,7 +32,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [one.message for one in caplog.records if one.levelno >= logging.WARNING]
 
 
-def test_it_is_written_in_a_session_of_its_own_without_gpu_and_rank(
+def test_it_is_written_without_gpu_and_rank(
     tmp_path: Path, command: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "0")
@@ -40,11 +40,17 @@ def test_it_is_written_in_a_session_of_its_own_without_gpu_and_rank(
     report = ReportProcess(str(tmp_path))
     report.start(beside=True)
     assert report.finish()
-    assert (tmp_path / "report.html").read_text() == repr([os.nice(0), True, "", False, ["--beside"]])
+    assert (tmp_path / "report.html").read_text() == repr([os.nice(0), "", False, ["--beside"]])
 
 
-def test_lowest_priority(tmp_path: Path, command: Callable[[str], None]) -> None:
-    command("import os, sys; from adet_iuq.reporting.process import be_modest; be_modest(); assert os.nice(0) == 19")
+def test_lowest_priority_in_a_group_and_not_a_session_of_its_own(
+    tmp_path: Path, command: Callable[[str], None]
+) -> None:
+    command(
+        "import os; from adet_iuq.reporting.process import be_modest, stand_alone; be_modest(); stand_alone()\n"
+        f"assert os.nice(0) == 19 and os.getpgid(0) == os.getpid() and os.getsid(0) == {os.getsid(0)}\n"
+        "assert not hasattr(os, 'SCHED_IDLE') or os.sched_getscheduler(0) == os.SCHED_IDLE"
+    )
     report = ReportProcess(str(tmp_path))
     report.start(beside=True)
     assert report.finish()
@@ -112,8 +118,8 @@ def test_a_new_report_replaces_one_that_is_being_written(
 def test_ended_in_good_order_it_leaves_no_half_file(tmp_path: Path, command: Callable[[str], None]) -> None:
     command(
         "import sys, time; from pathlib import Path\n"
-        "from adet_iuq.files import replace_file; from adet_iuq.reporting.process import be_modest\n"
-        "be_modest(); folder = Path(sys.argv[-1])\n"
+        "from adet_iuq.files import replace_file; from adet_iuq.reporting.process import stand_alone\n"
+        "stand_alone(); folder = Path(sys.argv[-1])\n"
         "def write(file): file.write(b'half'); (folder / 'began').touch(); time.sleep(600)\n"
         "replace_file(folder / 'report.html', write)"
     )
