@@ -23,14 +23,14 @@ class ReportHook(HookBase):
 
     Args:
         cfg: REPORT.LABEL_GRID and OUTPUT_DIR.
-        loader: of the training, told where it starts.
+        loader: of the training, told where it starts; None: there is no label grid.
         period: iterations between two lines of metrics.json; an evaluation's numbers are in it after the next one.
     """
 
-    def __init__(self, cfg: CfgNode, loader: Iterable[Any], period: int) -> None:
+    def __init__(self, cfg: CfgNode, loader: Iterable[Any] | None, period: int) -> None:
         self.cfg, self.period = cfg, period
         self.process = ReportProcess(cfg.OUTPUT_DIR)
-        self._loader: Iterable[Any] | None = loader
+        self._loader = loader
         self._reported: dict[str, Any] = {}
 
     def before_train(self) -> None:

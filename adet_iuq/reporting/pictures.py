@@ -1,6 +1,7 @@
 """The pictures of a report: images with ground truth beside predictions, coloured by what was found and what was not."""
 
 import base64
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,13 +104,19 @@ def _comparison(
     matches: Matches, scores: ImageScores, threshold: float, place: int, image_root: str, deep_images: str
 ) -> Comparison:
     entry = matches.images[place]
-    numbers = [int(values[place]) for values in (scores.right, scores.wrong, scores.missed)]
-    name, f1 = relative_path(entry), float(scores.f1[place])
+    result = Comparison(
+        name=relative_path(entry),
+        f1=float(scores.f1[place]),
+        right=int(scores.right[place]),
+        wrong=int(scores.wrong[place]),
+        missed=int(scores.missed[place]),
+        pictures={},
+    )
     try:
         claimed = (entry["height"], entry["width"])
-        image = read_image(Path(image_root) / name, "BGR", claimed_size=claimed, deep_images=deep_images)
+        image = read_image(Path(image_root) / result.name, "BGR", claimed_size=claimed, deep_images=deep_images)
     except UserError as error:
-        return Comparison(name, f1, *numbers, {}, str(error))
+        return dataclasses.replace(result, problem=str(error))
     size, small = image.shape[:2], shrunk(image, _LONG_SIDE)
     truth = _truth(matches, place, threshold, size, small.shape[:2])
     found = _found(matches, place, threshold, size, small.shape[:2])
@@ -117,7 +124,7 @@ def _comparison(
         f"ground truth ({len(truth.labels)})": data_url(draw(small, truth)),
         f"predictions ({len(found.labels)})": data_url(draw(small, found)),
     }
-    return Comparison(name, f1, *numbers, pictures)
+    return dataclasses.replace(result, pictures=pictures)
 
 
 def _truth(matches: Matches, place: int, threshold: float, size: tuple[int, ...], small: tuple[int, ...]) -> Drawing:

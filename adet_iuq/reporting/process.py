@@ -1,7 +1,7 @@
 """The report's own process, beside the training: it reads files and writes one, and nothing of it can end the training.
 
 It costs a training nothing but the start of a process: matching and drawing wait for processors that nobody else wants
-(SCHED_IDLE, one thread, no GPU). It is a process group of its own, so that Ctrl-C on the training does not reach it, but not a
+(SCHED_IDLE, one thread, no GPU). It is a process group of its own, so that Ctrl-C on the training does not reach it, but no
 session of its own: Linux may share processors evenly between sessions, whatever the priorities in them. Should the training
 end before it, it goes on and ends by itself.
 """

@@ -60,7 +60,11 @@ def test_losses_weights_and_random_states_are_those_of_a_run_without(
         runs = {}
         for name in ("with", "without"):
             folder = tmp_path / f"{name}{workers}"
-            more = {"REPORT__ENABLED": name == "with", "DATALOADER__NUM_WORKERS": workers, "TEST__EVAL_PERIOD": 4}
+            more: dict[str, Any] = {
+                "REPORT__ENABLED": name == "with",
+                "DATALOADER__NUM_WORKERS": workers,
+                "TEST__EVAL_PERIOD": 4,
+            }
             train(toy_args(folder, **more))
             runs[name] = (metrics(folder), state(folder))
         assert runs["with"][0] == runs["without"][0] and len(runs["with"][0]) > 12
@@ -69,8 +73,8 @@ def test_losses_weights_and_random_states_are_those_of_a_run_without(
             assert torch.equal(ours["model"][name], tensor), name
         (own,), (other,) = (one["trainer"]["random_states"] for one in (ours, theirs))
         assert own["python"] == other["python"] and torch.equal(own["torch"], other["torch"])
-    ours, theirs = ({path.name for path in (tmp_path / name).iterdir()} for name in ("with0", "without0"))
-    files = {name for name in ours - theirs if not name.startswith("events")}
+    left, other_left = ({path.name for path in (tmp_path / name).iterdir()} for name in ("with0", "without0"))
+    files = {name for name in left - other_left if not name.startswith("events")}
     assert files == {"label_grid.jpg", "report.html", "report.json", "reports.txt"}
 
 

@@ -87,9 +87,9 @@ def test_a_look_changes_nothing(cfg: CfgNode, tmp_path: Path) -> None:
     iterator = iter(loader)
     next(iterator)
     plan = loader.plan
-    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    states = random.getstate(), str(np.random.get_state(legacy=False)), torch.get_rng_state()
     write_label_grid(loader, cfg)
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[:2]
+    assert (random.getstate(), str(np.random.get_state(legacy=False))) == states[:2]
     assert torch.equal(torch.get_rng_state(), states[2]) and loader.plan == plan
     second = list(itertools.islice(build_train_loader(cfg), 2))[1]
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(next(iterator), second, strict=True))
