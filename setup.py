@@ -28,6 +28,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["adet_iuq", "adet_iuq.*"]),
+    package_data={"adet_iuq.reporting": ["page.html"]},
     python_requires=">=3.10",
     install_requires=[
         # detectron2 >= 0.6 as well: not on PyPI under its name, see tools/install_detectron2.py
@@ -42,6 +43,7 @@ setup(
         "timm>=1.0",
         "supervision>=0.20",
         "rich",
+        "Jinja2",
         "scipy",
         "matplotlib",
         "PyYAML",

@@ -17,6 +17,7 @@ from adet_iuq.data.registration.mosaic import evaluated_sets
 from adet_iuq.engine import Trainer, argument_parser, launch, setup
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation import print_results
+from adet_iuq.reporting.hook import report_evaluation
 
 
 def main(args: argparse.Namespace) -> None:
@@ -37,6 +38,7 @@ def main(args: argparse.Namespace) -> None:
                 raise UserError("--eval-only: no weights. Add MODEL.WEIGHTS path/to/model_final.pth, or --resume.")
             checkpointer.load(cfg.MODEL.WEIGHTS, strict=True)
         results = Trainer.test(cfg, model)
+        report_evaluation(cfg)
     else:
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)

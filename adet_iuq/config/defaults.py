@@ -13,6 +13,7 @@ from adet_iuq.config.swin import add_swin_config
 from adet_iuq.config.training import (
     add_data_config,
     add_normalizer_config,
+    add_report_config,
     add_test_config,
     add_timm_config,
     add_training_config,
@@ -42,6 +43,7 @@ def get_cfg(add_config: AddConfig | Sequence[AddConfig] = ()) -> CfgNode:
     add_data_config(cfg)
     add_training_config(cfg)
     add_test_config(cfg)
+    add_report_config(cfg)
     add_normalizer_config(cfg)
     add_timm_config(cfg)
     add_swin_config(cfg)

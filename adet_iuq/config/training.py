@@ -94,6 +94,15 @@ def add_test_config(cfg: CfgNode) -> None:
     cfg.TEST.QUERY_PROBE.SEED = 0  # of that draw, of the pixels and of the views
 
 
+def add_report_config(cfg: CfgNode) -> None:
+    """Adds `REPORT.*` keys: the page about a run (docs/report.md). They change nothing that a run computes."""
+    cfg.REPORT = CfgNode()
+    # OUTPUT_DIR/report.html after every evaluation, written by a process of its own at the lowest priority.
+    cfg.REPORT.ENABLED = True
+    cfg.REPORT.LABEL_GRID = 16  # training images in OUTPUT_DIR/label_grid.jpg, at the start of a run; 0: none
+    cfg.REPORT.WORST = 16  # pictures of each test set, the worst ones; 0: none
+
+
 def add_normalizer_config(cfg: CfgNode) -> None:
     """Adds `MODEL.REDUCE_NORMALIZER`, read by all segmenters and by both terms of instance-unique querying."""
     # A loss is a sum over queries, cells or pixels by their number. False, as published: their number on this process

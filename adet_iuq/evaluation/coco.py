@@ -1,12 +1,17 @@
 """COCO's metrics on files that detectron2's evaluator would misread."""
 
+import os
 from typing import Any
 
 from detectron2.evaluation import COCOEvaluator
+from detectron2.utils import comm
 
 from adet_iuq.data.annotations.evaluation_json import ORIGINAL_ID
 from adet_iuq.evaluation.run_lengths import RunLengthEvaluator, coco_results
 from adet_iuq.evaluation.sizes import ImageSizes
+from adet_iuq.evaluation.source import Source, write_source
+
+RESULTS_FILE = "coco_instances_results.json"  # detectron2's name
 
 
 class InstanceEvaluator(COCOEvaluator, RunLengthEvaluator):
@@ -47,7 +52,19 @@ class InstanceEvaluator(COCOEvaluator, RunLengthEvaluator):
         for identity, size in self._sizes.gather().items():
             self._coco_api.imgs[identity].update(size)
         result: dict[str, Any] = super().evaluate(img_ids)
+        if comm.is_main_process() and self._output_dir:
+            write_source(self._output_dir, self._source())
         return result
+
+    def _source(self) -> Source:
+        return Source(
+            ground_truth=self._metadata.json_file,
+            image_root=self._metadata.get("image_root") or os.path.dirname(self._metadata.json_file),
+            task="bbox" if self._tasks is not None and "segm" not in self._tasks else "segm",
+            rules="coco",
+            predictions=RESULTS_FILE,
+            max_detections=self._max_dets_per_image[-1],
+        )
 
     def _derive_coco_results(
         self, coco_eval: Any, iou_type: str, class_names: list[str] | None = None

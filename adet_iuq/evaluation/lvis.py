@@ -22,6 +22,7 @@ from detectron2.utils.logger import create_small_table
 
 from adet_iuq.evaluation.run_lengths import RunLengthEvaluator, coco_results
 from adet_iuq.evaluation.sizes import ImageSizes
+from adet_iuq.evaluation.source import Source, write_source
 
 logger = logging.getLogger(__name__)
 
@@ -120,12 +121,23 @@ class LVISEvaluator(RunLengthEvaluator):
         predictions = [{**one, "category_id": ids[one["category_id"]]} for one in predictions]
         os.makedirs(self._output_dir, exist_ok=True)
         Path(self._output_dir, RESULTS_FILE).write_text(json.dumps(predictions))
+        write_source(self._output_dir, self._source())
         truth = lvis.LVIS(self._metadata.json_file)
         if not truth.anns:
             return {}
         for identity, size in sizes.items():
             truth.imgs[identity].update(size)
         return {task: lvis_metrics(truth, predictions, task) for task in self._tasks}
+
+    def _source(self) -> Source:
+        return Source(
+            ground_truth=self._metadata.json_file,
+            image_root=self._metadata.get("image_root") or os.path.dirname(self._metadata.json_file),
+            task="segm" if "segm" in self._tasks else "bbox",
+            rules="lvis",
+            predictions=RESULTS_FILE,
+            max_detections=MAX_DETECTIONS,
+        )
 
     def _category_ids(self) -> Mapping[int, int]:
         """The data set's id of every class number; LVIS's own files count from 1."""

@@ -4,6 +4,7 @@ Images are (H, W, 3) uint8 in BGR, as OpenCV has them; boxes are XYXY in pixels 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,12 +26,14 @@ class Drawing:
         masks: (K, H, W) bool; None: boxes only.
         classes: (K,) int.
         labels: K texts.
+        colours: K colours as "#rrggbb"; None: each instance its own.
     """
 
     boxes: npt.NDArray[np.floating]
     masks: npt.NDArray[np.bool_] | None
     classes: npt.NDArray[np.integer]
     labels: list[str]
+    colours: list[str] | None = None
 
 
 def draw(image: Image, drawing: Drawing) -> Image:
@@ -45,13 +48,14 @@ def draw(image: Image, drawing: Drawing) -> Image:
     detections = sv.Detections(
         xyxy=np.asarray(drawing.boxes, dtype=np.float32) * factor, mask=masks, class_id=np.asarray(drawing.classes)
     )
-    by_instance = sv.ColorLookup.INDEX
+    palette = sv.ColorPalette.DEFAULT if drawing.colours is None else sv.ColorPalette.from_hex(drawing.colours)
+    look: dict[str, Any] = {"color": palette, "color_lookup": sv.ColorLookup.INDEX}
     if masks is not None:
-        canvas = sv.MaskAnnotator(opacity=0.45, color_lookup=by_instance).annotate(canvas, detections)
-        canvas = sv.PolygonAnnotator(thickness=1, color_lookup=by_instance).annotate(canvas, detections)
+        canvas = sv.MaskAnnotator(opacity=0.45, **look).annotate(canvas, detections)
+        canvas = sv.PolygonAnnotator(thickness=1, **look).annotate(canvas, detections)
     else:
-        canvas = sv.BoxAnnotator(thickness=1, color_lookup=by_instance).annotate(canvas, detections)
-    labels = sv.LabelAnnotator(text_scale=0.35, text_padding=2, color_lookup=by_instance)
+        canvas = sv.BoxAnnotator(thickness=1, **look).annotate(canvas, detections)
+    labels = sv.LabelAnnotator(text_scale=0.35, text_padding=2, **look)
     return np.asarray(labels.annotate(canvas, detections, labels=drawing.labels))
 
 

@@ -68,6 +68,7 @@ def test_a_picture_of_a_hundred_megapixels_takes_less_than_six_gigabytes(
         "MODEL.DEVICE": "cpu",
         "MODEL.WEIGHTS": "",
         "OUTPUT_DIR": tmp_path,
+        "REPORT.ENABLED": False,
         **ALL[name],
     }
     words = [str(word) for pair in options.items() for word in pair]

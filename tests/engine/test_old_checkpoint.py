@@ -22,8 +22,8 @@ CHECKPOINT = "model_0000005.pth"
 # nothing with the same two threads, by up to 3e-7 with one thread, and by up to 5e-5 (loss_inter; total_loss 7e-7) with the
 # kernels of a CPU that knows SSE4.1 only. The fill of the memory and the fire rates never differed.
 TOLERANCE = 1e-4
-# What the keys that the run's own config leaves out meant then.
-OLD_DEFAULTS = ("MODEL.IUQ.INTER.NEG_WEIGHT", "0.9")
+# What the keys that the run's own config leaves out meant then; and no report, which nobody reads.
+OLD_DEFAULTS = ("MODEL.IUQ.INTER.NEG_WEIGHT", "0.9", "REPORT.ENABLED", "False")
 
 Losses = dict[str, dict[int, float]]
 

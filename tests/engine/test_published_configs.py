@@ -181,6 +181,7 @@ def two_classes(folder: Path) -> list[str]:
         "MODEL.WEIGHTS": "",
         "SOLVER.AMP.ENABLED": False,
         "OUTPUT_DIR": str(folder / "output"),
+        "REPORT.ENABLED": False,
     }
     return [str(part) for pair in options.items() for part in pair]
 

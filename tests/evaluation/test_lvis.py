@@ -17,6 +17,10 @@ from adet_iuq.config.num_classes import all_num_classes
 from adet_iuq.data import fill_class_counts, load_dataset
 from adet_iuq.evaluation import build_evaluator
 from adet_iuq.evaluation.lvis import METRICS, LVISEvaluator, precision_recall
+from adet_iuq.evaluation.source import read_source
+from adet_iuq.reporting.data_set import read_matches
+from adet_iuq.reporting.pictures import worst_images
+from adet_iuq.reporting.scores import image_scores
 from helpers.lvis_scenes import FREQUENCIES, as_instances, lvis_content, perfect_predictions
 from helpers.toy_segmenter import toy_args, train
 
@@ -245,3 +249,19 @@ def test_training_run(content: Content, cfg: CfgNode, tmp_path: Path) -> None:
     assert 0 <= results["segm"]["APf"] < 50 and results["segm"]["APr"] == 0
     saved = json.loads((tmp_path / "run/results.json").read_text())
     assert saved[name]["segm"]["APr"] == 0
+
+
+def test_a_report_finds_predictions_ground_truth_and_images(measure: Measure, content: Content, tmp_path: Path) -> None:
+    """All but one object are found, whose image is named by its URL."""
+    detections = perfect_predictions(content)
+    poor = next(image for image, found in detections.items() if found)
+    detections[poor].pop()
+    measure(content, detections)
+    source = read_source(tmp_path / "results")
+    assert (source.rules, source.task, source.max_detections) == ("lvis", "segm", 300)
+    matches = read_matches(tmp_path / "results", source)
+    assert matches is not None and matches.hit.all() and matches.hit.sum() == matches.object_counted.sum() - 1
+    (worst,) = worst_images(
+        matches, image_scores(matches, 0.0), 0.0, source.image_root, deep_images="dtype", most=16, most_bytes=10**6
+    )
+    assert not worst.problem and (worst.wrong, worst.missed) == (0, 1) and len(worst.pictures) == 2

@@ -113,6 +113,7 @@ def toy_options(output_dir: Path | str, **more: Any) -> list[str]:
         "SOLVER.WARMUP_ITERS": 4,
         "SOLVER.BASE_LR": 0.02,
         "SEED": 3,
+        "REPORT.ENABLED": False,
         "OUTPUT_DIR": output_dir,
     }
     flat = {**options, **{key.replace("__", "."): value for key, value in more.items()}}

@@ -1,6 +1,7 @@
 """The loader for training."""
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -12,9 +13,9 @@ from torch.utils.data import DataLoader
 
 import adet_iuq.data.loading.lsj
 import adet_iuq.data.loading.mapper  # noqa: F401  (both register their mappers)
-from adet_iuq.data.loading.registries import Mapper, build_mapper, build_stream, check_needs
+from adet_iuq.data.loading.registries import Mapper, SampleMapper, build_mapper, build_stream, check_needs
 from adet_iuq.data.loading.sampler import BatchPlan
-from adet_iuq.data.loading.samples import TrainingSamples, unwrapped
+from adet_iuq.data.loading.samples import Failure, TrainingSamples, unwrapped
 from adet_iuq.data.loading.selection import Selection
 from adet_iuq.data.loading.workers import WorkerBoard, initialize_worker
 from adet_iuq.data.registration.datasets import load_dataset, register_datasets
@@ -64,6 +65,20 @@ class TrainLoader:
         """
         numbers = {"start_iter": iteration, "images_per_batch": images_per_batch, "micro_batches": micro_batches}
         self.plan = dataclasses.replace(self.plan, seed=seed, **numbers)
+
+    def first_samples(self, count: int) -> Iterator[dict[str, Any]] | None:
+        """The run's first samples, of all processes together, mapped here and now; what `iter` gives stays the same.
+
+        Unreadable images are replaced as in the run, or left out. None if the mapper is no `SampleMapper`: any other may
+        keep something from one call to the next, which a call more would change.
+        """
+        if not isinstance(self._mapper, SampleMapper):
+            return None
+        plan = dataclasses.replace(self.plan, start_iter=0, micro_batches=1, rank=0, world_size=1)
+        samples = TrainingSamples(self._records, self._mapper, plan.seed, self._skip, WorkerBoard(0))
+        pairs = itertools.chain.from_iterable(plan.batches(self._stream, self._wide))
+        mapped = (samples[pair] for pair in itertools.islice(pairs, count))
+        return (sample for sample in mapped if not isinstance(sample, Failure))
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         # With its own generator the loader draws nothing from the process's; samples bring their seeds along anyhow.

@@ -41,6 +41,7 @@ from adet_iuq.errors import UserError
 from adet_iuq.evaluation import build_evaluator, report_results
 from adet_iuq.evaluation.queries import check_probe
 from adet_iuq.modeling import Segmenter
+from adet_iuq.reporting.hook import ReportHook
 
 logger = logging.getLogger(__name__)
 
@@ -266,6 +267,8 @@ class Trainer(DefaultTrainer):
             for writer in writers:
                 writer.write()
         self.register_hooks([hooks.PeriodicWriter(writers, period=self.write_period)])
+        if self.cfg.REPORT.ENABLED:
+            self.register_hooks([ReportHook(self.cfg, self._trainer.data_loader, self.write_period)])
         return writers
 
     def run_step(self) -> None:

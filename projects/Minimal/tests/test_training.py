@@ -25,6 +25,7 @@ SHORT = {
     "SOLVER.WARMUP_ITERS": 5,
     "SOLVER.STEPS": (),
     "SOLVER.MAX_ITER": 60,
+    "REPORT.ENABLED": False,
 }
 
 

@@ -1,0 +1,123 @@
+"""The report's own process, beside the training: it reads files and writes one, and nothing of it can end the training.
+
+It costs a training nothing but the start of a process: matching and drawing wait for processors that nobody else wants
+(SCHED_IDLE, one thread, no GPU). It is a process group of its own, so that Ctrl-C on the training does not reach it, but no
+session of its own: Linux may share processors evenly between sessions, whatever the priorities in them. Should the training
+end before it, it goes on and ends by itself.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO
+
+logger = logging.getLogger(__name__)
+
+REPORT_FILE = "report.html"
+COMMAND = (sys.executable, "-m", "adet_iuq.reporting", "--started")
+END_SECONDS = 180.0  # the end of a run waits so long for its report
+_LONGEST = 6 * 3600  # seconds; a report that takes longer, whoever started it long gone, gives up
+_GRACE_SECONDS = 1.0
+_LEAST_NICE = 19
+
+
+class ReportProcess:
+    """At most one report at a time; a new one replaces one that is still being written.
+
+    Args:
+        folder: OUTPUT_DIR of the run.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._words: IO[bytes] | None = None
+
+    def start(self, *, beside: bool) -> None:
+        """Begins a report of what is in the folder now, at the lowest priority if it stands `beside` a training."""
+        self.stop()
+        try:
+            self._words = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the process has ended)
+            self._process = subprocess.Popen(
+                [*COMMAND, *(["--beside"] if beside else []), self.folder],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._words,
+                env=_environment(),
+            )
+        except OSError as error:
+            logger.warning("No report: its process cannot be started (%s).", error.strerror or error)
+
+    def look(self) -> None:
+        """Says, once, if the report failed."""
+        if self._process is not None and self._process.poll() is not None:
+            self._end()
+
+    def finish(self, seconds: float = END_SECONDS) -> bool:
+        """Waits for the report; returns whether it is there. One that takes longer goes on by itself."""
+        if self._process is None:
+            return False
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            logger.warning(
+                "The report takes longer than %.0f s; process %d goes on with it.", seconds, self._process.pid
+            )
+            self._process = None
+            return False
+        return self._end()
+
+    def stop(self) -> None:
+        """Ends a report that is still being written; the one before it stays."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_GRACE_SECONDS)
+            except subprocess.TimeoutExpired:  # deep in a library, which hears no signal
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        else:
+            self.look()
+
+    def _end(self) -> bool:
+        assert self._process is not None and self._words is not None
+        code, self._process = self._process.returncode, None
+        if code:
+            self._words.seek(0)
+            lines = self._words.read().decode(errors="replace").strip().splitlines()
+            why = lines[-1].removeprefix("Error: ") if lines else f"exit code {code}"
+            logger.warning("No report: %s Once that is mended: python tools/report.py %s", why, self.folder)
+        self._words.close()
+        return code == 0
+
+
+def be_modest() -> None:
+    """Takes the lowest priority there is."""
+    os.nice(_LEAST_NICE)
+    if sys.platform == "linux":
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def stand_alone() -> None:
+    """Leaves the process group, to which a terminal sends Ctrl-C; SIGTERM, or too long a time, ends it in good order."""
+    os.setpgid(0, 0)
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, lambda *_: sys.exit("it was ended before it was done."))
+    signal.alarm(_LONGEST)
+
+
+def _environment() -> dict[str, str]:
+    """This process's own, in which the child finds the same code, and neither GPUs nor more than one thread.
+
+    The launcher's variables stay out: a child that imports torch must not take itself for a rank.
+    """
+    own = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    code = str(Path(__file__).resolve().parents[2])
+    paths = [code, *filter(None, [own.get("PYTHONPATH")])]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**own, "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "agg", **threads}
