@@ -13,6 +13,7 @@ import supervision as sv
 Image = npt.NDArray[np.uint8]
 
 _LEAST_SIDE = 320  # pixels; smaller images are enlarged by a whole factor, so that labels can be read
+_PLAIN_SIDE = 1000  # pixels; on larger images lines and letters grow with the image
 _GAP = 8  # pixels between two pictures
 
 
@@ -22,15 +23,17 @@ class Drawing:
 
     Attributes:
         boxes: (K, 4) float.
-        masks: (K, H, W) bool; None: boxes only.
+        masks: (K, H, W) bool, or as many in supervision's form; None: boxes only.
         classes: (K,) int.
         labels: K texts.
+        tracks: (K,) int, by which objects keep their colour from frame to frame; None: a colour by position.
     """
 
     boxes: npt.NDArray[np.floating]
-    masks: npt.NDArray[np.bool_] | None
+    masks: npt.NDArray[np.bool_] | sv.CompactMask | None
     classes: npt.NDArray[np.integer]
     labels: list[str]
+    tracks: npt.NDArray[np.integer] | None = None
 
 
 def draw(image: Image, drawing: Drawing) -> Image:
@@ -40,18 +43,25 @@ def draw(image: Image, drawing: Drawing) -> Image:
     if not len(drawing.boxes):
         return canvas
     masks = drawing.masks
-    if masks is not None:
-        masks = masks.repeat(factor, 1).repeat(factor, 2)
+    if masks is not None and factor > 1:
+        masks = np.asarray(masks).repeat(factor, 1).repeat(factor, 2)
     detections = sv.Detections(
-        xyxy=np.asarray(drawing.boxes, dtype=np.float32) * factor, mask=masks, class_id=np.asarray(drawing.classes)
+        xyxy=np.asarray(drawing.boxes, dtype=np.float32) * factor,
+        mask=masks,
+        class_id=np.asarray(drawing.classes),
+        tracker_id=drawing.tracks,
     )
-    by_instance = sv.ColorLookup.INDEX
+    colours = sv.ColorLookup.INDEX if drawing.tracks is None else sv.ColorLookup.TRACK
+    scale = max(1.0, min(canvas.shape[:2]) / _PLAIN_SIDE)
+    line = round(scale)
     if masks is not None:
-        canvas = sv.MaskAnnotator(opacity=0.45, color_lookup=by_instance).annotate(canvas, detections)
-        canvas = sv.PolygonAnnotator(thickness=1, color_lookup=by_instance).annotate(canvas, detections)
+        canvas = sv.MaskAnnotator(opacity=0.45, color_lookup=colours).annotate(canvas, detections)
+        canvas = sv.PolygonAnnotator(thickness=line, color_lookup=colours).annotate(canvas, detections)
     else:
-        canvas = sv.BoxAnnotator(thickness=1, color_lookup=by_instance).annotate(canvas, detections)
-    labels = sv.LabelAnnotator(text_scale=0.35, text_padding=2, color_lookup=by_instance)
+        canvas = sv.BoxAnnotator(thickness=line, color_lookup=colours).annotate(canvas, detections)
+    labels = sv.LabelAnnotator(
+        text_scale=0.35 * scale, text_thickness=line, text_padding=round(2 * scale), color_lookup=colours
+    )
     return np.asarray(labels.annotate(canvas, detections, labels=drawing.labels))
 
 
