@@ -55,7 +55,9 @@ def _of_run(folder: Path, weights: str) -> tuple[str, str]:
     if weights or own.is_file():
         return str(config), weights or str(own)
     others = sorted(file.name for file in folder.glob("*.pth"))
-    has = f"It has {', '.join(others)}: name one of them as the weights." if others else "It has no other weights either."
+    has = (
+        f"It has {', '.join(others)}: name one of them as the weights." if others else "It has no other weights either."
+    )
     raise UserError(f"{folder} has no {FINAL_WEIGHTS}: the run is not finished. {has}")
 
 

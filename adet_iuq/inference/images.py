@@ -36,7 +36,9 @@ def pixels_of(picture: Picture, order: str = "BGR", deep_images: str = "dtype") 
         return _array_pixels(picture, order)
     if isinstance(picture, (str, os.PathLike)):
         return read_image(picture, deep_images=deep_images)
-    raise UserError(f"A {type(picture).__name__} is no image: give a path, an array (H, W, 3) or a picture of Pillow's.")
+    raise UserError(
+        f"A {type(picture).__name__} is no image: give a path, an array (H, W, 3) or a picture of Pillow's."
+    )
 
 
 def _array_pixels(array: npt.NDArray[np.generic], order: str) -> Pixels:
@@ -64,9 +66,9 @@ def find_files(words: Iterable[str | os.PathLike[str]], suffixes: Sequence[str] 
     Raises:
         UserError: nothing is found.
     """
-    words = [os.fspath(word) for word in words]
+    names = [os.fspath(word) for word in words]
     found: list[Path] = []
-    for word in words:
+    for word in names:
         path = Path(word).expanduser()
         if path.is_dir():
             found += sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
@@ -75,5 +77,5 @@ def find_files(words: Iterable[str | os.PathLike[str]], suffixes: Sequence[str] 
         else:
             found.append(path)
     if not found:
-        raise UserError(f"No image in {', '.join(words)}. Known suffixes: {', '.join(suffixes)}.")
+        raise UserError(f"No image in {', '.join(names)}. Known suffixes: {', '.join(suffixes)}.")
     return list(dict.fromkeys(found))

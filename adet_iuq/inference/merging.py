@@ -4,13 +4,13 @@ Three measures for three cases, because one does not serve all:
 
 * Two that are whole in their tiles are the same object where their masks agree: intersection over union. Intersection over
   the smaller one would take a small object that lies on a large one away.
-* One that its tile's border cuts is a fragment. Where most of it lies in an object that another tile has seen whole, that one
-  stays, whatever the scores: intersection over the fragment. Their union says nothing, for the fragment may be a sliver.
-* Two fragments, in an object larger than the overlap, agree where both tiles look: intersection over union within what both
+* One that its tile's border cuts is a fragment. Where most of it lies in an object that another tile has seen whole, that
+  one stays, whatever the scores: intersection over the fragment. Their union says nothing, for it may be a sliver.
+* Two fragments of an object larger than the overlap agree where both tiles look: intersection over union within what both
   see. They are united, for each has what the other lacks.
 
-What one look has found is not compared with itself: the segmenter has had its own suppression. So a picture of one tile gives
-the same as without tiles.
+What one look has found is not compared with itself: the segmenter has had its own suppression. So a picture of one tile
+gives the same as without tiles.
 """
 
 from collections.abc import Sequence
@@ -62,8 +62,7 @@ def _place(part: Part) -> Window:
 
 def _touching(boxes: npt.NDArray[np.int64], box: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Which of the (N, 4) boxes share pixels with one."""
-    touching: npt.NDArray[np.bool_] = ((boxes[:, :2] < box[2:]) & (box[:2] < boxes[:, 2:])).all(axis=1)
-    return touching
+    return np.asarray(((boxes[:, :2] < box[2:]) & (box[:2] < boxes[:, 2:])).all(axis=1), dtype=np.bool_)
 
 
 def _is_same(part: Part, whole: Part, threshold: float) -> bool:

@@ -44,7 +44,7 @@ def draw(image: Image, drawing: Drawing) -> Image:
         return canvas
     masks = drawing.masks
     if masks is not None and factor > 1:
-        masks = np.asarray(masks).repeat(factor, 1).repeat(factor, 2)
+        masks = np.asarray(masks, dtype=np.bool_).repeat(factor, 1).repeat(factor, 2)
     detections = sv.Detections(
         xyxy=np.asarray(drawing.boxes, dtype=np.float32) * factor,
         mask=masks,

@@ -33,7 +33,7 @@ def of_detections(detections: sv.Detections) -> Drawing:
     names, tracks = detections.data["class_name"], detections.tracker_id
     marks = [""] * len(detections) if tracks is None else [f"#{track} " for track in tracks]
     return Drawing(
-        boxes=detections.xyxy,
+        boxes=np.asarray(detections.xyxy, dtype=np.float32),
         masks=detections.mask,
         classes=detections.class_id,
         labels=[

@@ -42,7 +42,7 @@ def open_image(path: str | os.PathLike[str], kind: str = "Image") -> Iterator[Im
 
 @contextmanager
 def explained(path: str, kind: str = "Image") -> Iterator[None]:
-    """What goes wrong with a picture inside the block becomes an error for people; arguments and errors as of `open_image`."""
+    """What goes wrong with a picture inside the block becomes an error for people, as `open_image` says."""
     try:
         yield
     except UserError:
