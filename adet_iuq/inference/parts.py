@@ -4,7 +4,7 @@ Hundreds of masks of a picture with 4000 x 3000 pixels are gigabytes as (N, H, W
 All coordinates are pixels of the whole picture; (x0, y0, x1, y1) with x1 and y1 one past the last pixel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import supervision as sv
 import torch
 from detectron2.structures import Instances
 
-from adet_iuq.modeling.layers import EncodedMasks
+from adet_iuq.modeling.layers import EncodedMasks, Masks
 from adet_iuq.visualization.instances import class_name
 
 Size = tuple[int, int]  # (height, width)
@@ -49,7 +49,7 @@ def parts_of(instances: Instances, window: Window, size: Size, score_threshold: 
     """The instances of a window, in their order, in pixels of the picture.
 
     Args:
-        instances: of the picture's window, at its own size, with `pred_masks` as `EncodedMasks` or none.
+        instances: of the picture's window, at its own size; with or without `pred_masks`.
         window: where it lies.
         size: of the picture.
         score_threshold: those that score less are left out.
@@ -58,8 +58,7 @@ def parts_of(instances: Instances, window: Window, size: Size, score_threshold: 
     kept = instances[instances.scores >= score_threshold]
     masks: list[tuple[Window | None, Crop | None]] = [(None, None)] * len(kept)
     if kept.has("pred_masks"):
-        assert isinstance(kept.pred_masks, EncodedMasks)
-        masks = [_cropped(rle, window) for rle in kept.pred_masks.rles]
+        masks = [_cropped(mask, window) for mask in _single_masks(kept.pred_masks)]
     boxes = kept.pred_boxes.tensor + torch.tensor([*window[:2], *window[:2]])
     found = zip(kept.pred_classes.tolist(), kept.scores.tolist(), boxes.numpy().astype(np.float32), masks, strict=True)
     return [
@@ -68,12 +67,21 @@ def parts_of(instances: Instances, window: Window, size: Size, score_threshold: 
     ]
 
 
-def _cropped(rle: dict[str, object], window: Window) -> tuple[Window, Crop]:
-    """Place and mask of COCO's run lengths; an empty mask has a place without pixels."""
-    x, y, width, height = (round(value) for value in mask_util.toBbox(rle))
-    mask = mask_util.decode(rle)[y : y + height, x : x + width].astype(bool)
-    x, y = x + window[0], y + window[1]
-    return (x, y, x + width, y + height), mask
+def _single_masks(masks: Masks) -> Iterator[Crop]:
+    """One (H, W) bool after the other."""
+    if isinstance(masks, EncodedMasks):
+        yield from (mask_util.decode(rle).astype(bool) for rle in masks.rles)
+    else:
+        yield from (mask.numpy().astype(bool) for mask in masks)
+
+
+def _cropped(mask: Crop, window: Window) -> tuple[Window, Crop]:
+    """A window's mask as its place in the picture, and its pixels there; an empty one has a place without pixels."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    y0, y1 = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+    x0, x1 = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 0)
+    place = (x0 + window[0], y0 + window[1], x1 + window[0], y1 + window[1])
+    return place, mask[y0:y1, x0:x1].copy()
 
 
 def is_cut(place: Sequence[float], window: Window, size: Size, margin: int) -> bool:
