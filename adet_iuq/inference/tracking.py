@@ -12,6 +12,8 @@ FLOOR = 0.5  # detections above this share of the score threshold may go on with
 class Tracker:
     """Gives detections of one video, frame after frame, a `tracker_id`; those that belong to no track are left out.
 
+    An object has its number from the second frame on that shows it, so that what flickers up once gets none.
+
     Args:
         rate: frames a second.
         score_threshold: from it on a detection starts a track.

@@ -70,7 +70,7 @@ class Camera:
 
     def read(self) -> tuple[bool, Any]:
         self.left -= 1
-        return self.left >= 0, frame(self.left)
+        return self.left >= 0, frame(0)
 
     def release(self) -> None:
         pass
@@ -81,7 +81,7 @@ def test_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
     with VideoSource(0) as video:
         assert (video.rate, video.frames) == (25.0, None)
         assert len(list(video)) == 3
-    with pytest.raises(UserError, match="camera 4 cannot be opened. Is it connected"):
+    with pytest.raises(UserError, match=r"camera 4 cannot be opened\. Is it connected"):
         VideoSource(4)
 
 
