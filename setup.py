@@ -41,7 +41,7 @@ setup(
         "Pillow",
         opencv(),
         "timm>=1.0",
-        "supervision>=0.30",
+        "supervision>=0.29",
         "rich",
         "scipy",
         "matplotlib",

@@ -40,17 +40,17 @@ class CocoFile:
         """
         self.images.append({"id": number, "file_name": file_name, "height": size[0], "width": size[1], **more})
         assert detections.class_id is not None and detections.confidence is not None
+        boxes = np.concatenate([detections.xyxy[:, :2], detections.xyxy[:, 2:] - detections.xyxy[:, :2]], axis=1)
         for index, (box, label, score) in enumerate(
-            zip(detections.xyxy.tolist(), detections.class_id.tolist(), detections.confidence.tolist(), strict=True)
+            zip(boxes.tolist(), detections.class_id.tolist(), detections.confidence.tolist(), strict=True)
         ):
-            x0, y0, x1, y1 = box
             entry = {
                 "id": len(self.annotations) + 1,
                 "image_id": number,
                 "category_id": self._category(label),
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "bbox": box,
                 "score": score,
-                "area": (x1 - x0) * (y1 - y0),
+                "area": box[2] * box[3],
                 "iscrowd": 0,
             }
             if detections.mask is not None:

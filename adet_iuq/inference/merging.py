@@ -33,7 +33,7 @@ def merged(parts: Sequence[Part], threshold: float = THRESHOLD) -> list[Part]:
     ordered = sorted(parts, key=lambda part: (part.cut, -part.score))
     boxes = np.array([_place(part) for part in ordered], dtype=np.int64).reshape(-1, 4)
     labels = np.array([part.label for part in ordered])
-    groups: dict[int, list[Part]] = {}  # by the number of their first part, which leads
+    groups: dict[int, list[int]] = {}  # by the number of their first part, which leads
     group_of: dict[int, int] = {}
     for number, part in enumerate(ordered):
         near = _touching(boxes[:number], boxes[number]) & (labels[:number] == part.label)
@@ -41,15 +41,14 @@ def merged(parts: Sequence[Part], threshold: float = THRESHOLD) -> list[Part]:
         rivals = [other for other in rivals if other in group_of]
         if any(_is_same(part, ordered[other], threshold) for other in rivals if not ordered[other].cut):
             continue
-        mine = number
-        if part.cut:
-            fragments = [other for other in rivals if ordered[other].cut]
-            mine = next(
-                (group_of[other] for other in fragments if _agreement(part, ordered[other]) > threshold), number
-            )
-        groups.setdefault(mine, []).append(part)
-        group_of[number] = mine
-    return sorted((_united(group) for group in groups.values()), key=lambda part: -part.score)
+        fragments = [other for other in rivals if part.cut and ordered[other].cut]
+        same = {group_of[other] for other in fragments if _agreement(part, ordered[other]) > threshold}
+        lead = min(same, default=number)
+        for group in sorted({*same, number}):  # it may be what holds several groups together
+            members = groups.pop(group, [number])
+            groups.setdefault(lead, []).extend(members)
+            group_of.update(dict.fromkeys(members, lead))
+    return sorted((_united([ordered[one] for one in group]) for group in groups.values()), key=lambda part: -part.score)
 
 
 def _place(part: Part) -> Window:
