@@ -114,8 +114,7 @@ def same_results(detections: sv.Detections, expected: list[dict[str, Any]], cate
     assert detections.class_id is not None and detections.confidence is not None and detections.mask is not None
     assert [category_ids[int(label)] for label in detections.class_id] == [one["category_id"] for one in expected]
     assert detections.confidence.tolist() == [one["score"] for one in expected]
-    boxes = detections.xyxy.copy()
-    boxes[:, 2:] -= boxes[:, :2]
-    assert boxes.tolist() == [one["bbox"] for one in expected]
+    corners, ends = detections.xyxy[:, :2], detections.xyxy[:, 2:]
+    assert np.concatenate([corners, ends - corners], axis=1).tolist() == [one["bbox"] for one in expected]
     for mask, one in zip(detections.mask, expected, strict=True):
         assert np.array_equal(mask, mask_util.decode(one["segmentation"]).astype(bool))

@@ -38,14 +38,14 @@ def test_one_image_gives_supervisions_detections(predictor: Predictor) -> None:
     assert np.array_equal(found.mask.any(0), image[:, :, 0] > 0)
     assert found.confidence is not None and found.confidence == pytest.approx([230 / 255] * 2)
     assert found.class_id is not None and found.class_id.tolist() == [0, 0]
-    assert found.data["class_name"].tolist() == ["disc", "disc"]
+    assert list(found.data["class_name"]) == ["disc", "disc"]
 
 
 def test_an_image_without_objects(predictor: Predictor) -> None:
     found = predictor(np.zeros((50, 70, 3), np.uint8))
     assert isinstance(found, sv.Detections) and len(found) == 0
     assert isinstance(found.mask, np.ndarray) and found.mask.shape == (0, 50, 70)
-    assert found.data["class_name"].tolist() == [] and found.xyxy.shape == (0, 4)
+    assert list(found.data["class_name"]) == [] and found.xyxy.shape == (0, 4)
 
 
 def test_the_threshold_leaves_out(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
