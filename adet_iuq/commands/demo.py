@@ -11,12 +11,11 @@ it is named and left out; 2: nothing could be done; 130: stopped by Ctrl-C.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from adet_iuq.commands.prediction import FORMATS, VIDEO, Prediction, add_model_options
+from adet_iuq.commands.prediction import FORMATS, VIDEO, Prediction, add_model_options, exit_code
 from adet_iuq.data.images.opening import IMAGE_SUFFIXES
-from adet_iuq.errors import EXIT_USER_ERROR, UserError
+from adet_iuq.errors import UserError
 from adet_iuq.inference.images import find_files
 from adet_iuq.inference.videos import VIDEO_SUFFIXES, is_video
 
@@ -24,12 +23,12 @@ from adet_iuq.inference.videos import VIDEO_SUFFIXES, is_video
 def main(words: list[str] | None = None) -> int:
     """Returns the exit code."""
     args = _parser().parse_args(words)
-    try:
+
+    def work() -> int:
         images, videos = _sources(args)
         return Prediction(args, args.formats, args.track, args.frames).run(images, videos)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+
+    return exit_code(work)
 
 
 def _sources(args: argparse.Namespace) -> tuple[list[Path], list[Path | int]]:

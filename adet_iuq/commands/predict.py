@@ -9,22 +9,20 @@ r"""Predictions for any images: pictures, and one COCO-format JSON file.
 """
 
 import argparse
-import sys
 
-from adet_iuq.commands.prediction import JSON, PICTURES, Prediction, add_model_options
-from adet_iuq.errors import EXIT_USER_ERROR, UserError
+from adet_iuq.commands.prediction import JSON, PICTURES, Prediction, add_model_options, exit_code
 from adet_iuq.inference.images import find_files
 
 
 def main(words: list[str] | None = None) -> int:
     """Returns the exit code."""
     args = _parser().parse_args(words)
-    try:
+
+    def work() -> int:
         paths = find_files(args.images)
         return Prediction(args, (PICTURES, JSON)).run(paths, [])
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+
+    return exit_code(work)
 
 
 def _parser() -> argparse.ArgumentParser:

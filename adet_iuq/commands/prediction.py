@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -15,13 +15,13 @@ import supervision as sv
 from tqdm import tqdm
 
 from adet_iuq.config import add_project_option
-from adet_iuq.errors import UserError
+from adet_iuq.errors import EXIT_USER_ERROR, UserError
 from adet_iuq.inference import Predictor
 from adet_iuq.inference.coco_file import CocoFile
 from adet_iuq.inference.images import pixels_of
 from adet_iuq.inference.tiles import Tiling
 from adet_iuq.inference.tracking import FLOOR, Tracker
-from adet_iuq.inference.videos import VideoFile, VideoSource
+from adet_iuq.inference.videos import VideoFile, VideoSource, VideoSourceError
 from adet_iuq.visualization import draw, of_detections
 
 PICTURES, JSON, VIDEO = "pictures", "json", "video"
@@ -66,6 +66,17 @@ def build_predictor(args: argparse.Namespace) -> Predictor:
         projects=args.project,
         score_threshold=args.score_threshold,
     )
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """That of a command: what `work` returns; 2 after an error for people, which is printed; 130 after Ctrl-C."""
+    try:
+        return work()
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        return EXIT_CTRL_C
 
 
 class Prediction:
@@ -172,7 +183,9 @@ class Prediction:
                     self._save(frame, found, f"{stem}_{frames:06d}", str(source), by_default=False, frame=frames - 1)
                     if self._wants(VIDEO, by_default=True):
                         written.write(draw(frame, of_detections(found)))
-        except UserError as error:
+                if frames != self._limit:
+                    video.check_end()
+        except VideoSourceError as error:
             self._fail(error, f"Its {frames} frames are written." if frames else "It is left out.")
         finally:
             numbers = f"{frames} frames, {self._instances - instances} instances"

@@ -24,6 +24,10 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
+class VideoSourceError(UserError):
+    """A video or camera cannot be read, or not to its end."""
+
+
 class VideoSource(AbstractContextManager["VideoSource"]):
     """An open video file or camera; iterating gives frames (H, W, 3) uint8 in BGR. Closed at the end of the block.
 
@@ -31,43 +35,53 @@ class VideoSource(AbstractContextManager["VideoSource"]):
         name: what messages and the names of output files call it.
         rate: frames a second.
         frames: how many its header promises; None: it does not say, or never ends.
+        done: how many were read.
 
     Args:
         source: a path, or the number of a camera.
 
     Raises:
-        UserError: it cannot be opened; while iterating: it ends long before its header says, or at once.
+        VideoSourceError: it cannot be opened.
     """
 
     def __init__(self, source: Path | int) -> None:
         self.name = f"camera {source}" if isinstance(source, int) else f"video {source}"
         if isinstance(source, Path) and not source.is_file():
-            raise UserError(f"Video {source} does not exist.")
+            raise VideoSourceError(f"Video {source} does not exist.")
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
             self._capture.release()
             hint = "Is it connected, and free?" if isinstance(source, int) else "Is it whole, and a video?"
-            raise UserError(f"The {self.name} cannot be opened. {hint}")
+            raise VideoSourceError(f"The {self.name} cannot be opened. {hint}")
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if math.isfinite(rate) and rate > 0 else _USUAL_RATE
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.done = 0
         self.frames = int(count) if isinstance(source, Path) and math.isfinite(count) and count > 0 else None
 
     def __exit__(self, *_: object) -> None:
         self._capture.release()
 
     def __iter__(self) -> Iterator[Pixels]:
-        done = 0
         while True:
             there, frame = self._capture.read()
             if not there:
-                break
-            done += 1
+                return
+            self.done += 1
             yield np.asarray(frame, dtype=np.uint8)
+
+    def check_end(self) -> None:
+        """Whether the frames that were read are all; not asked while iterating, so that none is lost to the answer.
+
+        Raises:
+            VideoSourceError: there were none, or far fewer than the header says.
+        """
         # Headers may be off by a few frames, a second is more than that.
-        if done == 0 or (self.frames is not None and done < self.frames - self.rate):
+        if self.done == 0 or (self.frames is not None and self.done < self.frames - self.rate):
             promised = "" if self.frames is None else f" of {self.frames}"
-            raise UserError(f"The {self.name} ends after {done}{promised} frames; it is damaged or cut off.")
+            raise VideoSourceError(
+                f"The {self.name} ends after {self.done}{promised} frames; it is damaged, cut off or disconnected."
+            )
 
 
 class VideoFile(AbstractContextManager["VideoFile"]):

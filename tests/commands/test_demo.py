@@ -203,6 +203,30 @@ def test_ctrl_c_leaves_a_video_that_plays(
     assert "Stopped by Ctrl-C" in captured.err and "4 frames" in captured.out
 
 
+def test_a_video_that_breaks_off(
+    model: list[str], clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All that was read is written, with batches as well, and the source is named."""
+
+    def promise(self: VideoSource) -> "VideoSource":
+        self.frames = 100
+        return self
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoSource, "__enter__", promise)
+        assert demo.main([str(clip), *model, "--batch-size", "5"]) == 1
+    assert f"ends after {FRAMES} of 100 frames" in capsys.readouterr().err
+    assert len(frames(tmp_path / "out" / "clip_predicted.mp4")) == FRAMES
+
+
+def test_a_model_without_instances_ends_with_2(
+    model: list[str], clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(BlobSegmenter, "inference", lambda self, inputs: [{"sem_seg": None} for _ in inputs])
+    assert demo.main([str(clip), *model]) == 2
+    assert "no instances" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_as_a_program(model: list[str], clip: Path, tmp_path: Path) -> None:
     (tmp_path / "blob").mkdir()

@@ -26,6 +26,7 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     with VideoSource(write(tmp_path / "a.mp4")) as video:
         assert (video.rate, video.frames) == (8.0, 12)
         read = list(video)
+        video.check_end()
     assert [image.shape for image in read] == [(64, 80, 3)] * 12
     assert [round(float(image.mean()) / 10) for image in read] == list(range(12))
 
@@ -95,8 +96,10 @@ def test_a_file_that_ends_before_its_header_says(tmp_path: Path, monkeypatch: py
 
     (tmp_path / "a.mp4").touch()
     monkeypatch.setattr(cv2, "VideoCapture", Cut)
-    with VideoSource(tmp_path / "a.mp4") as video, pytest.raises(UserError, match="ends after 3 of 100 frames"):
-        list(video)
+    with VideoSource(tmp_path / "a.mp4") as video:
+        assert len(list(video)) == 3
+        with pytest.raises(UserError, match="ends after 3 of 100 frames"):
+            video.check_end()
 
 
 def test_suffixes() -> None:
