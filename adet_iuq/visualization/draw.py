@@ -14,6 +14,7 @@ import supervision as sv
 Image = npt.NDArray[np.uint8]
 
 _LEAST_SIDE = 320  # pixels; smaller images are enlarged by a whole factor, so that labels can be read
+_PLAIN_SIDE = 1000  # pixels; on larger images lines and letters grow with the image
 _GAP = 8  # pixels between two pictures
 
 
@@ -23,17 +24,19 @@ class Drawing:
 
     Attributes:
         boxes: (K, 4) float.
-        masks: (K, H, W) bool; None: boxes only.
+        masks: (K, H, W) bool, or as many in supervision's form; None: boxes only.
         classes: (K,) int.
         labels: K texts.
         colours: K colours as "#rrggbb"; None: each instance its own.
+        tracks: (K,) int, by which objects keep their colour from frame to frame; None: a colour by position.
     """
 
     boxes: npt.NDArray[np.floating]
-    masks: npt.NDArray[np.bool_] | None
+    masks: npt.NDArray[np.bool_] | sv.CompactMask | None
     classes: npt.NDArray[np.integer]
     labels: list[str]
     colours: list[str] | None = None
+    tracks: npt.NDArray[np.integer] | None = None
 
 
 def draw(image: Image, drawing: Drawing) -> Image:
@@ -43,19 +46,25 @@ def draw(image: Image, drawing: Drawing) -> Image:
     if not len(drawing.boxes):
         return canvas
     masks = drawing.masks
-    if masks is not None:
-        masks = masks.repeat(factor, 1).repeat(factor, 2)
+    if masks is not None and factor > 1:
+        masks = np.asarray(masks, dtype=np.bool_).repeat(factor, 1).repeat(factor, 2)
     detections = sv.Detections(
-        xyxy=np.asarray(drawing.boxes, dtype=np.float32) * factor, mask=masks, class_id=np.asarray(drawing.classes)
+        xyxy=np.asarray(drawing.boxes, dtype=np.float32) * factor,
+        mask=masks,
+        class_id=np.asarray(drawing.classes),
+        tracker_id=drawing.tracks,
     )
     palette = sv.ColorPalette.DEFAULT if drawing.colours is None else sv.ColorPalette.from_hex(drawing.colours)
-    look: dict[str, Any] = {"color": palette, "color_lookup": sv.ColorLookup.INDEX}
+    by = sv.ColorLookup.INDEX if drawing.tracks is None else sv.ColorLookup.TRACK
+    look: dict[str, Any] = {"color": palette, "color_lookup": by}
+    scale = max(1.0, min(canvas.shape[:2]) / _PLAIN_SIDE)
+    line = round(scale)
     if masks is not None:
         canvas = sv.MaskAnnotator(opacity=0.45, **look).annotate(canvas, detections)
-        canvas = sv.PolygonAnnotator(thickness=1, **look).annotate(canvas, detections)
+        canvas = sv.PolygonAnnotator(thickness=line, **look).annotate(canvas, detections)
     else:
-        canvas = sv.BoxAnnotator(thickness=1, **look).annotate(canvas, detections)
-    labels = sv.LabelAnnotator(text_scale=0.35, text_padding=2, **look)
+        canvas = sv.BoxAnnotator(thickness=line, **look).annotate(canvas, detections)
+    labels = sv.LabelAnnotator(text_scale=0.35 * scale, text_thickness=line, text_padding=round(2 * scale), **look)
     return np.asarray(labels.annotate(canvas, detections, labels=drawing.labels))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import supervision as sv
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode, Instances
 
@@ -23,6 +24,22 @@ def of_predictions(instances: Instances, class_names: Sequence[str], score_thres
         labels=[
             f"{class_name(class_names, c)} {score:.0%}" for c, score in zip(classes, kept.scores.tolist(), strict=True)
         ],
+    )
+
+
+def of_detections(detections: sv.Detections) -> Drawing:
+    """supervision's detections with `class_name` in their data; labels name track (where there is one), class and score."""
+    assert detections.class_id is not None and detections.confidence is not None
+    names, tracks = detections.data["class_name"], detections.tracker_id
+    marks = [""] * len(detections) if tracks is None else [f"#{track} " for track in tracks]
+    return Drawing(
+        boxes=np.asarray(detections.xyxy, dtype=np.float32),
+        masks=detections.mask,
+        classes=detections.class_id,
+        labels=[
+            f"{mark}{name} {score:.0%}" for mark, name, score in zip(marks, names, detections.confidence, strict=True)
+        ],
+        tracks=tracks,
     )
 
 

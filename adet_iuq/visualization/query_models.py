@@ -21,7 +21,7 @@ from adet_iuq.data import TrainingMapper, load_dataset
 from adet_iuq.data.images.augmentation import build_test_augmentations
 from adet_iuq.data.images.opening import IMAGE_SUFFIXES
 from adet_iuq.data.images.reading import read_image
-from adet_iuq.engine.predictor import Predictor, inference_config
+from adet_iuq.inference import InstancePredictor, inference_config
 from adet_iuq.errors import UserError
 from adet_iuq.modeling import IUQMetaArch
 
@@ -60,7 +60,7 @@ class QueryModel:
     """
 
     def __init__(self, name: str, cfg: CfgNode) -> None:
-        predictor = Predictor(cfg)
+        predictor = InstancePredictor(cfg)
         if not isinstance(predictor.model, IUQMetaArch):
             raise UserError(
                 f"{cfg.MODEL.META_ARCHITECTURE} does not tell of its queries. Take the config of its IUQ twin, whose "

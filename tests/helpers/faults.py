@@ -17,6 +17,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from adet_iuq.commands import train
 from adet_iuq.engine import Trainer, argument_parser, launch
 from adet_iuq.engine.loop.step import unwrap
 from helpers.golden import REPOSITORY
@@ -82,14 +83,8 @@ class FaultyTrainer(Trainer):
 
 def main(args: argparse.Namespace) -> None:
     """train_net.py's main, with that trainer."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("train_net", REPOSITORY / "tools" / "train_net.py")
-    assert spec is not None and spec.loader is not None
-    train_net = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(train_net)
-    train_net.Trainer = FaultyTrainer  # type: ignore[attr-defined]
-    train_net.main(args)
+    train.Trainer = FaultyTrainer  # type: ignore[misc]
+    train.run(args)
 
 
 # CondInst with instance-unique querying, as small as it goes, on embedded scenes; no BatchNorm.

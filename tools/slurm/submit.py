@@ -12,14 +12,13 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
+from adet_iuq.commands.train import run
 from adet_iuq.engine import argument_parser, launch
 from adet_iuq.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 
 _REQUEUE_SECONDS = 20
-TRAIN_NET = Path(__file__).resolve().parents[1] / "train_net.py"
 
 
 class TrainingJob:
@@ -34,12 +33,8 @@ class TrainingJob:
 
     def __call__(self) -> None:
         """Trains, from the last checkpoint on if there is one; an interruption is handed to submitit, which requeues."""
-        spec = importlib.util.spec_from_file_location("train_net", TRAIN_NET)
-        assert spec is not None and spec.loader is not None
-        train_net = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(train_net)
         try:
-            launch(train_net.main, argument_parser().parse_args(["--resume", *self.words]))
+            launch(run, argument_parser().parse_args(["--resume", *self.words]))
         except SystemExit as end:
             if end.code == EXIT_INTERRUPTED:
                 # While it trained, this signal was ours: now all is saved, and submitit's own handler has it back. On

@@ -36,9 +36,15 @@ def open_image(path: str | os.PathLike[str], kind: str = "Image") -> Iterator[Im
     """
     path = os.fspath(path)
     _raise_limit()
+    with explained(path, kind), PathManager.open(path, "rb") as file, Image.open(file) as image:
+        yield image
+
+
+@contextmanager
+def explained(path: str, kind: str = "Image") -> Iterator[None]:
+    """What goes wrong with a picture inside the block becomes an error for people, as `open_image` says."""
     try:
-        with PathManager.open(path, "rb") as file, Image.open(file) as image:
-            yield image
+        yield
     except UserError:
         raise
     except FileNotFoundError as error:

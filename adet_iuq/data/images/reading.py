@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from detectron2.data import detection_utils
-from PIL import Image
+from PIL import Image, ImageFile
 
 from adet_iuq.data.images.deep import eight_bits
-from adet_iuq.data.images.facts import Size, facts_of, orientation_of
-from adet_iuq.data.images.opening import open_image
+from adet_iuq.data.images.facts import ImageFacts, Size, facts_of, orientation_of
+from adet_iuq.data.images.opening import explained, open_image
 from adet_iuq.data.images.orientation import STORED, UPRIGHT, frame_of, size_problem, tell, turned
 from adet_iuq.errors import UserError
 
@@ -48,15 +48,30 @@ def read_image(
             assert claimed_size is not None
             raise UserError(size_problem(facts, claimed_size))
         tell(frame, facts)
-        image.load()
-        still_to_turn = orientation_of(image)
-        plain: Image.Image = image
-        if facts.depth is not None:
-            plain = eight_bits(image, facts.depth, deep_images, facts.path)
-        pixels = _array(plain, image_format)
+        pixels, still_to_turn = _decoded(image, facts, image_format, deep_images)
     if frame != STORED:
         return turned(pixels, still_to_turn)
     return pixels if still_to_turn == facts.orientation else turned(pixels, facts.orientation, back=True)
+
+
+def read_picture(image: Image.Image, image_format: str = "BGR", deep_images: str = "dtype") -> Pixels:
+    """The upright (H, W, C) pixels of a picture that somebody has opened or made with Pillow.
+
+    Raises:
+        UserError: it is damaged, or deep and refused as such.
+    """
+    name = str(image.filename) if isinstance(image, ImageFile.ImageFile) and image.filename else "of Pillow"
+    with explained(name):
+        pixels, still_to_turn = _decoded(image, facts_of(image, name), image_format, deep_images)
+    return turned(pixels, still_to_turn)
+
+
+def _decoded(image: Image.Image, facts: ImageFacts, image_format: str, deep_images: str) -> tuple[Pixels, int]:
+    """The pixels as Pillow decodes them, and the EXIF orientation by which they are still to be turned."""
+    image.load()
+    still_to_turn = orientation_of(image)
+    plain = image if facts.depth is None else eight_bits(image, facts.depth, deep_images, facts.path)
+    return _array(plain, image_format), still_to_turn
 
 
 def _array(image: Image.Image, image_format: str) -> Pixels:

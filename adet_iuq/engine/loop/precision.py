@@ -21,18 +21,30 @@ def automatic_dtype(device: str) -> torch.dtype | None:
     Returns:
         bfloat16 on GPUs and CPUs that have it, float16 on other GPUs, None (float32 throughout) elsewhere.
     """
-    dtype: torch.dtype | None
-    if torch.device(device).type == "cuda":
-        # torch.cuda.is_bf16_supported also says yes where it is emulated, before Ampere (8.0).
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-        dtype, reason = (torch.bfloat16, "which it has") if native else (torch.float16, "as it has no bfloat16")
-    elif torch.device(device).type == "cpu" and cpu_has_bfloat16():
-        dtype, reason = torch.bfloat16, "which it has"
-    else:
-        dtype, reason = None, "as it has no fast bfloat16"
+    dtype, reason = _fast_dtype(device)
     name = str(dtype or torch.float32).removeprefix("torch.")
     log_first_n(logging.INFO, f"SOLVER.AMP.DTYPE auto: {name} on {device}, {reason}.", key="message")
     return dtype
+
+
+def half_dtype(device: str) -> torch.dtype | None:
+    """The same for predictions in half precision that a user asks for; where there is none, a warning says so."""
+    dtype, reason = _fast_dtype(device)
+    if dtype is None:
+        log_first_n(logging.WARNING, f"Half precision: {device} computes in float32, {reason}.", key="message")
+    return dtype
+
+
+def _fast_dtype(device: str) -> tuple[torch.dtype | None, str]:
+    """The half precision of a device, or None, and the reason."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        # torch.cuda.is_bf16_supported also says yes where it is emulated, before Ampere (8.0).
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        return (torch.bfloat16, "which it has") if native else (torch.float16, "as it has no bfloat16")
+    if kind == "cpu" and cpu_has_bfloat16():
+        return torch.bfloat16, "which it has"
+    return None, "as it has no fast bfloat16"
 
 
 def cpu_has_bfloat16() -> bool:

@@ -1,6 +1,5 @@
 """Training, evaluation, predictions and pictures see the same pixels of an image, and its masks lie on its objects."""
 
-import importlib.util
 import itertools
 import json
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from adet_iuq.data.loading.evaluation_mapper import EvaluationMapper
 from adet_iuq.data.loading.lsj import InstanceLSJMapper
 from adet_iuq.data.loading.mapper import transformed_mask
 from adet_iuq.evaluation import build_evaluator
-from helpers.golden import REPOSITORY
+from adet_iuq.inference.images import pixels_of
 
 Record = dict[str, Any]
 HEIGHT, WIDTH = 48, 64
@@ -105,16 +104,8 @@ def test_masks_lie_on_their_objects(tmp_path: Path, suffix: str, frame: tuple[in
     truth = transformed_mask(record["annotations"][0]["segmentation"], T.TransformList([]), seen, plain.shape[:2])
     assert truth is not None
     assert share(torch.from_numpy(plain.copy()).permute(2, 0, 1), torch.from_numpy(truth)) == 1
-    predicted = torch.from_numpy(predict().read_image(tmp_path / name).copy()).permute(2, 0, 1)
+    predicted = torch.from_numpy(pixels_of(tmp_path / name).copy()).permute(2, 0, 1)
     assert share(predicted, torch.from_numpy(upright_mask.copy())) == 1
-
-
-def predict() -> Any:
-    spec = importlib.util.spec_from_file_location("predict", REPOSITORY / "tools" / "predict.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("rule", ["dtype", "image"])
@@ -126,7 +117,7 @@ def test_deep_images_are_the_same_everywhere(tmp_path: Path, name: str, dtype: s
     )
     record: Record = {"file_name": str(tmp_path / name), "height": HEIGHT, "width": WIDTH, "annotations": []}
     cfg = config(DEEP_IMAGES=rule, IMAGE_SIZE=64, MIN_SCALE=1.0, MAX_SCALE=1.0, RANDOM_FLIP="none")
-    expected = predict().read_image(tmp_path / name, deep_images=rule)
+    expected = pixels_of(tmp_path / name, deep_images=rule)
     low, high = (0.1, 0.7) if rule == "image" else (0, 1)
     wanted = np.round((values - low) / (high - low) * 255)
     assert np.abs(expected[..., 0].astype(float) - wanted).max() <= 1 and len(np.unique(expected)) > 100

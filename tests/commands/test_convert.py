@@ -1,6 +1,5 @@
 """The converter's command line, and a Mask2Former of Hugging Face that must say the same here."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from detectron2.modeling import build_model
 
 from adet_iuq.checkpoint import Checkpointer
 from adet_iuq.checkpoint.convert import read_weights
+from adet_iuq.commands import convert
 from adet_iuq.config import load_config
 from helpers.golden import REPOSITORY
 
@@ -58,12 +58,7 @@ def ours() -> Any:
 
 
 def run(*arguments: str, opts: Sequence[str] = ()) -> int:
-    path = REPOSITORY / "tools/convert_weights.py"
-    spec = importlib.util.spec_from_file_location("convert_weights", path)
-    assert spec and spec.loader
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return int(tool.main([*arguments, "--config-file", CONFIG, *OPTS, *opts]))
+    return int(convert.main([*arguments, "--config-file", CONFIG, *OPTS, *opts]))
 
 
 @pytest.fixture(scope="module")

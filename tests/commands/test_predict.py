@@ -1,4 +1,4 @@
-"""tools/predict.py and tools/visualize_results.py, with a model that finds the left half of every image."""
+"""`adet-iuq predict` and tools/visualize_results.py, with a model that finds the left half of every image."""
 
 import importlib.util
 import json
@@ -15,6 +15,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 import adet_iuq
+from adet_iuq.commands import predict
 from adet_iuq.config import load_config
 from helpers.toy_segmenter import toy_options
 
@@ -48,7 +49,7 @@ def test_pictures_and_coco_json(model: list[str], tmp_path: Path, capsys: pytest
     (folder / "notes.txt").write_text("no image")
     output = tmp_path / "out"
     patterns = [str(folder), str(tmp_path / "sing*.png")]
-    assert tool("predict").main([*patterns, *model, "--output", str(output)]) == 0
+    assert predict.main([*patterns, *model, "--output", str(output)]) == 0
 
     assert len(list(output.glob("*.png"))) == 3
     coco = COCO(str(output / "predictions.json"))
@@ -67,11 +68,11 @@ def test_weights_serve_without_the_data_set(
     cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 60, 3), 90, np.uint8))
     gone = ["DATASETS.REGISTER", "[['elsewhere', '/no/where.json', '/no']]", "DATASETS.TEST", "('elsewhere',)"]
     words = [str(tmp_path / "a.png"), *model, "--output", str(tmp_path / "out"), "--opts", *gone]
-    assert tool("predict").main(words) == 2
+    assert predict.main(words) == 2
     assert "/no/where.json does not exist" in capsys.readouterr().err
     names = {"thing_classes": list("abcde"), "category_ids": {index: 10 + index for index in range(5)}}
     (tmp_path / "classes.json").write_text(json.dumps(names))
-    assert tool("predict").main(words) == 0
+    assert predict.main(words) == 0
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert content["categories"][0] == {"id": 10, "name": "a"} and content["annotations"][0]["category_id"] == 10
 
@@ -83,7 +84,7 @@ def test_unreadable_images_are_named_and_the_rest_is_done(
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
     (tmp_path / "empty.png").write_bytes(b"")
     words = [str(tmp_path / f"{name}.png") for name in ("cut", "gone", "empty", "good")]
-    assert tool("predict").main([*words, *model, "--output", str(tmp_path / "out")]) == 1
+    assert predict.main([*words, *model, "--output", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert "cut.png cannot be read" in error and "gone.png does not exist" in error and "empty.png" in error
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 1
@@ -95,17 +96,17 @@ def test_images_are_read_as_in_training(model: list[str], tmp_path: Path) -> Non
     Image.fromarray(np.full((40, 60), 30000, np.uint16)).save(tmp_path / "deep.png")
     Image.new("RGB", (60, 40)).save(tmp_path / "turned.tif", exif=exif)
     words = [str(tmp_path / "deep.png"), str(tmp_path / "turned.tif"), *model, "--output", str(tmp_path / "out")]
-    assert tool("predict").main(words) == 0
+    assert predict.main(words) == 0
     images = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
     assert [(image["height"], image["width"]) for image in images] == [(40, 60), (60, 40)]
-    assert tool("predict").main([*words, "--opts", "INPUT.DEEP_IMAGES", "refuse"]) == 1
-    assert tool("predict").main([*words, "--opts", "INPUT.DEEP_IMAGES", "none"]) == 2
+    assert predict.main([*words, "--opts", "INPUT.DEEP_IMAGES", "refuse"]) == 1
+    assert predict.main([*words, "--opts", "INPUT.DEEP_IMAGES", "none"]) == 2
 
 
 def test_wrong_input_ends_with_2(model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "nothing").mkdir()
-    assert tool("predict").main([str(tmp_path / "nothing"), *model, "--output", str(tmp_path / "out")]) == 2
-    assert tool("predict").main(["x.png", *model[:3], "gone.pth", "--output", str(tmp_path / "out")]) == 2
+    assert predict.main([str(tmp_path / "nothing"), *model, "--output", str(tmp_path / "out")]) == 2
+    assert predict.main(["x.png", *model[:3], "gone.pth", "--output", str(tmp_path / "out")]) == 2
     assert "gone.pth does not exist" in capsys.readouterr().err
 
 

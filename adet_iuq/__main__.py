@@ -1,0 +1,8 @@
+"""`python -m adet_iuq` is the console command `adet-iuq`."""
+
+import sys
+
+from adet_iuq.commands.console import main
+
+if __name__ == "__main__":
+    sys.exit(main())

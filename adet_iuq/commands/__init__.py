@@ -1,0 +1,1 @@
+"""What a user starts from a terminal: `adet-iuq COMMAND`, and the same mains behind tools/*.py."""

@@ -1,0 +1,53 @@
+"""The console command `adet-iuq`: finds the command's main and hands it the rest of the line.
+
+Nothing here imports torch, so that `adet-iuq --help` answers at once.
+"""
+
+import difflib
+import importlib
+import sys
+
+from adet_iuq import __version__
+from adet_iuq.errors import EXIT_USER_ERROR
+
+# Each is a module of this package with `main(words: list[str] | None) -> int`, the exit code.
+COMMANDS = {
+    "train": "trains and evaluates what a config describes, on any number of processes",
+    "predict": "pictures and one COCO-format JSON file of predictions on images",
+    "check": "checks data sets before any training",
+    "convert": "converts weights of other projects to this one's names and back",
+    "demo": "predictions on pictures, videos or a webcam, as pictures, JSON or video",
+}
+
+
+def help_text() -> str:
+    """What `adet-iuq --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {purpose}" for name, purpose in COMMANDS.items()]
+    return "\n".join(
+        ["usage: adet-iuq [--help] [--version] COMMAND ...", "", "commands:", *lines, "", "adet-iuq COMMAND --help"]
+    )
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs one command; returns its exit code.
+
+    Args:
+        words: of the command line, without the program's name; None: those of this process.
+    """
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0] in ("-h", "--help"):
+        print(help_text(), file=sys.stdout if words else sys.stderr)
+        return 0 if words else EXIT_USER_ERROR
+    if words[0] == "--version":
+        print(f"adet-iuq {__version__}")
+        return 0
+    name, *rest = words
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        print(f"Error: adet-iuq has no command {name!r}.{hint} It has {', '.join(COMMANDS)}.", file=sys.stderr)
+        return EXIT_USER_ERROR
+    sys.argv[0] = f"adet-iuq {name}"  # how argparse calls the program in its messages
+    code: int = importlib.import_module(f"adet_iuq.commands.{name}").main(rest)
+    return code

@@ -1,0 +1,23 @@
+"""The files that words of a command line stand for."""
+
+from pathlib import Path
+
+import pytest
+
+from adet_iuq.errors import UserError
+from adet_iuq.inference.images import find_files
+
+
+def test_files_folders_and_patterns_in_order_and_once(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "c.txt", "d.mp4"):
+        (tmp_path / name).touch()
+    (tmp_path / "e[1].png").touch()
+    found = find_files([tmp_path / "c.txt", tmp_path, str(tmp_path / "?.png"), tmp_path / "e[1].png"])
+    assert [path.name for path in found] == ["c.txt", "a.JPG", "b.png", "e[1].png"]
+    assert [path.name for path in find_files([tmp_path], (".mp4",))] == ["d.mp4"]
+
+
+def test_nothing_is_an_error(tmp_path: Path) -> None:
+    for word in (str(tmp_path), str(tmp_path / "*.png")):
+        with pytest.raises(UserError, match=r"No image in .* Known suffixes: \.jpg"):
+            find_files([word])
