@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,7 +19,7 @@ from adet_iuq.checkpoint import Checkpointer, build_checkpointer
 from adet_iuq.data import TrainLoader, build_test_loader, build_train_loader, register_datasets
 from adet_iuq.data.registration.mosaic import evaluated_sets
 from adet_iuq.engine.description import write_description
-from adet_iuq.engine.launching.interruption import StopRequest, handled
+from adet_iuq.engine.launching.interruption import StopRequest, handled, interrupted_by
 from adet_iuq.engine.loop import state
 from adet_iuq.engine.loop.batches import put_at_start
 from adet_iuq.engine.loop.evaluation import evaluate_all
@@ -37,7 +38,7 @@ from adet_iuq.engine.loop.optimizer import build_optimizer
 from adet_iuq.engine.loop.scaling import micro_batches, scaled_to
 from adet_iuq.engine.loop.step import TrainStep, autocast_dtype
 from adet_iuq.engine.meta_arch import checked_segmenter, find_segmenter, unwrap
-from adet_iuq.errors import UserError
+from adet_iuq.errors import TrainingInterrupted, UserError
 from adet_iuq.evaluation import build_evaluator, report_results
 from adet_iuq.evaluation.queries import check_probe
 from adet_iuq.modeling import Segmenter
@@ -146,7 +147,10 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg
 
         def evaluate() -> dict[str, Any]:
-            self.last_results = self.test(cfg, self.model)
+            if self._trainer.stop_agreed:
+                self._save_stopping()  # so that a second Ctrl-C, which ends the evaluation, costs nothing
+            with handled(self._signalled_in_evaluation):
+                self.last_results = self.test(cfg, self.model)
             return self.last_results
 
         result = [
@@ -192,8 +196,8 @@ class Trainer(DefaultTrainer):
     def train(self) -> dict[str, Any]:
         """Trains from `start_iter` to `max_iter`.
 
-        A signal (`interruption.SIGNALS`) to any process, or a log file that cannot be written, stops all after the step in
-        hand, with a checkpoint of it.
+        A signal (`interruption.SIGNALS`, Ctrl-C among them) to any process, or a log file that cannot be written, stops all
+        after the step in hand, with a checkpoint of it.
 
         Returns the results of the last evaluation, on the main process; empty without a test set.
 
@@ -213,7 +217,8 @@ class Trainer(DefaultTrainer):
             except BaseException as error:
                 # No after_train: it would evaluate, and a failed run has nothing to evaluate. A line that an unbroken run
                 # would not write has no place in the metrics of a run that goes on from here.
-                (close_writers if self._trainer.stop_agreed else write_and_close)(writers)
+                is_continued = self._trainer.stop_agreed or isinstance(error, TrainingInterrupted)
+                (close_writers if is_continued else write_and_close)(writers)
                 explained = loader.board.explain(error) if isinstance(loader, TrainLoader) else None
                 if explained is None:
                     raise
@@ -239,12 +244,29 @@ class Trainer(DefaultTrainer):
             if self._trainer.stop_agreed:
                 self._save_and_stop()
 
+    def _signalled_in_evaluation(self, number: signal.Signals) -> None:
+        """Ctrl-C ends an evaluation at once, unless steps would be lost; so does any signal the one after the last step."""
+        done = self.iter if self.iter >= self.max_iter else self.iter + 1
+        if done >= self.max_iter:
+            raise interrupted_by(number, "during the last evaluation; all iterations are saved")
+        if number != signal.SIGINT:
+            self._stop.signalled(number)
+        elif self._saved_iter == self.iter:
+            raise interrupted_by(
+                number, f"during the evaluation after iteration {done} of {self.max_iter}, which is saved"
+            )
+        else:
+            self._stop.signalled(number, "after this evaluation the iterations that are not saved yet are")
+
     def _save_and_stop(self) -> None:
         """Saves this iteration, and ends the training on every rank for the same reason."""
+        self._save_stopping()
         done = self.iter + 1
-        if self._saved_iter != self.iter:
-            self.save_checkpoint("model_final" if done >= self.max_iter else f"model_{self.iter:07d}")
         self._stop.end_run(f"after iteration {done} of {self.max_iter}, which is saved")
+
+    def _save_stopping(self) -> None:
+        if self._saved_iter < min(self.iter, self.max_iter - 1):
+            self.save_checkpoint("model_final" if self.iter + 1 >= self.max_iter else f"model_{self.iter:07d}")
 
     def _start_writers(self) -> list[EventWriter]:
         """Opens the log files (main process only) and gives a resumed run the recent past of the one it resumes."""
