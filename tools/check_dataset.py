@@ -15,6 +15,7 @@ import sys
 
 from detectron2.config import CfgNode
 
+import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.config import add_project_option, import_projects, load_config
 from adet_iuq.config.deep_images import RULES, check_rule
 from adet_iuq.config.detections import COCO_DETECTIONS

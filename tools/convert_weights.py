@@ -18,6 +18,7 @@ import sys
 
 from detectron2.modeling import build_model
 
+import adet_iuq.ctrl_c
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.checkpoint.convert import FORMATS, from_ours, read_weights, to_ours, write_weights
 from adet_iuq.config import add_project_option, import_projects, load_config

@@ -18,6 +18,7 @@ import cv2
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from tqdm import tqdm
 
+import adet_iuq.ctrl_c
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.config import add_project_option, import_projects
 from adet_iuq.data.images.opening import IMAGE_SUFFIXES

@@ -11,6 +11,7 @@ from typing import Any
 
 from detectron2.utils import comm
 
+import adet_iuq.ctrl_c
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.checkpoint import build_checkpointer
 from adet_iuq.data.registration.mosaic import evaluated_sets

@@ -12,6 +12,7 @@ import cv2
 from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
+import adet_iuq.ctrl_c
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.config import add_project_option, import_projects
 from adet_iuq.data import load_dataset

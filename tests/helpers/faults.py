@@ -72,11 +72,18 @@ def press_twice(trainer: Any) -> None:
     time.sleep(60)
 
 
+def pause(trainer: Any) -> None:
+    """A slow step, in which a file says that it has begun."""
+    Path(trainer.cfg.OUTPUT_DIR, "paused").touch()
+    time.sleep(5)
+
+
 FAULTS: dict[str, Callable[[Any], object]] = {
     "kill": lambda trainer: os.kill(os.getpid(), signal.SIGKILL),
     "term": lambda trainer: os.kill(os.getpid(), signal.SIGTERM),
     "usr1": lambda trainer: os.kill(os.getpid(), signal.SIGUSR1),
     "nan": spoil,
+    "pause": pause,
     "ctrl_c": press_ctrl_c,
     "ctrl_c_twice": press_twice,
 }

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.engine import argument_parser, launch
 from adet_iuq.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 

@@ -18,6 +18,7 @@ from torch import nn
 from adet_iuq.checkpoint import Checkpointer, build_checkpointer
 from adet_iuq.data import TrainLoader, build_test_loader, build_train_loader, register_datasets
 from adet_iuq.data.registration.mosaic import evaluated_sets
+from adet_iuq.engine.console import IN_LOG_ONLY, display
 from adet_iuq.engine.description import write_description
 from adet_iuq.engine.launching.interruption import StopRequest, handled, interrupted_by
 from adet_iuq.engine.loop import state
@@ -25,6 +26,7 @@ from adet_iuq.engine.loop.batches import put_at_start
 from adet_iuq.engine.loop.evaluation import evaluate_all
 from adet_iuq.engine.loop.guards import CollapseGuard
 from adet_iuq.engine.loop.hooks import BestCheckpointHook, CheckpointHook
+from adet_iuq.engine.loop.introduction import introduction
 from adet_iuq.engine.loop.lr_scheduler import build_lr_scheduler
 from adet_iuq.engine.loop.metrics import (
     build_writers,
@@ -35,6 +37,7 @@ from adet_iuq.engine.loop.metrics import (
     write_and_close,
 )
 from adet_iuq.engine.loop.optimizer import build_optimizer
+from adet_iuq.engine.loop.progress import ProgressDisplay, WatchedLoader, results_line
 from adet_iuq.engine.loop.scaling import micro_batches, scaled_to
 from adet_iuq.engine.loop.step import TrainStep, autocast_dtype
 from adet_iuq.engine.meta_arch import checked_segmenter, find_segmenter, unwrap
@@ -99,7 +102,8 @@ class Trainer(DefaultTrainer):
         check_probe(cfg, model)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        logger.info("%s: %s parameters, %s of them trained.", type(model).__name__, f"{parameters:,}", f"{trained:,}")
+        counts = type(model).__name__, f"{parameters:,}", f"{trained:,}"
+        logger.info("%s: %s parameters, %s of them trained.", *counts, extra=IN_LOG_ONLY)
         return model
 
     @classmethod
@@ -123,7 +127,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
         """This rank's share of a test set."""
-        return build_test_loader(cfg, dataset_name)
+        return WatchedLoader(build_test_loader(cfg, dataset_name), dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -140,6 +144,8 @@ class Trainer(DefaultTrainer):
             results = evaluate_all(super().test, cfg, unwrap(model), evaluators)
         if comm.is_main_process():
             report_results(results, evaluated_sets(cfg), cfg.OUTPUT_DIR)
+            display().close()
+            logger.info("Evaluated: %s", results_line(results))
         return results
 
     def build_hooks(self) -> list[HookBase]:
@@ -225,6 +231,7 @@ class Trainer(DefaultTrainer):
                 raise explained from error
             finally:
                 self._trainer.data_loader = loader  # drops its iterator, which ends the workers
+                display().close()
             self.iter = max(self.max_iter, self.start_iter)
             self._stop.end_run_if_signalled("after the last iteration, before its evaluation")
             self.after_train()
@@ -273,6 +280,7 @@ class Trainer(DefaultTrainer):
         restore_history(self.storage, self._resume_state.get("history", {}))
         if not comm.is_main_process():
             return []
+        self._introduce()
         write_description(self.cfg)
         resumed = self.start_iter > 0
         last_written = trim_metrics(self.cfg.OUTPUT_DIR, self.start_iter) if resumed else -1
@@ -287,8 +295,17 @@ class Trainer(DefaultTrainer):
             self.storage.iter = self.start_iter - 1
             for writer in writers:
                 writer.write()
-        self.register_hooks([hooks.PeriodicWriter(writers, period=self.write_period)])
+        self.register_hooks(
+            [hooks.PeriodicWriter(writers, period=self.write_period), ProgressDisplay(self.write_period)]
+        )
         return writers
+
+    def _introduce(self) -> None:
+        loader = self._trainer.data_loader
+        images = loader.num_images if isinstance(loader, TrainLoader) else None
+        model, parts = unwrap(self.model), self._trainer.micro_batches
+        text = introduction(self.cfg, model, images=images, micro_batches=parts, start_iter=self.start_iter)
+        logger.info(text)
 
     def run_step(self) -> None:
         """One iteration."""
