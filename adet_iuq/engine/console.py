@@ -4,10 +4,13 @@ A terminal is what rich takes for an interactive one. TERM=dumb or TTY_INTERACTI
 pipes, files and continuous integration (CI is set); NO_COLOR leaves out colours.
 """
 
+import io
 import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from typing import Any
 
@@ -34,7 +37,7 @@ class Display:
         self.console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
         self.is_terminal = sys.stdout.isatty() and self.console.is_interactive and not os.environ.get("CI")
         self._live: Live | None = None
-        self._updated = 0.0
+        self._updated, self._keeps_prints = 0.0, False
 
     def print(self, line: str, style: str = "") -> None:
         """Prints above the line that updates."""
@@ -53,17 +56,45 @@ class Display:
         text = Text(line, no_wrap=True, overflow="ellipsis")
         if self._live is None:
             # No thread of its own, which would be there when data workers are forked.
-            self._live = Live(text, console=self.console, auto_refresh=False)
+            self._live = Live(text, console=self.console, auto_refresh=False, redirect_stdout=not self._keeps_prints)
             self._live.start(refresh=True)
             self.console.show_cursor(True)  # nobody could bring it back if the run were killed
         else:
             self._live.update(text, refresh=True)
 
-    def close(self) -> None:
-        """Leaves the last state of the line where it is."""
+    def close(self, erase: bool = False) -> None:
+        """The end of the line that updates, which stays as it is or is erased; the next `update` begins another one."""
         if self._live is not None:
+            self._live.transient = erase
             self._live.stop()
             self._live = None
+
+    @contextmanager
+    def prints_kept(self, log: logging.Logger) -> Iterator[None]:
+        """Within, what others print (the COCO API its tables) goes to log.txt; lines of its own are erased at the end."""
+        self.close()
+        self.console.file, self._keeps_prints = self.console.file, True
+        try:
+            with redirect_stdout(_LogLines(log)):
+                try:
+                    yield
+                finally:
+                    self.close(erase=True)
+        finally:
+            self.console.file, self._keeps_prints = None, False  # type: ignore[assignment]  # whatever sys.stdout is
+
+
+class _LogLines(io.TextIOBase):
+    """A file whose lines become messages for log.txt."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log, self._rest = log, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._log.info(line, extra=IN_LOG_ONLY)
+        return len(text)
 
 
 @cache

@@ -1,33 +1,35 @@
 """What is about to be trained, in a few lines at the start of a run."""
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from torch import nn
 
+from adet_iuq.data import TrainLoader
 from adet_iuq.data.annotations.digest_cache import digest_of
 from adet_iuq.data.registration.datasets import source_of
 from adet_iuq.engine.loop.step import autocast_dtype
 
 
-def introduction(cfg: CfgNode, model: nn.Module, *, images: int | None, micro_batches: int, start_iter: int) -> str:
+def introduction(cfg: CfgNode, model: nn.Module, loader: Any, micro_batches: int, start_iter: int) -> str:
     """Model, data, device, steps and folder of a run.
 
     Args:
         cfg: of the run, whose data sets are registered and checked.
         model: with its weights.
-        images: that are trained on; None where that is not known.
+        loader: of the training; a `TrainLoader` says how many images it uses.
         micro_batches: a step has, on each process.
         start_iter: the first iteration; greater than 0 in a resumed run.
 
     Raises:
         UserError: a data set cannot be read.
     """
-    parameters = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    number, trained = sum(size for size, _ in parameters), sum(size for size, learns in parameters if learns)
+    number, trained = parameter_counts(model)
     share = "all of them trained" if trained == number else f"{trained:,} of them trained"
-    used = "" if images is None else f", {images:,} images used"
+    used = f", {loader.num_images:,} images used" if isinstance(loader, TrainLoader) else ""
     tested = ", ".join(_counted(name) for name in cfg.DATASETS.TEST) or "nothing"
     steps = f"{cfg.SOLVER.MAX_ITER} iterations of {cfg.SOLVER.IMS_PER_BATCH} images"
     begun = f", resumed at iteration {start_iter}" if start_iter else ""
@@ -41,6 +43,12 @@ def introduction(cfg: CfgNode, model: nn.Module, *, images: int | None, micro_ba
             f"  output   {cfg.OUTPUT_DIR} (all details: log.txt, config.yaml)",
         ]
     )
+
+
+def parameter_counts(model: nn.Module) -> tuple[int, int]:
+    """How many parameters a model has, and how many of them are trained."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
 
 
 def _counted(name: str) -> str:

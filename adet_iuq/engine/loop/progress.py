@@ -31,11 +31,7 @@ def progress_line(storage: EventStorage, done: int, total: int) -> str:
         parts.append(f"left {_duration(storage.history('time').median(1000) * (total - done))}")
     parts += [f"loss {smooth['total_loss']:.4g}"] if "total_loss" in smooth else []
     parts += [f"{task} AP {_number(latest[name])}" for task, name in _average_precisions(latest)]
-    parts += [
-        f"{name.removeprefix('loss_')} {value:.3g}"
-        for name, value in smooth.items()
-        if "loss" in name and name != "total_loss"
-    ]
+    parts += [f"{name} {value:.3g}" for name, value in smooth.items() if "loss" in name and name != "total_loss"]
     parts += [f"lr {latest['lr']:.2g}"] if "lr" in latest else []
     parts += [f"memory {latest['iuq/memory_fill']:.0%}"] if "iuq/memory_fill" in latest else []
     parts += [f"fires {smooth['iuq/fire_rate']:.3g}"] if "iuq/fire_rate" in smooth else []
@@ -43,7 +39,7 @@ def progress_line(storage: EventStorage, done: int, total: int) -> str:
 
 
 def results_line(results: Mapping[str, Any]) -> str:
-    """The AP of every task in what `Trainer.test` returns; empty where nothing has one."""
+    """What to say of an evaluation: the AP of every task in what `Trainer.test` returns."""
     flat: dict[str, float] = {}
     for name, value in results.items():
         for metric, number in value.items():
@@ -51,7 +47,8 @@ def results_line(results: Mapping[str, Any]) -> str:
                 flat |= {f"{name}/{metric}/{inner}": float(one) for inner, one in number.items()}
             else:
                 flat[f"{name}/{metric}"] = float(number)
-    return ", ".join(f"{name.removesuffix('/AP')} AP {_number(v)}" for name, v in flat.items() if name.endswith("/AP"))
+    found = [f"{name.removesuffix('/AP')} AP {_number(value)}" for name, value in flat.items() if name.endswith("/AP")]
+    return f"Evaluated: {', '.join(found)}." if found else "Evaluated."
 
 
 class ProgressDisplay(HookBase):
@@ -104,10 +101,10 @@ class WatchedLoader:
 
 def _average_precisions(latest: Mapping[str, float]) -> list[tuple[str, str]]:
     """Of masks, else of boxes, of the first data set: its name and the scalar's; empty before any evaluation."""
-    for task, shown in (("segm", "mask"), ("bbox", "box")):
+    for task in ("segm", "bbox"):
         for name in latest:
             if name == f"{task}/AP" or name.endswith(f"/{task}/AP"):
-                return [(shown, name)]
+                return [(task, name)]
     return []
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,13 +19,13 @@ from adet_iuq.data import TrainLoader, build_test_loader, build_train_loader, re
 from adet_iuq.data.registration.mosaic import evaluated_sets
 from adet_iuq.engine.console import IN_LOG_ONLY, display
 from adet_iuq.engine.description import write_description
-from adet_iuq.engine.launching.interruption import StopRequest, handled, interrupted_by
+from adet_iuq.engine.launching.interruption import StopRequest, handled
 from adet_iuq.engine.loop import state
 from adet_iuq.engine.loop.batches import put_at_start
 from adet_iuq.engine.loop.evaluation import evaluate_all
 from adet_iuq.engine.loop.guards import CollapseGuard
 from adet_iuq.engine.loop.hooks import BestCheckpointHook, CheckpointHook
-from adet_iuq.engine.loop.introduction import introduction
+from adet_iuq.engine.loop.introduction import introduction, parameter_counts
 from adet_iuq.engine.loop.lr_scheduler import build_lr_scheduler
 from adet_iuq.engine.loop.metrics import (
     build_writers,
@@ -40,6 +39,7 @@ from adet_iuq.engine.loop.optimizer import build_optimizer
 from adet_iuq.engine.loop.progress import ProgressDisplay, WatchedLoader, results_line
 from adet_iuq.engine.loop.scaling import micro_batches, scaled_to
 from adet_iuq.engine.loop.step import TrainStep, autocast_dtype
+from adet_iuq.engine.loop.stopping import evaluation_with_signals, save_and_stop
 from adet_iuq.engine.meta_arch import checked_segmenter, find_segmenter, unwrap
 from adet_iuq.errors import TrainingInterrupted, UserError
 from adet_iuq.evaluation import build_evaluator, report_results
@@ -57,7 +57,7 @@ class Trainer(DefaultTrainer):
 
     Attributes:
         data_seed: decides all samples and their augmentation; SEED, or drawn once for all ranks and kept in checkpoints.
-        last_results: of the latest evaluation.
+        last_results, saved_iter: of the latest evaluation; iteration of the latest checkpoint of this process, or -1.
 
     Raises:
         UserError: the config asks for something that does not exist or does not fit.
@@ -73,7 +73,7 @@ class Trainer(DefaultTrainer):
         self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.last_results: dict[str, Any] = {}
         self._resume_state: dict[str, Any] = {}
-        self._saved_iter = -1
+        self.saved_iter = -1
         self._stop = StopRequest()
 
         model: nn.Module = checked_segmenter(self.build_model(cfg))
@@ -100,10 +100,8 @@ class Trainer(DefaultTrainer):
         find_segmenter(cfg)
         model = checked_segmenter(build_model(cfg))
         check_probe(cfg, model)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        counts = type(model).__name__, f"{parameters:,}", f"{trained:,}"
-        logger.info("%s: %s parameters, %s of them trained.", *counts, extra=IN_LOG_ONLY)
+        counts = "%s: %s parameters, %s of them trained."
+        logger.info(counts, type(model).__name__, *map("{:,}".format, parameter_counts(model)), extra=IN_LOG_ONLY)
         return model
 
     @classmethod
@@ -140,12 +138,11 @@ class Trainer(DefaultTrainer):
         if evaluators is None:
             register_datasets(cfg)  # an evaluator reads the metadata of its set
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
-        with state.preserved_random_state():
+        with state.preserved_random_state(), display().prints_kept(logger):
             results = evaluate_all(super().test, cfg, unwrap(model), evaluators)
         if comm.is_main_process():
             report_results(results, evaluated_sets(cfg), cfg.OUTPUT_DIR)
-            display().close()
-            logger.info("Evaluated: %s", results_line(results))
+            logger.info(results_line(results))
         return results
 
     def build_hooks(self) -> list[HookBase]:
@@ -153,9 +150,7 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg
 
         def evaluate() -> dict[str, Any]:
-            if self._trainer.stop_agreed:
-                self._save_stopping()  # so that a second Ctrl-C, which ends the evaluation, costs nothing
-            with handled(self._signalled_in_evaluation):
+            with evaluation_with_signals(self, self._stop, self._trainer.stop_agreed):
                 self.last_results = self.test(cfg, self.model)
             return self.last_results
 
@@ -249,38 +244,15 @@ class Trainer(DefaultTrainer):
             self.run_step()
             self.after_step()
             if self._trainer.stop_agreed:
-                self._save_and_stop()
-
-    def _signalled_in_evaluation(self, number: signal.Signals) -> None:
-        """Ctrl-C ends an evaluation at once, unless steps would be lost; so does any signal the one after the last step."""
-        done = self.iter if self.iter >= self.max_iter else self.iter + 1
-        if done >= self.max_iter:
-            raise interrupted_by(number, "during the last evaluation; all iterations are saved")
-        if number != signal.SIGINT:
-            self._stop.signalled(number)
-        elif self._saved_iter == self.iter:
-            raise interrupted_by(
-                number, f"during the evaluation after iteration {done} of {self.max_iter}, which is saved"
-            )
-        else:
-            self._stop.signalled(number, "after this evaluation the iterations that are not saved yet are")
-
-    def _save_and_stop(self) -> None:
-        """Saves this iteration, and ends the training on every rank for the same reason."""
-        self._save_stopping()
-        done = self.iter + 1
-        self._stop.end_run(f"after iteration {done} of {self.max_iter}, which is saved")
-
-    def _save_stopping(self) -> None:
-        if self._saved_iter < min(self.iter, self.max_iter - 1):
-            self.save_checkpoint("model_final" if self.iter + 1 >= self.max_iter else f"model_{self.iter:07d}")
+                save_and_stop(self, self._stop)
 
     def _start_writers(self) -> list[EventWriter]:
         """Opens the log files (main process only) and gives a resumed run the recent past of the one it resumes."""
         restore_history(self.storage, self._resume_state.get("history", {}))
         if not comm.is_main_process():
             return []
-        self._introduce()
+        step = self._trainer
+        logger.info(introduction(self.cfg, unwrap(self.model), step.data_loader, step.micro_batches, self.start_iter))
         write_description(self.cfg)
         resumed = self.start_iter > 0
         last_written = trim_metrics(self.cfg.OUTPUT_DIR, self.start_iter) if resumed else -1
@@ -295,17 +267,9 @@ class Trainer(DefaultTrainer):
             self.storage.iter = self.start_iter - 1
             for writer in writers:
                 writer.write()
-        self.register_hooks(
-            [hooks.PeriodicWriter(writers, period=self.write_period), ProgressDisplay(self.write_period)]
-        )
+        period = self.write_period
+        self.register_hooks([hooks.PeriodicWriter(writers, period=period), ProgressDisplay(period)])
         return writers
-
-    def _introduce(self) -> None:
-        loader = self._trainer.data_loader
-        images = loader.num_images if isinstance(loader, TrainLoader) else None
-        model, parts = unwrap(self.model), self._trainer.micro_batches
-        text = introduction(self.cfg, model, images=images, micro_batches=parts, start_iter=self.start_iter)
-        logger.info(text)
 
     def run_step(self) -> None:
         """One iteration."""
@@ -321,7 +285,7 @@ class Trainer(DefaultTrainer):
             UserError: the file cannot be written.
         """
         self.checkpointer.write(name, state.run_state(self))
-        self._saved_iter = self.iter
+        self.saved_iter = self.iter
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs besides the weights; every rank calls it, as `save_checkpoint` does."""
