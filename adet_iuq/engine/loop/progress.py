@@ -29,12 +29,12 @@ def progress_line(storage: EventStorage, done: int, total: int) -> str:
     parts = [f"iter {done}/{total} {done / total:.0%}"]
     if "time" in smooth:
         parts.append(f"left {_duration(storage.history('time').median(1000) * (total - done))}")
-    parts += [f"loss {smooth['total_loss']:.4g}"] if "total_loss" in smooth else []
+    parts += [f"total_loss {smooth['total_loss']:.4g}"] if "total_loss" in smooth else []
     parts += [f"{task} AP {_number(latest[name])}" for task, name in _average_precisions(latest)]
     parts += [f"{name} {value:.3g}" for name, value in smooth.items() if "loss" in name and name != "total_loss"]
     parts += [f"lr {latest['lr']:.2g}"] if "lr" in latest else []
     parts += [f"memory {latest['iuq/memory_fill']:.0%}"] if "iuq/memory_fill" in latest else []
-    parts += [f"fires {smooth['iuq/fire_rate']:.3g}"] if "iuq/fire_rate" in smooth else []
+    parts += [f"fire_rate {smooth['iuq/fire_rate']:.3g}"] if "iuq/fire_rate" in smooth else []
     return "  ".join(parts)
 
 

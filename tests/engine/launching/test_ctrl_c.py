@@ -159,11 +159,13 @@ def test_the_last_evaluation_ends_at_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 def press_in_evaluation(output: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     """Trains the toy; Ctrl-C comes with the first image that is evaluated."""
-    infer, pressed = ToySegmenter.inference, []
+    infer = ToySegmenter.inference
+    pressed: list[bool] = []
 
     def press(self: ToySegmenter, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not pressed:
-            pressed.append(os.kill(os.getpid(), signal.SIGINT))
+            pressed.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
         return infer(self, inputs)
 
     monkeypatch.setattr(ToySegmenter, "inference", press)
