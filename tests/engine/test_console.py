@@ -1,8 +1,8 @@
 """What a person sees of a run, on a terminal and elsewhere."""
 
+import io
 import logging
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 from detectron2.utils.events import EventStorage
+from rich.console import Console
 
-from adet_iuq.engine.console import IN_LOG_ONLY, is_for_people
+from adet_iuq.engine.console import IN_LOG_ONLY, Display, is_for_people
 from adet_iuq.engine.loop.progress import progress_line, results_line
 from helpers import toy_run
 from helpers.golden import REPOSITORY
 from helpers.toy_segmenter import toy_options
 
+pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
 Run = Callable[..., str]
 
 
@@ -92,11 +94,48 @@ def test_a_terminal_has_one_line_that_updates(words: list[str], output: Path) ->
     assert "\r\x1b[2K" in said and "evaluating shapes_val  2/2" in said
     # The cursor is there whenever the program may be killed.
     assert said.rindex("\x1b[?25h") > said.rindex("\x1b[?25l")
-    for message in ("Saving checkpoint to", "Evaluated: bbox AP 0.0, segm AP 0.0."):
-        # A message has a line of its own: it follows an erased line, an ended one or its own colour.
-        assert re.search(r"(\n|\x1b\[2K|\x1b\[\d*m|\x1b\[\?25h|\x1b\[1A)\d\d:\d\d:\d\d " + re.escape(message), said), (
-            message
-        )
+    seen = screen(said)
+    for message in (r"Saving checkpoint to \S+model_final.pth", r"Evaluated: bbox AP 0\.0, segm AP 0\.0\."):
+        assert any(re.fullmatch(r"\d\d:\d\d:\d\d " + message, line) for line in seen), seen
+    # What updates leaves a line before each evaluation and at the end.
+    assert sum(line.startswith("iter ") for line in seen) == 2 and not any("evaluating" in line for line in seen)
+
+
+def screen(said: str) -> list[str]:
+    """What is to be seen of an output once all of its control sequences have done their work."""
+    lines, row = [""], 0
+    for part in re.findall(r"\x1b\[[\d;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", said):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif part == "\x1b[1A":
+            row -= 1
+        elif part[0] not in "\x1b\r":
+            lines[row] += part  # the cursor is at the end, but after \r, which only ever precedes an erasure here
+    return [line for line in lines if line]
+
+
+def test_a_message_is_not_overwritten_and_the_line_goes_on_below() -> None:
+    file = io.StringIO()
+    shown = Display()
+    shown.console = Console(file=file, force_terminal=True, width=30, soft_wrap=True)
+    shown.is_terminal = True
+    shown.update("iter 1/9")
+    shown.print("a warning, longer than the terminal is wide")
+    shown.update("iter 2/9 " + "and more than fits in " * 9)
+    with shown.prints_kept(logging.getLogger("test")):
+        print("a table")
+        shown.update("evaluating 1/2")
+        print("another")
+        shown.print("a message")
+    shown.update("iter 3/9")
+    shown.close()
+    seen = screen(file.getvalue())
+    assert seen[0] == "a warning, longer than the terminal is wide"
+    assert seen[1].startswith("iter 2/9 and more") and seen[1].endswith("…") and len(seen[1]) <= 30
+    assert seen[2:] == ["a message", "iter 3/9"]
 
 
 @pytest.mark.parametrize("variables", [{"TERM": "dumb"}, {"TTY_INTERACTIVE": "0"}, {"CI": "true"}])

@@ -28,11 +28,22 @@ _ONE_PRESS = 1.0  # seconds
 Handler = Callable[[signal.Signals], object]
 
 
+def _interrupt() -> NoReturn:
+    raise KeyboardInterrupt
+
+
 class _CtrlC:
-    """How often a person has pressed Ctrl-C since the outermost `handled` of this process began."""
+    """How often a person has pressed Ctrl-C since the outermost `handled` of this process began.
+
+    Attributes:
+        depth: how many `handled` there are.
+        first: when the first press came; negative without any.
+        again: what a second one calls.
+    """
 
     def __init__(self) -> None:
         self.depth, self.first = 0, -1.0
+        self.again: Callable[[], object] = _interrupt
 
     def is_again(self) -> bool | None:
         """Counts one; whether it is a second press; None if it is the first one once more."""
@@ -55,7 +66,7 @@ def handled(handler: Handler, again: Callable[[], object] | None = None) -> Iter
 
     Args:
         handler: for Ctrl-C, the first one only.
-        again: called for a second Ctrl-C; None: `end_at_once`.
+        again: called for a second Ctrl-C; None: that of the surrounding `handled`, without any KeyboardInterrupt.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -70,7 +81,7 @@ def handled(handler: Handler, again: Callable[[], object] | None = None) -> Iter
             return
         is_again = number == signal.SIGINT and _ctrl_c.is_again()
         if is_again:
-            (again or end_at_once)()
+            _ctrl_c.again()
         elif is_again is not None:
             handler(signal.Signals(number))
 
@@ -78,12 +89,13 @@ def handled(handler: Handler, again: Callable[[], object] | None = None) -> Iter
     if _ctrl_c.depth == 0:
         _ctrl_c.first = -1.0
     before = [(number, signal.signal(number, handle)) for number in heard]
-    _ctrl_c.depth += 1
+    again_before = _ctrl_c.again
+    _ctrl_c.depth, _ctrl_c.again = _ctrl_c.depth + 1, again or again_before
     try:
         let_go()
         yield
     finally:
-        _ctrl_c.depth -= 1
+        _ctrl_c.depth, _ctrl_c.again = _ctrl_c.depth - 1, again_before
         for number, old in before:
             signal.signal(number, signal.SIG_DFL if old is None else old)
 
@@ -101,10 +113,10 @@ def let_go() -> None:
 
 
 def end_at_once() -> NoReturn:
-    """What a second Ctrl-C does: this process and those that it has started end, with no half-written file."""
+    """What a second Ctrl-C does to a program: it ends with all that it has started, and with no half-written file."""
     try:
         remove_partial_files()
-        say("Ended at once; what had been saved before is untouched.")
+        say("Ended at once; what had been saved before is untouched, and --resume goes on from there.")
         for child in multiprocessing.active_children():
             child.kill()
     finally:

@@ -23,7 +23,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from adet_iuq.config import add_project_option, get_cfg, load_keys
 from adet_iuq.engine.launching.command_line import command_to_go_on
 from adet_iuq.engine.launching.compat import create_local_process_group, leave_process_group
-from adet_iuq.engine.launching.interruption import handled, hold_back, stop_now
+from adet_iuq.engine.launching.interruption import end_at_once, handled, hold_back, stop_now
 from adet_iuq.engine.launching.placement import Placement, placement
 from adet_iuq.engine.launching.processes import end_process, forwarded_signals, run_processes
 from adet_iuq.errors import EXIT_USER_ERROR, TrainingInterrupted, UserError
@@ -61,7 +61,7 @@ def launch(main: Main, args: argparse.Namespace) -> None:
         args: of `argument_parser`.
     """
     try:
-        with handled(stop_now):
+        with handled(stop_now, end_at_once):
             _launch(main, args)
     except TrainingInterrupted as interruption:
         _end_interrupted(interruption, args)
@@ -78,7 +78,7 @@ def _launch(main: Main, args: argparse.Namespace) -> None:
     if place is not None:
         if place.world_size > 1:
             args.started_by = ()  # the words of the starter, which are the ones to repeat, are unknown here
-        _join(main, args, place)
+        _join(args, main, place)
     elif max(args.num_gpus, 1) * args.num_machines == 1:
         _guarded(main, args)
     elif uses_cuda(args):
@@ -137,11 +137,11 @@ def _launch_on_cpu(main: Main, args: argparse.Namespace) -> None:
 def _cpu_process(main: Main, args: argparse.Namespace, place: Placement) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_size))
-    _join(main, args, place)
+    _guarded(_join, args, main, place)
     end_process(0)
 
 
-def _join(main: Main, args: argparse.Namespace, place: Placement) -> None:
+def _join(args: argparse.Namespace, main: Main, place: Placement) -> None:
     """Joins the process group, and runs `main`."""
     args.rank = place.rank
     cuda = bool(place.starter) and uses_cuda(args)
@@ -181,7 +181,7 @@ def _form_group(args: argparse.Namespace, place: Placement, cuda: bool) -> None:
 def _guarded(function: Callable[..., object], args: argparse.Namespace, *more: object) -> None:
     """Calls a function in a process of the run; what a user can mend becomes an exit code, which outlives the process."""
     try:
-        with handled(stop_now):
+        with handled(stop_now, end_at_once):
             _explained(function, args, *more)
     except TrainingInterrupted as interruption:
         _end_interrupted(interruption, args)

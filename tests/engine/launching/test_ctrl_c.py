@@ -90,7 +90,7 @@ def test_the_second_one_ends_at_once(tmp_path: Path, processes: str) -> None:
     begin = time.monotonic()
     code, said = finish(start(tmp_path, "--num-gpus", processes, FAULT="ctrl_c_twice:0:6"))
     assert code == 130 and "Traceback" not in said, said
-    assert "Ended at once; what had been saved before is untouched." in said and "Stopped by" not in said
+    assert "Ended at once; what had been saved before is untouched" in said and "Stopped by" not in said
     assert time.monotonic() - begin < SECONDS and (tmp_path / "last_checkpoint").read_text() == "model_0000004.pth"
     assert not list(tmp_path.glob(".*"))
 
@@ -112,6 +112,14 @@ def test_processes_that_are_just_starting_end_without_a_traceback(tmp_path: Path
     os.killpg(process.pid, signal.SIGINT)
     code, said = finish(process)
     assert code == 130 and "Traceback" not in said and said.count("Stopped by Ctrl-C") == 1, said
+
+
+@pytest.mark.slow
+def test_under_detectron2s_launcher(tmp_path: Path) -> None:
+    """It spawns and ends processes in its own way; a stand-in does so without GPUs."""
+    code, said = finish(start(tmp_path, "--num-gpus", "2", FAULT="ctrl_c:1:6", SPAWN="1"))
+    assert code == 130 and "Traceback" not in said, said
+    assert said.count("Stopped by Ctrl-C after iteration") == 1 and (tmp_path / "last_checkpoint").is_file()
 
 
 @pytest.mark.slow
