@@ -65,7 +65,7 @@ def check_common(said: str, output: Path) -> None:
     for part in (
         "Training ToySegmenter: 165 parameters, all of them trained",
         "shapes_train (10 images), 9 images used; evaluated on shapes_val (2 images)",
-        "cpu, float32, 1 process(es)",
+        "cpu, float32, 1 process\n",
         "12 iterations of 2 images",
         str(output),
         "Results on shapes_val",

@@ -32,13 +32,14 @@ def introduction(cfg: CfgNode, model: nn.Module, loader: Any, micro_batches: int
     used = f", {loader.num_images:,} images used" if isinstance(loader, TrainLoader) else ""
     tested = ", ".join(_counted(name) for name in cfg.DATASETS.TEST) or "nothing"
     steps = f"{cfg.SOLVER.MAX_ITER} iterations of {cfg.SOLVER.IMS_PER_BATCH} images"
+    ranks = comm.get_world_size()
     begun = f", resumed at iteration {start_iter}" if start_iter else ""
     parts = f" in {micro_batches} micro-batches" if micro_batches > 1 else ""
     return "\n".join(
         [
             f"{'Resuming' if start_iter else 'Training'} {type(model).__name__}: {number:,} parameters, {share}",
             f"  data     {', '.join(_counted(name) for name in cfg.DATASETS.TRAIN)}{used}; evaluated on {tested}",
-            f"  device   {_device(cfg)}, {_precision(cfg)}, {comm.get_world_size()} process(es)",
+            f"  device   {_device(cfg)}, {_precision(cfg)}, {ranks} process{'es' * (ranks > 1)}",
             f"  steps    {steps}{parts}{begun}",
             f"  output   {cfg.OUTPUT_DIR} (all details: log.txt, config.yaml)",
         ]
