@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import NoReturn
 
@@ -103,6 +104,7 @@ def handled(handler: Handler, again: Callable[[], object] | None = None) -> Iter
 def hold_back() -> None:
     """Processes that this thread starts from now on get no SIGINT before their own `handled`: none dies amid its imports."""
     if sys.platform != "win32":
+        resource_tracker.ensure_running()  # else the first start begins it, which unblocks the signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 

@@ -137,6 +137,7 @@ def _launch_on_cpu(main: Main, args: argparse.Namespace) -> None:
 def _cpu_process(main: Main, args: argparse.Namespace, place: Placement) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_size))
+    args.rank = place.rank  # for what is said before they know each other
     _guarded(_join, args, main, place)
     end_process(0)
 
