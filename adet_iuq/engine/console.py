@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import cache
 from typing import Any
 
@@ -40,8 +40,9 @@ class Display:
         self._updated, self._keeps_prints = 0.0, False
 
     def print(self, line: str, style: str = "") -> None:
-        """Prints above the line that updates."""
-        self.console.print(Text(line, style))
+        """Prints above the line that updates; on a full disk, to which the output may go, nothing happens."""
+        with suppress(OSError):
+            self.console.print(Text(line, style))
 
     def is_due(self, seconds: float = _REFRESH_SECONDS) -> bool:
         """Whether so much time has gone by since the last `update`, or there was none."""
