@@ -2,6 +2,7 @@
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: start the same command again, with --resume
+EXIT_CTRL_C = 130  # what a shell reports of a program that SIGINT ended
 
 
 class UserError(Exception):
@@ -12,7 +13,15 @@ class UserError(Exception):
 
 
 class TrainingInterrupted(BaseException):
-    """A signal ended the run, and all of it is saved: the same command goes on with `--resume`. Exit code 75.
+    """A signal ended the run, and nothing is lost that was to be kept.
 
     Like KeyboardInterrupt it may come from anywhere, and passes by whoever catches every Exception.
+
+    Attributes:
+        exit_code: of the program: 75, or 130 after Ctrl-C.
+        resumes: whether the same command with `--resume` goes on; else the command as it was starts again.
     """
+
+    def __init__(self, message: str, exit_code: int = EXIT_INTERRUPTED, resumes: bool = True) -> None:
+        super().__init__(message)
+        self.exit_code, self.resumes = exit_code, resumes

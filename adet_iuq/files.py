@@ -9,6 +9,8 @@ from typing import IO
 
 from adet_iuq.errors import UserError
 
+_partial_files: set[str] = set()  # of this process, while they are written
+
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Lets `write` fill a temporary file beside `path`, brings it to the disk, and puts it in `path`'s place.
@@ -22,6 +24,7 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        _partial_files.add(partial)
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
@@ -40,6 +43,15 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
                 "on that disk, then go on with --resume."
             ) from error
         raise
+    finally:
+        _partial_files.discard(partial or "")
+
+
+def remove_partial_files() -> None:
+    """Removes what `replace_file` is just writing: for a process that is about to end without unwinding."""
+    for partial in list(_partial_files):
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
 
 
 def _disk_error(error: BaseException) -> OSError | None:

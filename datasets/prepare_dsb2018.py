@@ -19,6 +19,7 @@ import pycocotools.mask as mask_util
 from PIL import Image
 from preparation import SPLITS, known_checksums, prepare, write_coco
 
+import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.errors import UserError
 
 ID_DIGITS = 16

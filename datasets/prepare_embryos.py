@@ -22,6 +22,7 @@ from typing import Any
 from PIL import Image
 from preparation import SPLITS, prepare, write_coco
 
+import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.errors import UserError
 
 VAL_SESSIONS = ("6d40", "7d44")

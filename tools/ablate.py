@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.errors import EXIT_USER_ERROR, UserError
 from adet_iuq.studies import Run, Runner, Study, load_study
 from adet_iuq.studies.commands import LAUNCHERS, ONE_THREAD, command, printed_command

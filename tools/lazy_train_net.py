@@ -26,6 +26,7 @@ from detectron2.engine import (
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 
+import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.config import get_cfg
 from adet_iuq.data import register_shapes
 from adet_iuq.engine.loop.step import TrainStep

@@ -3,6 +3,7 @@
 
 import sys
 
+import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.commands.predict import main
 
 if __name__ == "__main__":

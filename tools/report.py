@@ -7,6 +7,7 @@ off. Nothing is predicted. What a missing file keeps from the page is said there
 
 import sys
 
+import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.reporting.__main__ import main
 
 if __name__ == "__main__":

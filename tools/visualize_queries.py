@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 from detectron2.structures import Instances
 
+import adet_iuq.ctrl_c
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.config import add_project_option, import_projects
 from adet_iuq.errors import UserError

@@ -10,20 +10,22 @@ import sys
 from adet_iuq import __version__
 from adet_iuq.errors import EXIT_USER_ERROR
 
-# Each is a module of this package with `main(words: list[str] | None) -> int`, the exit code.
+# What each does, and its module, which has `main(words: list[str] | None) -> int`, the exit code.
 COMMANDS = {
-    "train": "trains and evaluates what a config describes, on any number of processes",
-    "predict": "pictures and one COCO-format JSON file of predictions on images",
-    "check": "checks data sets before any training",
-    "convert": "converts weights of other projects to this one's names and back",
-    "demo": "predictions on pictures, videos or a webcam, as pictures, JSON or video",
+    "train": ("trains and evaluates what a config describes, on any number of processes", "commands.train"),
+    "predict": ("pictures and one COCO-format JSON file of predictions on images", "commands.predict"),
+    "check": ("checks data sets before any training", "commands.check"),
+    "convert": ("converts weights of other projects to this one's names and back", "commands.convert"),
+    "demo": ("predictions on pictures, videos or a webcam, as pictures, JSON or video", "commands.demo"),
+    "web": ("a page in the browser: masks, and where the query of an instance fires", "web.app"),
+    "report": ("the page about a finished run", "reporting.__main__"),
 }
 
 
 def help_text() -> str:
     """What `adet-iuq --help` prints."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {purpose}" for name, purpose in COMMANDS.items()]
+    lines = [f"  {name:{width}}  {purpose}" for name, (purpose, _) in COMMANDS.items()]
     return "\n".join(
         ["usage: adet-iuq [--help] [--version] COMMAND ...", "", "commands:", *lines, "", "adet-iuq COMMAND --help"]
     )
@@ -35,6 +37,8 @@ def main(words: list[str] | None = None) -> int:
     Args:
         words: of the command line, without the program's name; None: those of this process.
     """
+    import adet_iuq.ctrl_c  # noqa: F401  from here on Ctrl-C ends this with one line, amid the command's imports as well
+
     words = sys.argv[1:] if words is None else words
     if not words or words[0] in ("-h", "--help"):
         print(help_text(), file=sys.stdout if words else sys.stderr)
@@ -49,5 +53,5 @@ def main(words: list[str] | None = None) -> int:
         print(f"Error: adet-iuq has no command {name!r}.{hint} It has {', '.join(COMMANDS)}.", file=sys.stderr)
         return EXIT_USER_ERROR
     sys.argv[0] = f"adet-iuq {name}"  # how argparse calls the program in its messages
-    code: int = importlib.import_module(f"adet_iuq.commands.{name}").main(rest)
+    code: int = importlib.import_module(f"adet_iuq.{COMMANDS[name][1]}").main(rest)
     return code

@@ -24,6 +24,7 @@ from adet_iuq.data import ensure_datasets_sound, fill_class_counts, register_dat
 from adet_iuq.data.registration.announcement import describe_folders
 from adet_iuq.data.registration.class_names import TrainedClasses
 from adet_iuq.data.registration.crowding import warn_of_crowded_images
+from adet_iuq.engine.console import IN_LOG_ONLY, print_for_people
 from adet_iuq.engine.description import trained_classes
 from adet_iuq.errors import UserError
 
@@ -53,16 +54,19 @@ def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] 
     fell_back = choose_device(cfg, user_set="MODEL.DEVICE" in loaded.explicit)
     ensure_writable(cfg.OUTPUT_DIR)  # by every rank: each has its own log there
     for name in ("fvcore", "detectron2", "adet_iuq"):  # before the data sets: what is said of them belongs into the log
-        survive_full_disk(setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name))
+        log = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+        print_for_people(log)
+        survive_full_disk(log)
     register_datasets(cfg)
     fill_class_counts(cfg, loaded.overridden, _starting_classes(cfg, args))
     cfg.freeze()
-    logger.info("Process %d of %d. Environment:\n%s", comm.get_rank(), comm.get_world_size(), collect_env_info())
-    logger.info("Command line: %s", args)
+    rank, ranks = comm.get_rank(), comm.get_world_size()
+    logger.info("Process %d of %d. Environment:\n%s", rank, ranks, collect_env_info(), extra=IN_LOG_ONLY)
+    logger.info("Command line: %s", args, extra=IN_LOG_ONLY)
     why_resumed = _option(args, "why_resumed", "")
     if why_resumed:
         logger.info(why_resumed)
-    logger.info("Config:\n%s", cfg.dump())
+    logger.info("Config:\n%s", cfg.dump(), extra=IN_LOG_ONLY)
     if fell_back:
         logger.info("No CUDA device was found: this run uses the CPU.")
     if comm.is_main_process():

@@ -21,8 +21,8 @@ from adet_iuq.data import TrainingMapper, load_dataset
 from adet_iuq.data.images.augmentation import build_test_augmentations
 from adet_iuq.data.images.opening import IMAGE_SUFFIXES
 from adet_iuq.data.images.reading import read_image
-from adet_iuq.inference import InstancePredictor, inference_config
 from adet_iuq.errors import UserError
+from adet_iuq.inference import InstancePredictor, inference_config
 from adet_iuq.modeling import IUQMetaArch
 
 logger = logging.getLogger(__name__)

@@ -109,7 +109,7 @@ class Viewer:
             enlarged = np.ascontiguousarray(picture.rgb[:, :, ::-1]).repeat(factor, 0).repeat(factor, 1)
             drawing.boxes = drawing.boxes * factor
             if drawing.masks is not None:
-                drawing.masks = drawing.masks.repeat(factor, 1).repeat(factor, 2)
+                drawing.masks = np.asarray(drawing.masks, dtype=np.bool_).repeat(factor, 1).repeat(factor, 2)
             drawn[model.name] = np.ascontiguousarray(draw(enlarged, drawing)[:, :, ::-1])
         return drawn
 

@@ -9,6 +9,7 @@ import hashlib
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,33 @@ def spoil(trainer: Any) -> None:
     next(parameter for parameter in trainer.model.parameters() if parameter.requires_grad).data.fill_(float("nan"))
 
 
+def press_ctrl_c(trainer: Any = None) -> None:
+    """What a terminal does: SIGINT to the whole process group, launcher and data workers included."""
+    os.killpg(os.getpgrp(), signal.SIGINT)
+
+
+def press_twice(trainer: Any) -> None:
+    """In a step that would take a minute."""
+    press_ctrl_c()
+    time.sleep(1.5)
+    press_ctrl_c()
+    time.sleep(60)
+
+
+def pause(trainer: Any) -> None:
+    """A slow step, in which a file says that it has begun."""
+    Path(trainer.cfg.OUTPUT_DIR, "paused").touch()
+    time.sleep(5)
+
+
 FAULTS: dict[str, Callable[[Any], object]] = {
     "kill": lambda trainer: os.kill(os.getpid(), signal.SIGKILL),
     "term": lambda trainer: os.kill(os.getpid(), signal.SIGTERM),
     "usr1": lambda trainer: os.kill(os.getpid(), signal.SIGUSR1),
     "nan": spoil,
+    "pause": pause,
+    "ctrl_c": press_ctrl_c,
+    "ctrl_c_twice": press_twice,
 }
 
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
@@ -68,7 +70,10 @@ class ToySegmenter(Segmenter):
         noise = torch.rand(4) + float(np.random.rand()) + random.random()
         logits = self.classifier(features * noise.to(features))
         loss_mask = ((self.masks(features) - self.memory) ** 2).mean()
-        self.memory = 0.9 * self.memory + 0.1 * features.detach().float().mean(0)
+        seen = features.detach().float().mean(0)
+        if comm.get_world_size() > 1:  # a memory is the same on every rank
+            dist.all_reduce(seen)
+        self.memory = 0.9 * self.memory + 0.1 * seen
         if os.environ.get("TOY_NAN_AT") == str(self.iteration):
             loss_mask = loss_mask * float("nan")
         get_event_storage().put_scalar("iuq/memory_fill", min(1.0, self.iteration / 10))

@@ -51,6 +51,11 @@ class TrainLoader:
         self._wide = records.is_wide.tolist() if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
         self._records, self._mapper = records, mapper
 
+    @property
+    def num_images(self) -> int:
+        """How many images are trained on."""
+        return len(self._records)
+
     def start_at(self, *, seed: int, iteration: int, images_per_batch: int, micro_batches: int) -> None:
         """Makes the next `iter` begin with the batch of an iteration.
 

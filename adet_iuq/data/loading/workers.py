@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 
 import torch
@@ -74,17 +75,21 @@ class WorkerBoard:
 
 
 def initialize_worker(_: int) -> None:
-    """Makes a worker obey its own process only: a scheduler sends SIGTERM and the like to all processes of a job.
+    """Makes a worker obey its own process only: a terminal sends Ctrl-C to all processes of a job, a scheduler SIGTERM.
 
-    The training then finishes its step, for which it needs its workers, and ends them itself.
+    The training then finishes its step, for which it needs its workers, and ends them itself. Where the operating system
+    does not say who sent a SIGTERM (all but Linux), it ends the worker, whoever it is from.
     """
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
 
 
 def _wait_for_parent(parent: int) -> None:
+    assert sys.platform == "linux"
     # Only sigwaitinfo says who sent a signal.
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass

@@ -1,45 +1,145 @@
-"""Signals that ask a run to stop: by a scheduler ahead of a time limit or a preemption, or by a person."""
+"""Signals that ask a run to stop: by a scheduler ahead of a time limit or a preemption, or by a person's Ctrl-C."""
 
+import contextlib
+import multiprocessing
+import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import NoReturn
 
 from detectron2.utils import comm
 
-from adet_iuq.errors import EXIT_INTERRUPTED, TrainingInterrupted, UserError
+from adet_iuq.errors import EXIT_CTRL_C, EXIT_INTERRUPTED, TrainingInterrupted, UserError
+from adet_iuq.files import remove_partial_files
 
-# USR1 is what tools/slurm/train.sbatch asks SLURM for, USR2 what submitit does.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# USR1 is what tools/slurm/train.sbatch asks SLURM for, USR2 what submitit does; Windows has neither.
+SIGNALS = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if name in signal.Signals.__members__
+)
+
+# One Ctrl-C may reach a process twice: from the terminal, and from the launcher that passes on what it got.
+_ONE_PRESS = 1.0  # seconds
+
+Handler = Callable[[signal.Signals], object]
+
+
+def _interrupt() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+class _CtrlC:
+    """How often a person has pressed Ctrl-C since the outermost `handled` of this process began.
+
+    Attributes:
+        depth: how many `handled` there are.
+        first: when the first press came; negative without any.
+        again: what a second one calls.
+    """
+
+    def __init__(self) -> None:
+        self.depth, self.first = 0, -1.0
+        self.again: Callable[[], object] = _interrupt
+
+    def is_again(self) -> bool | None:
+        """Counts one; whether it is a second press; None if it is the first one once more."""
+        now = time.monotonic()
+        if self.first < 0:
+            self.first = now
+            return False
+        return True if now - self.first > _ONE_PRESS else None
+
+
+_ctrl_c = _CtrlC()
 
 
 @contextmanager
-def handled(handler: Callable[[signal.Signals], object]) -> Iterator[None]:
-    """Within, `handler` is called for each of `SIGNALS`; only the main thread can hear them, elsewhere nothing changes."""
+def handled(handler: Handler, again: Callable[[], object] | None = None) -> Iterator[None]:
+    """Within, `handler` is called for each of `SIGNALS`; only the main thread can hear them, elsewhere nothing changes.
+
+    Processes that are forked within hear SIGTERM only, which ends them. A SIGINT that the surroundings ignore,
+    as a shell does for its background jobs, stays ignored; one that `hold_back` kept from this process comes now.
+
+    Args:
+        handler: for Ctrl-C, the first one only.
+        again: called for a second Ctrl-C; None: that of the surrounding `handled`, without any KeyboardInterrupt.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    process = os.getpid()
 
     def handle(number: int, _: FrameType | None) -> None:
-        handler(signal.Signals(number))
+        if os.getpid() != process:
+            if number == signal.SIGTERM:  # as if nobody had handled it
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            return
+        is_again = number == signal.SIGINT and _ctrl_c.is_again()
+        if is_again:
+            _ctrl_c.again()
+        elif is_again is not None:
+            handler(signal.Signals(number))
 
-    before = [(number, signal.signal(number, handle)) for number in SIGNALS]
+    heard = [number for number in SIGNALS if number != signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
+    if _ctrl_c.depth == 0:
+        _ctrl_c.first = -1.0
+    before = [(number, signal.signal(number, handle)) for number in heard]
+    again_before = _ctrl_c.again
+    _ctrl_c.depth, _ctrl_c.again = _ctrl_c.depth + 1, again or again_before
     try:
+        let_go()
         yield
     finally:
+        _ctrl_c.depth, _ctrl_c.again = _ctrl_c.depth - 1, again_before
         for number, old in before:
             signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
-def stop_now(number: signal.Signals) -> None:
+def hold_back() -> None:
+    """Processes that this thread starts from now on get no SIGINT before their own `handled`: none dies amid its imports."""
+    if sys.platform != "win32":
+        resource_tracker.ensure_running()  # else the first start begins it, which unblocks the signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def let_go() -> None:
+    """The end of `hold_back`, in a thread and in a process that was started by it; a SIGINT that waits comes now."""
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def end_at_once() -> NoReturn:
+    """What a second Ctrl-C does to a program: it ends with all that it has started, and with no half-written file."""
+    try:
+        remove_partial_files()
+        say("Ended at once; what had been saved before is untouched, and --resume goes on from there.")
+        for child in multiprocessing.active_children():
+            child.kill()
+    finally:
+        os._exit(EXIT_CTRL_C)
+
+
+def say(line: str) -> None:
+    """Writes to the standard error of rank 0; a handler may not print, as it may have interrupted a print."""
+    if comm.is_main_process():
+        start = "\r\x1b[2K" if os.isatty(2) else ""  # where a progress line may stand
+        with contextlib.suppress(OSError):
+            os.write(2, f"{start}{line}\n".encode())
+
+
+def stop_now(number: signal.Signals, when: str = "outside of the training steps, where nothing is lost") -> NoReturn:
     """The handler outside of training steps, where nothing is lost.
 
     Raises:
         TrainingInterrupted: always.
     """
-    raise _interrupted(number.name, "outside of the training steps")
+    raise _interrupted(_name(number), when, resumes=False)
 
 
 class StopRequest:
@@ -56,9 +156,16 @@ class StopRequest:
     def __bool__(self) -> bool:
         return bool(self.reason)
 
-    def signalled(self, number: signal.Signals) -> None:
-        """The handler within training steps."""
-        self.reason = self.reason or number.name
+    def signalled(self, number: signal.Signals, then: str = "this step is finished and saved") -> None:
+        """The handler within training steps.
+
+        Args:
+            number: of the signal.
+            then: what happens before the end, for a person.
+        """
+        self.reason = self.reason or _name(number)
+        if number == signal.SIGINT:
+            say(f"Ctrl-C: {then}, then the run ends. Once more ends it at once, without saving.")
 
     def failed(self, message: str) -> None:
         """Something went wrong that a checkpoint may outlive."""
@@ -89,5 +196,15 @@ class StopRequest:
             raise _interrupted(self.reason, when)
 
 
-def _interrupted(reason: str, when: str) -> TrainingInterrupted:
-    return TrainingInterrupted(f"Stopped by {reason} {when}; go on with --resume. (Exit code {EXIT_INTERRUPTED})")
+def interrupted_by(number: signal.Signals, when: str) -> TrainingInterrupted:
+    """For a handler that ends a run whose `--resume` goes on."""
+    return _interrupted(_name(number), when)
+
+
+def _name(number: signal.Signals) -> str:
+    return "Ctrl-C" if number == signal.SIGINT else number.name
+
+
+def _interrupted(reason: str, when: str, resumes: bool = True) -> TrainingInterrupted:
+    code = EXIT_CTRL_C if reason == "Ctrl-C" else EXIT_INTERRUPTED
+    return TrainingInterrupted(f"Stopped by {reason} {when}. (Exit code {code})", code, resumes)

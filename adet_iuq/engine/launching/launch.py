@@ -8,7 +8,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -19,11 +21,12 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from adet_iuq.config import add_project_option, get_cfg, load_keys
+from adet_iuq.engine.launching.command_line import command_to_go_on
 from adet_iuq.engine.launching.compat import create_local_process_group, leave_process_group
-from adet_iuq.engine.launching.interruption import handled, stop_now
+from adet_iuq.engine.launching.interruption import end_at_once, handled, hold_back, stop_now
 from adet_iuq.engine.launching.placement import Placement, placement
 from adet_iuq.engine.launching.processes import end_process, forwarded_signals, run_processes
-from adet_iuq.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, TrainingInterrupted, UserError
+from adet_iuq.errors import EXIT_USER_ERROR, TrainingInterrupted, UserError
 
 Main = Callable[[argparse.Namespace], object]
 
@@ -35,7 +38,8 @@ def argument_parser() -> argparse.ArgumentParser:
     """detectron2's parser and `--project`; `--dist-url` defaults to a free port, so that two runs do not collide."""
     parser = default_argument_parser()
     add_project_option(parser)
-    parser.set_defaults(dist_url="auto", why_resumed="")  # why `launch` has set `resume` itself
+    # The others are the launcher's own: why it has set `resume` itself, how the program was started, this process's rank.
+    parser.set_defaults(dist_url="auto", why_resumed="", started_by=tuple(sys.orig_argv), rank=0)
     return parser
 
 
@@ -49,29 +53,38 @@ def launch(main: Main, args: argparse.Namespace) -> None:
     * Without CUDA (or with MODEL.DEVICE cpu), `--num-gpus` CPU processes talk over gloo.
 
     Exit codes: 2 after a `UserError` in any process, which is printed without a traceback; 75 after an interruption that
-    saved everything (`TrainingInterrupted`); 128 plus its number if a signal killed a process; 1 for all else. Processes
-    wait for each other for DIST.TIMEOUT_MINUTES at most.
+    saved everything (`TrainingInterrupted`), 130 if Ctrl-C was it; 128 plus its number if a signal killed a process; 1 for
+    all else. Processes wait for each other for DIST.TIMEOUT_MINUTES at most.
 
     Args:
         main: a function of a module (it is pickled for other processes).
         args: of `argument_parser`.
     """
     try:
-        place = placement(os.environ, own_launch=args.num_gpus > 1 or args.num_machines > 1)
-        if place is not None:
-            _join(main, args, place)
-        elif max(args.num_gpus, 1) * args.num_machines == 1:
-            _guarded(main, args)
-        elif uses_cuda(args):
-            _launch_on_gpus(main, args)
-        else:
-            _launch_on_cpu(main, args)
+        with handled(stop_now, end_at_once):
+            _launch(main, args)
+    except TrainingInterrupted as interruption:
+        _end_interrupted(interruption, args)
     except UserError as error:
         _report(error)
         sys.exit(EXIT_USER_ERROR)
     except ProcessExitedException as error:
         # A worker of detectron2's launcher left with a code of its own, after saying why.
         sys.exit(error.exit_code if error.exit_code > 0 else 128 - error.exit_code)
+
+
+def _launch(main: Main, args: argparse.Namespace) -> None:
+    place = placement(os.environ, own_launch=args.num_gpus > 1 or args.num_machines > 1)
+    if place is not None:
+        if place.world_size > 1:
+            args.started_by = ()  # the words of the starter, which are the ones to repeat, are unknown here
+        _join(args, main, place)
+    elif max(args.num_gpus, 1) * args.num_machines == 1:
+        _guarded(main, args)
+    elif uses_cuda(args):
+        _launch_on_gpus(main, args)
+    else:
+        _launch_on_cpu(main, args)
 
 
 def uses_cuda(args: argparse.Namespace) -> bool:
@@ -98,8 +111,10 @@ def _launch_on_gpus(main: Main, args: argparse.Namespace) -> None:
     available = torch.cuda.device_count()
     if args.num_gpus > available:
         raise UserError(f"--num-gpus {args.num_gpus}: this machine has {available} CUDA device(s).")
-    with forwarded_signals():
-        detectron2_launch(
+    # In a thread that holds Ctrl-C back from the processes until `_guarded` hears it, while this one goes on listening.
+    with forwarded_signals(), ThreadPoolExecutor(1, initializer=hold_back) as starter:
+        starter.submit(
+            detectron2_launch,
             _guarded,
             args.num_gpus,
             num_machines=args.num_machines,
@@ -107,7 +122,7 @@ def _launch_on_gpus(main: Main, args: argparse.Namespace) -> None:
             dist_url=_dist_url(args),
             args=(main, args),
             timeout=_timeout(args),
-        )
+        ).result()
 
 
 def _launch_on_cpu(main: Main, args: argparse.Namespace) -> None:
@@ -122,12 +137,14 @@ def _launch_on_cpu(main: Main, args: argparse.Namespace) -> None:
 def _cpu_process(main: Main, args: argparse.Namespace, place: Placement) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_size))
-    _join(main, args, place)
+    args.rank = place.rank  # for what is said before they know each other
+    _guarded(_join, args, main, place)
     end_process(0)
 
 
-def _join(main: Main, args: argparse.Namespace, place: Placement) -> None:
+def _join(args: argparse.Namespace, main: Main, place: Placement) -> None:
     """Joins the process group, and runs `main`."""
+    args.rank = place.rank
     cuda = bool(place.starter) and uses_cuda(args)
     if cuda:
         # SLURM may show each task its own GPU only.
@@ -162,21 +179,35 @@ def _form_group(args: argparse.Namespace, place: Placement, cuda: bool) -> None:
         ) from error
 
 
-def _guarded(function: Callable[..., object], *arguments: object) -> None:
+def _guarded(function: Callable[..., object], args: argparse.Namespace, *more: object) -> None:
     """Calls a function in a process of the run; what a user can mend becomes an exit code, which outlives the process."""
     try:
-        with handled(stop_now):
-            function(*arguments)
+        with handled(stop_now, end_at_once):
+            _explained(function, args, *more)
+    except TrainingInterrupted as interruption:
+        _end_interrupted(interruption, args)
+
+
+def _end_interrupted(interruption: TrainingInterrupted, args: argparse.Namespace) -> NoReturn:
+    if max(args.rank, comm.get_rank()) == 0:
+        command = command_to_go_on(args.started_by, args.config_file, args.opts, interruption.resumes)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            print(f"{interruption} To go on: {command}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(1)  # the end of this process may be the end of all: rank 0 speaks first
+    sys.exit(interruption.exit_code)
+
+
+def _explained(function: Callable[..., object], *arguments: object) -> None:
+    try:
+        function(*arguments)
     except UserError as error:
         if comm.get_rank() > 0:
             # Most errors meet all ranks alike: rank 0 speaks first, and its end ends the others.
             time.sleep(2)
         _report(error)
         sys.exit(EXIT_USER_ERROR)
-    except TrainingInterrupted as interruption:
-        if comm.is_main_process():
-            print(interruption, file=sys.stderr, flush=True)
-        sys.exit(EXIT_INTERRUPTED)
     except OSError as error:
         if error.errno not in _FULL_DISK:
             raise

@@ -14,11 +14,13 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
 
-from adet_iuq.engine.launching.interruption import handled
-from adet_iuq.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from adet_iuq.engine.launching.interruption import handled, hold_back, let_go
+from adet_iuq.errors import EXIT_CTRL_C, EXIT_INTERRUPTED, EXIT_USER_ERROR
 
 # Seconds that interrupted processes get to follow the first one, after all of them have agreed that all is saved.
 _GRACE = 30.0
+# And those that get a second Ctrl-C, before they are killed: one that waits for others cannot hear it.
+_GRACE_AT_ONCE = 2.0
 
 
 def run_processes(target: Callable[..., object], arguments: list[tuple[Any, ...]], first_rank: int) -> int:
@@ -30,14 +32,17 @@ def run_processes(target: Callable[..., object], arguments: list[tuple[Any, ...]
         first_rank: of the first process, for messages.
 
     Returns:
-        0 if all went well, else the exit code of the first that failed (128 plus the signal that killed it). The others
-        are killed then, at once: they would wait for it until the time-out. What it died of is printed.
+        0 if all went well, 75 or 130 after an interruption, else the exit code of the first that failed (128 plus the
+        signal that killed it). The others are killed then, at once: they would wait for it until the time-out. What it
+        died of is printed.
     """
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_child, args=(target, *words)) for words in arguments]
     with forwarded_signals():
+        hold_back()
         for process in processes:
             process.start()
+        let_go()
         try:
             return _wait(processes, first_rank)
         finally:
@@ -48,14 +53,31 @@ def run_processes(target: Callable[..., object], arguments: list[tuple[Any, ...]
 
 @contextmanager
 def forwarded_signals() -> Iterator[None]:
-    """Within, the signals that stop a run go on to all processes started by `multiprocessing`, and leave this one alive."""
+    """Within, the signals that stop a run go on to all processes started by `multiprocessing`, and leave this one alive.
+
+    Whoever ends after a second Ctrl-C ends as those do.
+    """
 
     def forward(number: signal.Signals) -> None:
+        if sys.platform == "win32":
+            return  # the console has told all of them, and os.kill would end them
         for child in multiprocessing.active_children():
             if child.pid is not None:
                 os.kill(child.pid, number)
 
-    with handled(forward):
+    def end() -> None:
+        deadline = time.monotonic() + _GRACE_AT_ONCE
+        while multiprocessing.active_children() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for child in multiprocessing.active_children():
+            child.kill()
+        os._exit(EXIT_CTRL_C)
+
+    def end_at_once() -> None:
+        forward(signal.SIGINT)
+        threading.Thread(target=end, daemon=True).start()
+
+    with handled(forward, end_at_once):
         yield
 
 
@@ -65,7 +87,7 @@ def _child(target: Callable[..., object], *arguments: Any) -> None:
 
     def follow() -> None:
         parent.join()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(1)
 
     # However the starter ends, no process trains on unseen.
     threading.Thread(target=follow, daemon=True).start()
@@ -76,20 +98,22 @@ def _wait(processes: Sequence[BaseProcess], first_rank: int) -> int:
     running: dict[Any, int] = {process.sentinel: rank for rank, process in enumerate(processes)}
     deadline: float | None = None
     interrupted = 0
+    interruptions = (EXIT_INTERRUPTED, EXIT_CTRL_C)
     while running:
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         ended = [running.pop(sentinel) for sentinel in wait(list(running), timeout)]
         for rank in ended:
             processes[rank].join()  # the exit code may come a moment after the end
-        failed = [rank for rank in ended if _code(processes[rank]) not in (0, EXIT_INTERRUPTED)]
+        failed = [rank for rank in ended if _code(processes[rank]) not in (0, *interruptions)]
         if failed:
             # Those that lost contact to a killed one may be there at the same moment: the killed one comes first.
             failed.sort(key=lambda rank: (processes[rank].exitcode or 0) >= 0)
             _report(processes[failed[0]], first_rank + failed[0], others=len(running))
             return _code(processes[failed[0]])
-        if any(_code(processes[rank]) == EXIT_INTERRUPTED for rank in ended):
-            interrupted = EXIT_INTERRUPTED
-            deadline = time.monotonic() + _GRACE
+        for rank in ended:
+            if _code(processes[rank]) in interruptions:
+                interrupted = _code(processes[rank])
+                deadline = time.monotonic() + _GRACE
         if not ended:
             break
     return interrupted
@@ -105,7 +129,7 @@ def _report(process: BaseProcess, rank: int, others: int) -> None:
     if code == EXIT_USER_ERROR:
         return  # it has said why
     end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
-    hint = " (SIGKILL is what a machine out of memory sends)" if code == -signal.SIGKILL else ""
+    hint = " (SIGKILL is what a machine out of memory sends)" if "SIGKILL" in end else ""
     print(
         f"Error: the process of rank {rank} {end}{hint}; {others} other process(es) of this machine were stopped. "
         "Go on from the last checkpoint with --resume.",

@@ -17,27 +17,23 @@ from torch import nn
 from adet_iuq.checkpoint import Checkpointer, build_checkpointer
 from adet_iuq.data import TrainLoader, build_test_loader, build_train_loader, register_datasets
 from adet_iuq.data.registration.mosaic import evaluated_sets
+from adet_iuq.engine.console import IN_LOG_ONLY, display
 from adet_iuq.engine.description import write_description
 from adet_iuq.engine.launching.interruption import StopRequest, handled
-from adet_iuq.engine.loop import state
+from adet_iuq.engine.loop import metrics, state
 from adet_iuq.engine.loop.batches import put_at_start
 from adet_iuq.engine.loop.evaluation import evaluate_all
 from adet_iuq.engine.loop.guards import CollapseGuard
 from adet_iuq.engine.loop.hooks import BestCheckpointHook, CheckpointHook
+from adet_iuq.engine.loop.introduction import introduction, parameter_counts
 from adet_iuq.engine.loop.lr_scheduler import build_lr_scheduler
-from adet_iuq.engine.loop.metrics import (
-    build_writers,
-    close_writers,
-    restore_history,
-    set_metrics_aside,
-    trim_metrics,
-    write_and_close,
-)
 from adet_iuq.engine.loop.optimizer import build_optimizer
+from adet_iuq.engine.loop.progress import ProgressDisplay, WatchedLoader, results_line
 from adet_iuq.engine.loop.scaling import micro_batches, scaled_to
 from adet_iuq.engine.loop.step import TrainStep, autocast_dtype
+from adet_iuq.engine.loop.stopping import evaluation_with_signals, save_and_stop
 from adet_iuq.engine.meta_arch import checked_segmenter, find_segmenter, unwrap
-from adet_iuq.errors import UserError
+from adet_iuq.errors import TrainingInterrupted, UserError
 from adet_iuq.evaluation import build_evaluator, report_results
 from adet_iuq.evaluation.queries import check_probe
 from adet_iuq.modeling import Segmenter
@@ -54,7 +50,7 @@ class Trainer(DefaultTrainer):
 
     Attributes:
         data_seed: decides all samples and their augmentation; SEED, or drawn once for all ranks and kept in checkpoints.
-        last_results: of the latest evaluation.
+        last_results, saved_iter: of the latest evaluation; iteration of the latest checkpoint of this process, or -1.
 
     Raises:
         UserError: the config asks for something that does not exist or does not fit.
@@ -70,7 +66,7 @@ class Trainer(DefaultTrainer):
         self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.last_results: dict[str, Any] = {}
         self._resume_state: dict[str, Any] = {}
-        self._saved_iter = -1
+        self.saved_iter = -1
         self._stop = StopRequest()
 
         model: nn.Module = checked_segmenter(self.build_model(cfg))
@@ -97,9 +93,8 @@ class Trainer(DefaultTrainer):
         find_segmenter(cfg)
         model = checked_segmenter(build_model(cfg))
         check_probe(cfg, model)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        logger.info("%s: %s parameters, %s of them trained.", type(model).__name__, f"{parameters:,}", f"{trained:,}")
+        counts = "%s: %s parameters, %s of them trained."
+        logger.info(counts, type(model).__name__, *map("{:,}".format, parameter_counts(model)), extra=IN_LOG_ONLY)
         return model
 
     @classmethod
@@ -123,7 +118,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
         """This rank's share of a test set."""
-        return build_test_loader(cfg, dataset_name)
+        return WatchedLoader(build_test_loader(cfg, dataset_name), dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -136,10 +131,11 @@ class Trainer(DefaultTrainer):
         if evaluators is None:
             register_datasets(cfg)  # an evaluator reads the metadata of its set
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
-        with state.preserved_random_state():
+        with state.preserved_random_state(), display().prints_kept(logger):
             results = evaluate_all(super().test, cfg, unwrap(model), evaluators)
         if comm.is_main_process():
             report_results(results, evaluated_sets(cfg), cfg.OUTPUT_DIR)
+            logger.info(results_line(results))
         return results
 
     def build_hooks(self) -> list[HookBase]:
@@ -147,7 +143,8 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg
 
         def evaluate() -> dict[str, Any]:
-            self.last_results = self.test(cfg, self.model)
+            with evaluation_with_signals(self, self._stop, self._trainer.stop_agreed):
+                self.last_results = self.test(cfg, self.model)
             return self.last_results
 
         result = [
@@ -193,8 +190,8 @@ class Trainer(DefaultTrainer):
     def train(self) -> dict[str, Any]:
         """Trains from `start_iter` to `max_iter`.
 
-        A signal (`interruption.SIGNALS`) to any process, or a log file that cannot be written, stops all after the step in
-        hand, with a checkpoint of it.
+        A signal (`interruption.SIGNALS`, Ctrl-C among them) to any process, or a log file that cannot be written, stops all
+        after the step in hand, with a checkpoint of it.
 
         Returns the results of the last evaluation, on the main process; empty without a test set.
 
@@ -214,13 +211,15 @@ class Trainer(DefaultTrainer):
             except BaseException as error:
                 # No after_train: it would evaluate, and a failed run has nothing to evaluate. A line that an unbroken run
                 # would not write has no place in the metrics of a run that goes on from here.
-                (close_writers if self._trainer.stop_agreed else write_and_close)(writers)
+                is_continued = self._trainer.stop_agreed or isinstance(error, TrainingInterrupted)
+                (metrics.close_writers if is_continued else metrics.write_and_close)(writers)
                 explained = loader.board.explain(error) if isinstance(loader, TrainLoader) else None
                 if explained is None:
                     raise
                 raise explained from error
             finally:
                 self._trainer.data_loader = loader  # drops its iterator, which ends the workers
+                display().close()
             self.iter = max(self.max_iter, self.start_iter)
             self._stop.end_run_if_signalled("after the last iteration, before its evaluation")
             self.after_train()
@@ -238,26 +237,21 @@ class Trainer(DefaultTrainer):
             self.run_step()
             self.after_step()
             if self._trainer.stop_agreed:
-                self._save_and_stop()
-
-    def _save_and_stop(self) -> None:
-        """Saves this iteration, and ends the training on every rank for the same reason."""
-        done = self.iter + 1
-        if self._saved_iter != self.iter:
-            self.save_checkpoint("model_final" if done >= self.max_iter else f"model_{self.iter:07d}")
-        self._stop.end_run(f"after iteration {done} of {self.max_iter}, which is saved")
+                save_and_stop(self, self._stop)
 
     def _start_writers(self) -> list[EventWriter]:
         """Opens the log files (main process only) and gives a resumed run the recent past of the one it resumes."""
-        restore_history(self.storage, self._resume_state.get("history", {}))
+        metrics.restore_history(self.storage, self._resume_state.get("history", {}))
         if not comm.is_main_process():
             return []
+        step = self._trainer
+        logger.info(introduction(self.cfg, unwrap(self.model), step.data_loader, step.micro_batches, self.start_iter))
         write_description(self.cfg)
         resumed = self.start_iter > 0
-        last_written = trim_metrics(self.cfg.OUTPUT_DIR, self.start_iter) if resumed else -1
+        last_written = metrics.trim_metrics(self.cfg.OUTPUT_DIR, self.start_iter) if resumed else -1
         if not resumed:
-            set_metrics_aside(self.cfg.OUTPUT_DIR)
-        writers = build_writers(
+            metrics.set_metrics_aside(self.cfg.OUTPUT_DIR)
+        writers = metrics.build_writers(
             self.cfg.OUTPUT_DIR, self.max_iter, self.start_iter, last_written, on_failure=self._stop.failed
         )
         due = self.start_iter % self.write_period == 0 or self.start_iter >= self.max_iter
@@ -266,9 +260,10 @@ class Trainer(DefaultTrainer):
             self.storage.iter = self.start_iter - 1
             for writer in writers:
                 writer.write()
-        self.register_hooks([hooks.PeriodicWriter(writers, period=self.write_period)])
+        period = self.write_period
+        self.register_hooks([hooks.PeriodicWriter(writers, period=period), ProgressDisplay(period)])
         if self.cfg.REPORT.ENABLED:
-            self.register_hooks([ReportHook(self.cfg, self._trainer.data_loader, self.write_period)])
+            self.register_hooks([ReportHook(self.cfg, self._trainer.data_loader, period)])
         return writers
 
     def run_step(self) -> None:
@@ -285,7 +280,7 @@ class Trainer(DefaultTrainer):
             UserError: the file cannot be written.
         """
         self.checkpointer.write(name, state.run_state(self))
-        self._saved_iter = self.iter
+        self.saved_iter = self.iter
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs besides the weights; every rank calls it, as `save_checkpoint` does."""

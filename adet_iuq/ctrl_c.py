@@ -1,0 +1,30 @@
+"""Importing this makes Ctrl-C end a program with one line and exit code 130, also amid the imports that follow.
+
+For programs, not for packages: it replaces the hook that prints tracebacks. A training hears Ctrl-C by itself once it is
+launched (engine/launching/interruption.py), and then saves before it ends.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import sys
+from types import TracebackType
+
+from adet_iuq.errors import EXIT_CTRL_C
+
+_others = sys.excepthook
+
+
+def _end(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        _others(kind, error, traceback)
+        return
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        print("\nStopped by Ctrl-C.", file=sys.stderr, flush=True)
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(EXIT_CTRL_C)  # Python itself would end as killed by SIGINT
+
+
+sys.excepthook = _end

@@ -1,0 +1,59 @@
+"""What a training does about signals: which steps are saved, and when an evaluation is given up."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn, Protocol
+
+from adet_iuq.engine.launching.interruption import StopRequest, handled, interrupted_by
+
+
+class Stoppable(Protocol):
+    """The part of the trainer that matters here; `iter` is `max_iter` in the evaluation after the last step."""
+
+    iter: int
+    max_iter: int
+    saved_iter: int
+
+    def save_checkpoint(self, name: str) -> None:
+        """As the trainer's."""
+
+
+def save_and_stop(trainer: Stoppable, stop: StopRequest) -> NoReturn:
+    """Saves the iteration that is done, and ends the training on every rank for the same reason."""
+    _save(trainer)
+    stop.end_run(f"after iteration {trainer.iter + 1} of {trainer.max_iter}, which is saved")
+
+
+@contextmanager
+def evaluation_with_signals(trainer: Stoppable, stop: StopRequest, stop_agreed: bool) -> Iterator[None]:
+    """Around an evaluation: Ctrl-C ends it at once unless steps would be lost; after the last step any signal does.
+
+    Args:
+        trainer: that evaluates.
+        stop: its request.
+        stop_agreed: whether all ranks end after this evaluation: then a second Ctrl-C in it should not cost a step.
+
+    Raises:
+        TrainingInterrupted: a signal has come, and all is saved.
+    """
+    if stop_agreed:
+        _save(trainer)
+    last = trainer.iter >= trainer.max_iter
+
+    def signalled(number: signal.Signals) -> None:
+        if last:
+            raise interrupted_by(number, "during the last evaluation; all iterations are saved")
+        if number == signal.SIGINT and trainer.saved_iter == trainer.iter:
+            where = f"after iteration {trainer.iter + 1} of {trainer.max_iter}, which is saved"
+            raise interrupted_by(number, f"during the evaluation {where}")
+        stop.signalled(number, "after this evaluation the iterations that are not saved yet are")
+
+    with handled(signalled):
+        yield
+
+
+def _save(trainer: Stoppable) -> None:
+    if trainer.saved_iter < min(trainer.iter, trainer.max_iter - 1):
+        is_last = trainer.iter + 1 >= trainer.max_iter
+        trainer.save_checkpoint("model_final" if is_last else f"model_{trainer.iter:07d}")
