@@ -53,6 +53,21 @@ def evaluation_with_signals(trainer: Stoppable, stop: StopRequest, stop_agreed: 
         yield
 
 
+@contextmanager
+def ending_with_signals() -> Iterator[None]:
+    """Around what follows the last step, such as the wait for the report: a signal ends the run, which is complete.
+
+    Raises:
+        TrainingInterrupted: a signal has come; what goes on from here is `--resume`, not the whole training once more.
+    """
+
+    def signalled(number: signal.Signals) -> None:
+        raise interrupted_by(number, "after the last iteration; all iterations are saved")
+
+    with handled(signalled):
+        yield
+
+
 def _save(trainer: Stoppable) -> None:
     if trainer.saved_iter < min(trainer.iter, trainer.max_iter - 1):
         is_last = trainer.iter + 1 >= trainer.max_iter

@@ -31,7 +31,7 @@ from adet_iuq.engine.loop.optimizer import build_optimizer
 from adet_iuq.engine.loop.progress import ProgressDisplay, WatchedLoader, results_line
 from adet_iuq.engine.loop.scaling import micro_batches, scaled_to
 from adet_iuq.engine.loop.step import TrainStep, autocast_dtype
-from adet_iuq.engine.loop.stopping import evaluation_with_signals, save_and_stop
+from adet_iuq.engine.loop.stopping import ending_with_signals, evaluation_with_signals, save_and_stop
 from adet_iuq.engine.meta_arch import checked_segmenter, find_segmenter, unwrap
 from adet_iuq.errors import TrainingInterrupted, UserError
 from adet_iuq.evaluation import build_evaluator, report_results
@@ -221,8 +221,9 @@ class Trainer(DefaultTrainer):
                 self._trainer.data_loader = loader  # drops its iterator, which ends the workers
                 display().close()
             self.iter = max(self.max_iter, self.start_iter)
-            self._stop.end_run_if_signalled("after the last iteration, before its evaluation")
-            self.after_train()
+            with ending_with_signals():
+                self._stop.end_run_if_signalled("after the last iteration, before its evaluation")
+                self.after_train()
         if self._stop.is_error:
             raise UserError(self._stop.reason)
         return self.last_results

@@ -19,6 +19,7 @@ import pytest
 
 from adet_iuq.engine import Trainer, setup
 from adet_iuq.errors import TrainingInterrupted
+from adet_iuq.reporting.process import ReportProcess
 from helpers import toy_run
 from helpers.faults import AtStep
 from helpers.golden import REPOSITORY
@@ -163,6 +164,17 @@ def test_the_last_evaluation_ends_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(TrainingInterrupted, match="during the last evaluation; all iterations are saved") as end:
         press_in_evaluation(tmp_path, monkeypatch)
     assert end.value.exit_code == 130 and (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_the_wait_for_the_last_report_ends_at_once_and_the_run_is_not_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ReportProcess, "start", lambda self, *, beside: None)
+    monkeypatch.setattr(ReportProcess, "finish", lambda self: os.kill(os.getpid(), signal.SIGINT))
+    options: dict[str, Any] = {"DATASETS__TEST": "()", "REPORT__ENABLED": True, "REPORT__LABEL_GRID": 0}
+    with pytest.raises(TrainingInterrupted, match="after the last iteration; all iterations are saved") as end:
+        train(toy_args(tmp_path, **options))
+    assert end.value.exit_code == 130 and end.value.resumes
 
 
 def press_in_evaluation(output: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
