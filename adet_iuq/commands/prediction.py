@@ -15,7 +15,7 @@ import supervision as sv
 from tqdm import tqdm
 
 from adet_iuq.config import add_project_option
-from adet_iuq.errors import EXIT_USER_ERROR, UserError
+from adet_iuq.errors import EXIT_CTRL_C, EXIT_USER_ERROR, UserError
 from adet_iuq.inference import Predictor
 from adet_iuq.inference.coco_file import CocoFile
 from adet_iuq.inference.images import pixels_of
@@ -26,7 +26,6 @@ from adet_iuq.visualization import draw, of_detections
 
 PICTURES, JSON, VIDEO = "pictures", "json", "video"
 FORMATS = (PICTURES, JSON, VIDEO)
-EXIT_CTRL_C = 130  # 128 and the number of SIGINT
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -69,14 +68,12 @@ def build_predictor(args: argparse.Namespace) -> Predictor:
 
 
 def exit_code(work: Callable[[], int]) -> int:
-    """That of a command: what `work` returns; 2 after an error for people, which is printed; 130 after Ctrl-C."""
+    """That of a command: what `work` returns; 2 after an error for people, which is printed."""
     try:
         return work()
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        return EXIT_CTRL_C
 
 
 class Prediction:
