@@ -73,7 +73,7 @@ def find_files(words: Iterable[str | os.PathLike[str]], suffixes: Sequence[str] 
         if path.is_dir():
             found += sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
         elif glob.has_magic(word) and not path.exists():
-            found += [Path(match) for match in sorted(glob.glob(word, recursive=True))]
+            found += [Path(match) for match in sorted(glob.glob(os.path.expanduser(word), recursive=True))]
         else:
             found.append(path)
     if not found:

@@ -21,3 +21,11 @@ def test_nothing_is_an_error(tmp_path: Path) -> None:
     for word in (str(tmp_path), str(tmp_path / "*.png")):
         with pytest.raises(UserError, match=r"No image in .* Known suffixes: \.jpg"):
             find_files([word])
+
+
+def test_the_home_folder_has_its_short_name_in_patterns_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves quoted words as they are."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.png").touch()
+    for word in ("~", "~/a.png", "~/*.png"):
+        assert find_files([word]) == [tmp_path / "a.png"], word
