@@ -19,10 +19,11 @@ from detectron2.structures import Instances
 import adet_iuq.ctrl_c
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.config import add_project_option, import_projects
-from adet_iuq.errors import UserError
+from adet_iuq.errors import EXIT_USER_ERROR, UserError
+from adet_iuq.inference.images import find_files
 from adet_iuq.visualization.instances import class_name
 from adet_iuq.visualization.query_maps import as_truth, detect, num_sharing, pixel_grid, query_maps
-from adet_iuq.visualization.query_models import Picture, QueryModel, image_files, load_models
+from adet_iuq.visualization.query_models import Picture, QueryModel, load_models
 from adet_iuq.visualization.query_picture import Row, draw_queries
 
 
@@ -66,8 +67,7 @@ def _pictures(model: QueryModel, args: argparse.Namespace) -> tuple[Picture, lis
         others = wanted[args.picture :] + wanted[: args.picture]
     if args.gallery:
         mine = Path(args.image).resolve() if args.image else None
-        places = [image_files(place) if place.is_dir() else [place] for place in map(Path, args.gallery)]
-        files = [file for place in places for file in place if file.resolve() != mine]
+        files = [file for file in find_files(args.gallery) if file.resolve() != mine]
         others = [model.read(file) for file in files[: args.limit]]
     if not others:
         raise UserError("There is no other picture for the query to be asked about: name some with --gallery.")
@@ -97,7 +97,7 @@ def main(words: list[str] | None = None) -> int:
         visualize(_parser().parse_args(words))
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USER_ERROR
     return 0
 
 
@@ -111,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--dataset", default="", metavar="NAME", help="take picture and instances from this data set")
     parser.add_argument("--picture", type=int, default=0, help="with --dataset: which of its pictures (default 0)")
     parser.add_argument("--instance", type=int, default=0, help="which instance of the picture (default 0)")
-    parser.add_argument("--gallery", nargs="+", default=[], metavar="PLACE", help="other pictures: files and folders")
+    parser.add_argument(
+        "--gallery", nargs="+", default=[], metavar="PLACE", help="other pictures: files, folders or quoted patterns"
+    )
     parser.add_argument("--limit", type=int, default=4, help="pictures of the gallery at most (default 4)")
     parser.add_argument("--score-threshold", type=float, default=0.3, help="of detections (default 0.3)")
     parser.add_argument("--output", required=True, metavar="FILE.png")

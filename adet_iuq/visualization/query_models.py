@@ -19,10 +19,10 @@ from torch import Tensor
 from adet_iuq.config import AddConfig
 from adet_iuq.data import TrainingMapper, load_dataset
 from adet_iuq.data.images.augmentation import build_test_augmentations
-from adet_iuq.data.images.opening import IMAGE_SUFFIXES
 from adet_iuq.data.images.reading import read_image
 from adet_iuq.errors import UserError
 from adet_iuq.inference import InstancePredictor, inference_config
+from adet_iuq.inference.images import find_files
 from adet_iuq.modeling import IUQMetaArch
 
 logger = logging.getLogger(__name__)
@@ -124,26 +124,16 @@ def load_models(
     ]
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder, by name.
-
-    Raises:
-        UserError: there are none.
-    """
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
-    if not found:
-        raise UserError(f"There is no image in the folder {folder}. Known suffixes: {', '.join(IMAGE_SUFFIXES)}.")
-    return found
-
-
 def example_files(cfg: CfgNode, folder: str = "") -> list[Path]:
     """The images of `folder`; without one, those of the first test set, none if its data is not on this machine.
 
     Raises:
-        UserError: the folder has no image.
+        UserError: there is no such folder, or no image in it.
     """
+    if folder and not Path(folder).expanduser().is_dir():
+        raise UserError(f"{folder} is no folder: name one with pictures, or none for the test images.")
     if folder:
-        return image_files(Path(folder))
+        return find_files([folder])
     if not cfg.DATASETS.TEST:
         return []
     try:

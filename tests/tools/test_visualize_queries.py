@@ -73,7 +73,7 @@ def test_instances_and_gallery_of_a_data_set(words: list[str], capsys: pytest.Ca
         (["--image", "PHOTO"], "no other picture"),
         (["--image", "PHOTO", "--gallery", "PHOTO", "OTHER", "--instance", "99"], "numbered from 0"),
         (["--image", "TEXT", "--gallery", "OTHER"], "cannot be read"),
-        (["--image", "PHOTO", "--gallery", "EMPTY"], "no image in the folder"),
+        (["--image", "PHOTO", "--gallery", "EMPTY"], "No image in"),
         (["--dataset", "shapes_val", "--picture", "7"], "has 3 pictures with an instance"),
         (["--image", "PHOTO", "--gallery", "OTHER", "--opts", "MODEL.META_ARCHITECTURE", "MaskFormer"], "IUQ twin"),
     ],
