@@ -63,7 +63,8 @@ class Facts:
     @property
     def summary(self) -> dict[str, str]:
         """The entries that a reader asks for first, by their names for the eye."""
-        found = {name: config_value(self.values, key, None) for name, key in _SUMMARY}
+        values = self.values  # parsed anew each time
+        found = {name: config_value(values, key, None) for name, key in _SUMMARY}
         return {name: _text(value) for name, value in found.items() if value is not None}
 
 

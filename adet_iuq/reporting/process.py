@@ -6,6 +6,7 @@ session of its own: Linux may share processors evenly between sessions, whatever
 end before it, it goes on and ends by itself.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -100,7 +101,8 @@ def be_modest() -> None:
     """Takes the lowest priority there is."""
     os.nice(_LEAST_NICE)
     if sys.platform == "linux":
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        with contextlib.suppress(OSError):  # some containers forbid it
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def stand_alone() -> None:
