@@ -1,9 +1,5 @@
 #!/usr/bin/env python
-"""Writes the report of a run, RUN_FOLDER/report.html, from the files in its folder: python tools/report.py RUN_FOLDER.
-
-Trainings and evaluations write it themselves (REPORT.ENABLED); this is for runs that were stopped, or that had it switched
-off. Nothing is predicted. What a missing file keeps from the page is said there; see docs/report.md.
-"""
+"""Writes the report of a run, as `adet-iuq report` does: adet_iuq/reporting/__main__.py."""
 
 import sys
 

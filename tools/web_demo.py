@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The page in the browser: python tools/web_demo.py --run output/quickstart (see adet_iuq/web/app.py)."""
+"""The page in the browser, as `adet-iuq web` serves it: adet_iuq/web/app.py."""
 
 import sys
 

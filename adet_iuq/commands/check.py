@@ -1,12 +1,13 @@
 """Checks data sets before any training: missing images, broken annotations, and what else would stop or spoil it.
 
-    python tools/check_dataset.py --json cells/train.json --image-root cells/images
-    python tools/check_dataset.py --folder data/fruit
-    python tools/check_dataset.py --dataset coco_2017_train --dataset coco_2017_val
-    python tools/check_dataset.py --config-file configs/CondInst/R50_1x.yaml [KEY VALUE ...]
+    adet-iuq check --json cells/train.json --image-root cells/images
+    adet-iuq check --folder data/fruit
+    adet-iuq check --dataset coco_2017_train --dataset coco_2017_val
+    adet-iuq check --config-file configs/CondInst/R50_1x.yaml [KEY VALUE ...]
 
 Exit code 0: nothing fatal; 1: something fatal, or a file that is not there.
 Images are judged by their headers and their last bytes; PNGs, and files that end unlike a whole JPEG, are decoded.
+`python tools/check_dataset.py` is the same program.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Converts weights of other projects to this one's names and back; whole, or not at all.
 
-    python tools/convert_weights.py swin_tiny_patch4_window7_224.pth swin_tiny.pth --from swin --config-file FILE
-    python tools/convert_weights.py path/to/hugging_face_folder mask2former.pth --from hf --config-file FILE
-    python tools/convert_weights.py output/run/model_final.pth model.safetensors --to hf --config-file FILE [KEY VALUE ...]
+    adet-iuq convert swin_tiny_patch4_window7_224.pth swin_tiny.pth --from swin --config-file FILE
+    adet-iuq convert path/to/hugging_face_folder mask2former.pth --from hf --config-file FILE
+    adet-iuq convert output/run/model_final.pth model.safetensors --to hf --config-file FILE [KEY VALUE ...]
 
 --config-file describes the model here; settings that shape tensors (classes, queries, depths) must be those of the file.
 Formats: detectron2 (names as here; a .pkl of the published projects), timm (also torchvision; backbone only), swin
@@ -10,6 +10,7 @@ Formats: detectron2 (names as here; a .pkl of the published projects), timm (als
 OUTPUT is written by its suffix: .pkl as detectron2 does, .safetensors, anything else with torch.save.
 
 Exit code 0: every tensor found its place; 1: some did not (all are named), and nothing was written.
+`python tools/convert_weights.py` is the same program.
 """
 
 import argparse

@@ -6,6 +6,7 @@ r"""Predictions for any images: pictures, and one COCO-format JSON file.
 `predictions.json` has `images`, `categories` and `annotations`; these carry a `score` and run-length encoded masks.
 `adet-iuq demo` takes videos and cameras as well. Exit code 1: an image could not be read, it is named and left out;
 2: nothing could be done; 130: stopped by Ctrl-C.
+`python tools/predict.py` is the same program.
 """
 
 import argparse

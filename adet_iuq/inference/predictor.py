@@ -30,7 +30,7 @@ _LOOK_AHEAD = 4  # batches; images of one size are then found among neighbours o
 
 
 class Predictor:
-    """A trained model that takes paths, arrays, pictures of Pillow's, folders, and lists of these.
+    """A trained model that takes paths, arrays, pictures of Pillow's, lists of these, folders and patterns.
 
     Attributes:
         inner: gives detectron2's Instances for pixels; it has the model.

@@ -27,7 +27,8 @@ class Tracker:
             from trackers import ByteTrackTracker
         except ImportError as error:
             raise UserError(
-                "Tracking needs the package trackers, where supervision's ByteTrack is now: pip install 'adet-iuq[track]'"
+                "Tracking needs the package trackers, where supervision's ByteTrack is now: pip install 'adet-iuq[track]' "
+                "(here: pip install -e '.[track]')"
             ) from error
         self._tracker = ByteTrackTracker(
             frame_rate=rate,

@@ -9,7 +9,7 @@
     label_grid      training images as the network sees them
     hook, process   beside a training
 
-    python -m adet_iuq.reporting RUN_FOLDER
+    adet-iuq report RUN_FOLDER
 
 Importing the package itself imports none of them.
 """

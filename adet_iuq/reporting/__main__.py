@@ -1,4 +1,10 @@
-"""python -m adet_iuq.reporting RUN_FOLDER; see `main`."""
+"""Writes the report of a run, RUN_FOLDER/report.html, from the files in its folder (docs/report.md).
+
+    adet-iuq report output/quickstart
+
+Trainings and evaluations write it themselves (REPORT.ENABLED); this is for runs that were stopped, or that had it switched
+off. Nothing is predicted. What a missing file keeps from the page is said there. `python tools/report.py` is the same program.
+"""
 
 import argparse
 import sys
@@ -9,11 +15,12 @@ from adet_iuq.reporting.process import be_modest, stand_alone
 
 
 def main(words: list[str] | None = None) -> int:
-    """Writes the report of a run from the files in its folder; returns the exit code."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    """Writes the report; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="RUN_FOLDER", help="OUTPUT_DIR of a training or an evaluation")
-    parser.add_argument("--beside", action="store_true", help="at the lowest priority, beside a training")
-    parser.add_argument("--started", action="store_true", help="by another program, whose end is not this one's")
+    # What `ReportProcess` says of itself: whether a training needs the processors, and that its end is not this one's.
+    for flag in ("--beside", "--started"):
+        parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(words)
     if args.beside:
         be_modest()

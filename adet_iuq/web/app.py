@@ -1,10 +1,11 @@
 r"""The page in the browser: masks of dropped pictures, and where the query of a clicked instance fires (docs/queries.md).
 
-    python tools/web_demo.py --run output/quickstart
-    python tools/web_demo.py --run output/iuq --base-run output/base --examples photos/
+    adet-iuq web --run output/quickstart
+    adet-iuq web --run output/iuq --base-run output/base --examples photos/
 
 It is for this machine alone (127.0.0.1) unless --host says otherwise, asks nothing of other machines, and keeps what is
 dropped in a folder of its own that goes when it ends.
+`python tools/web_demo.py` is the same program.
 """
 
 import argparse
