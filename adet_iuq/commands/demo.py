@@ -35,10 +35,12 @@ def _sources(args: argparse.Namespace) -> tuple[list[Path], list[Path | int]]:
     """Images, and videos with cameras behind them.
 
     Raises:
-        UserError: there is none, or none of the kind that an option is for.
+        UserError: there is none, or none of the kind that an option is for; no frame is wanted.
     """
     if not args.sources and args.webcam is None:
         raise UserError("Nothing to predict on: name images, videos or folders, or a camera with --webcam 0.")
+    if args.frames is not None and args.frames < 1:
+        raise UserError(f"--frames {args.frames}: give 1 or more.")
     paths = find_files(args.sources, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)) if args.sources else []
     images = [path for path in paths if not is_video(path)]
     videos: list[Path | int] = [path for path in paths if is_video(path)]

@@ -168,6 +168,7 @@ def test_damaged_sources_are_named_and_the_rest_is_done(
         (["a.png", "--formats", "video"], "--formats video is for videos"),
         (["a.png", "--config-file", "x.yaml"], "Name the model by --run FOLDER, or by --config-file"),
         (["a.png", "--tile", "0", "5"], "Tiles of (0, 5)"),
+        (["a.mp4", "--frames", "-1"], "--frames -1: give 1 or more"),
     ],
 )
 def test_wrong_lines_end_with_2(
