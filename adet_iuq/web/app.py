@@ -92,15 +92,16 @@ def _loader(args: argparse.Namespace, first: str) -> tuple[Callable[[str, str], 
     """How a model is loaded by its name and weights, and the examples.
 
     Raises:
-        UserError: there is no config; the folder of the examples has no image.
+        UserError: there is no config, or no such one; the folder of the examples has no image.
     """
     import adet_iuq.modeling  # noqa: F401  registers the segmenters
-    from adet_iuq.visualization.query_models import QueryModel, example_files, inference_config
+    from adet_iuq.inference import find_config, inference_config
+    from adet_iuq.visualization.query_models import QueryModel, example_files
     from adet_iuq.web.viewer import Entry
 
-    config_file = args.config_file or (str(Path(args.run) / "config.yaml") if args.run else "")
-    if not config_file:
+    if not args.config_file and not args.run:
         raise UserError("No config: name it with --config-file, or the folder of a training with --run.")
+    config_file, _ = find_config(args.config_file or args.run, first)
     added = import_projects(args.project)
 
     def load(name: str, weights: str) -> QueryModel:
@@ -114,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="", metavar="FOLDER", help="of an IUQ training: its config and weights")
     parser.add_argument("--base-run", default="", metavar="FOLDER", help="of the base's training, to compare with")
-    parser.add_argument("--config-file", default="", metavar="FILE", help="of the IUQ model (default: that of --run)")
+    parser.add_argument(
+        "--config-file", default="", metavar="FILE", help="of the IUQ model, or a recipe's name (default: that of --run)"
+    )
     parser.add_argument("--weights", nargs="+", default=[], metavar="FILE", help="of the IUQ model")
     parser.add_argument("--base-weights", nargs="+", default=[], metavar="FILE", help="of the base")
     parser.add_argument(

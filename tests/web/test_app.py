@@ -29,7 +29,12 @@ def test_what_is_wrong_is_said(
 @NEEDS_GRADIO
 @pytest.mark.parametrize(
     "words,message",
-    [([], "No weights"), (["--run", "EMPTY"], "no weights in"), (["--weights", "x.pth"], "No config")],
+    [
+        ([], "No weights"),
+        (["--run", "EMPTY"], "no weights in"),
+        (["--weights", "x.pth"], "No config"),
+        (["--weights", "x.pth", "--config-file", "CondInst/R50_1x_iq.yaml"], "Did you mean CondInst/R50_1x_iuq.yaml"),
+    ],
 )
 def test_what_is_missing_is_said(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
