@@ -3,7 +3,8 @@
     adet-iuq report output/quickstart
 
 Trainings and evaluations write it themselves (REPORT.ENABLED); this is for runs that were stopped, or that had it switched
-off. Nothing is predicted. What a missing file keeps from the page is said there. `python tools/report.py` is the same program.
+off. Nothing is predicted. What a missing file keeps from the page is said there.
+`python tools/report.py` is the same program.
 """
 
 import argparse

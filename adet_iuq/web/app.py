@@ -116,7 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", default="", metavar="FOLDER", help="of an IUQ training: its config and weights")
     parser.add_argument("--base-run", default="", metavar="FOLDER", help="of the base's training, to compare with")
     parser.add_argument(
-        "--config-file", default="", metavar="FILE", help="of the IUQ model, or a recipe's name (default: that of --run)"
+        "--config-file",
+        default="",
+        metavar="FILE",
+        help="of the IUQ model, or a recipe's name (default: that of --run)",
     )
     parser.add_argument("--weights", nargs="+", default=[], metavar="FILE", help="of the IUQ model")
     parser.add_argument("--base-weights", nargs="+", default=[], metavar="FILE", help="of the base")
