@@ -1,9 +1,14 @@
 """What all tests share."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+# Whoever starts the tests in the background lets them, and all processes that they start, inherit a Ctrl-C that is ignored.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

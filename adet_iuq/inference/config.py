@@ -101,6 +101,7 @@ def inference_config(
     if device != AUTO or "MODEL.DEVICE" not in loaded.overridden:
         cfg.MODEL.DEVICE = _default_device() if device == AUTO else device
     check_device(cfg.MODEL.DEVICE)
+    cfg.MODEL.TIMM.PRETRAINED = False  # `weights` has the whole model: nothing is to be downloaded
     try:
         fill_class_counts(cfg, loaded.overridden, trained_classes(weights, binding=True))
     except UserError as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from adet_iuq.errors import UserError
-from adet_iuq.inference import find_config
+from adet_iuq.inference import find_config, inference_config
 from helpers.golden import REPOSITORY
 
 
@@ -45,3 +45,8 @@ def test_wrong_names() -> None:
         find_config("CondInst/R50_x1.yaml", "w.pth")
     with pytest.raises(UserError, match="No weights: name those"):
         find_config("quickstart.yaml")
+
+
+def test_nothing_is_downloaded_for_weights_that_are_there(tmp_path: Path) -> None:
+    config, weights = str(REPOSITORY / "configs/quickstart.yaml"), str(tmp_path / "model_final.pth")
+    assert not inference_config(config, weights, ["MODEL.TIMM.PRETRAINED", "True"]).MODEL.TIMM.PRETRAINED
