@@ -35,7 +35,8 @@ with open(sys.argv[1]) as file:
 print_results(results if len(results) > 1 else next(iter(results.values())), list(results))
 END
 echo "Metrics: $output/metrics.json   log: $output/log.txt   checkpoint: $output/model_final.pth   pictures: $output/pictures"
-[ -f "$output/report.html" ] || .venv/bin/python tools/report.py "$output"
-echo "Report: open $output/report.html in a browser (docs/report.md says what is on it)"
+if [ -f "$output/report.html" ] || .venv/bin/python tools/report.py "$output"; then
+  echo "Report: open $output/report.html in a browser (docs/report.md says what is on it)"
+fi
 echo "See the masks, and where the query of an instance fires, in your browser:"
 echo "  .venv/bin/python tools/web_demo.py --run $output"
