@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adet_iuq.modeling.layers import focal_loss_sum, loss_count, reduce_mean
+from adet_iuq.modeling.layers import focal_loss_sum, loss_count, pair_rows, reduce_mean
 
 from .boxes import corners, generalised_iou
 from .matcher import Matches, Outputs, Targets, Weights
@@ -57,8 +57,7 @@ def vector_difference(found: Tensor, wanted: Tensor, *, reduce: bool) -> Tensor:
 
 def _matched_targets(targets: Sequence[Targets], match: Matches) -> tuple[Tensor, Tensor, Tensor]:
     """Labels (M,), boxes (M, 4) and vectors (M, n) of the matched instances."""
-    first = torch.tensor([0, *(len(one.labels) for one in targets[:-1])], device=match.image.device).cumsum(0)
-    rows = first[match.image] + match.target
+    rows = pair_rows([len(one.labels) for one in targets], match.image, match.target)
     labels, boxes, vectors = (
         torch.cat([one.labels for one in targets]),
         torch.cat([one.boxes for one in targets]),

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from adet_iuq.iuq import valid_cells
 from adet_iuq.modeling import TrainingPass, part
-from adet_iuq.modeling.layers import dice_losses, dot_product_maps, loss_count
+from adet_iuq.modeling.layers import dice_losses, dot_product_maps, loss_count, pair_rows
 
 from .solq import SOLQ
 from .transformer import MLP
@@ -98,8 +98,8 @@ class PixelSOLQ(SOLQ):
         """
         small = [small_masks(mask, self.pixel_stride, logits.shape[1:]) for mask in masks]
         wanted = torch.cat([logits.new_zeros(0, *logits.shape[1:]), *(one.to(logits.dtype) for one in small)])
-        first = torch.tensor([0, *(len(one) for one in small[:-1])], device=logits.device).cumsum(0)
-        wanted, counting = wanted[first[image_index] + target_index], valid[image_index]
+        rows = pair_rows([len(one) for one in small], image_index, target_index)
+        wanted, counting = wanted[rows], valid[image_index]
         seen = ((wanted > 0) & counting).flatten(1).any(1)
         dice = dice_losses(logits, image_index, target_index, [one.float() for one in small], valid)
         per_cell = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")

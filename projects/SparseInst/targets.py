@@ -13,6 +13,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from adet_iuq.modeling.layers import pair_rows
+
 DICE_EPSILON = 1e-4
 
 
@@ -56,8 +58,7 @@ def soft_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 def of_pairs(values: Sequence[Tensor], image: Tensor, target: Tensor) -> Tensor:
     """Rows of B x (K, ...): row `target` (S,) of the tensor `image` (S,), for every pair."""
-    counts = torch.tensor([0, *(len(one) for one in values[:-1])], device=image.device)
-    return torch.cat(list(values))[counts.cumsum(0)[image] + target]
+    return torch.cat(list(values))[pair_rows([len(one) for one in values], image, target)]
 
 
 def dice_scores(probabilities: Tensor, targets: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from adet_iuq.modeling.layers.dot_product import dot_product_maps, ordered_dot_p
 from adet_iuq.modeling.layers.losses import dice_losses, focal_loss_sum, loss_count, reduce_mean
 from adet_iuq.modeling.layers.mask_sets import EncodedMasks, Masks, boxes_around, encoded_masks, stacked_masks
 from adet_iuq.modeling.layers.masks import instance_masks, mask_boxes, mask_centroids, strided_masks
+from adet_iuq.modeling.layers.pairs import pair_rows
 from adet_iuq.modeling.layers.paste import (
     aligned_bilinear,
     paste_grid_masks,
@@ -34,6 +35,7 @@ __all__ = [
     "mask_boxes",
     "mask_centroids",
     "ordered_dot_product_maps",
+    "pair_rows",
     "paste_grid_masks",
     "paste_masks",
     "pasted_grid_masks",

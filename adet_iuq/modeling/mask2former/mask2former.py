@@ -19,7 +19,7 @@ from torch import Tensor
 
 from adet_iuq.errors import UserError
 from adet_iuq.modeling.backbone import build_backbone
-from adet_iuq.modeling.layers import instance_masks
+from adet_iuq.modeling.layers import instance_masks, pair_rows
 from adet_iuq.modeling.mask2former.criterion import SetCriterion
 from adet_iuq.modeling.mask2former.head import MaskFormerHead
 from adet_iuq.modeling.mask2former.inference import (
@@ -166,10 +166,10 @@ class MaskFormer(Segmenter):
         # Row of each target among the instances of its image; all images' targets one after the other.
         kept = torch.cat(list(instances))
         rows = torch.cat([one.cumsum(0) - 1 for one in instances])
-        first = torch.tensor([0, *(len(one) for one in instances[:-1])], device=self.device).cumsum(0)
+        counts = [len(one) for one in instances]
         embeddings, images, targets = [], [], []
         for prediction, match in zip(predictions[start:], matches[start:], strict=True):
-            place = first[match.image] + match.target
+            place = pair_rows(counts, match.image, match.target)
             chosen = kept[place]
             embeddings.append(prediction.embeddings[match.image, match.query][chosen])
             images.append(match.image[chosen])

@@ -26,6 +26,13 @@ SMALL = [
 ]  # fmt: skip
 
 
+def published_model(recipe: str, *overrides: Any) -> Any:
+    """The model of a published recipe: R50, R101, SwinS, SwinB or SwinL."""
+    path = str(PROJECT / "configs" / f"{recipe}_50ep.yaml")
+    add_config = import_project(str(PROJECT)).add_config
+    return build_model(load_config(path, [*overrides, "MODEL.DEVICE", "cpu"], add_config).cfg)
+
+
 def small_model(meta_architecture: str, *more: str) -> Any:
     project = import_project(str(PROJECT))
     torch.manual_seed(0)

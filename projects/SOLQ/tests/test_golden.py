@@ -1,26 +1,24 @@
 """SOLQ against the published implementation: every number of golden/solq, by the tolerances of docs/parity/solq.md."""
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor
 
-from adet_iuq.config import import_project, load_config
-from helpers.golden import Golden, assert_close, fill, golden_dir, load_golden
+from adet_iuq.config import import_project
+from helpers.golden import Golden, assert_close, fill, load_golden
+from projects.SOLQ.tests.conftest import published_model
 
 pytestmark = pytest.mark.golden
 
 TESTS = Path(__file__).parent
 PROJECT = import_project(str(TESTS.parent))
 Outputs = dict[str, Any]
-PARAMETERS = {"r50": "R50", "r101": "R101", "swin_s": "SwinS", "swin_b": "SwinB", "swin_l": "SwinL"}
 CASES = ("heads", "full", "losses", "criterion")
 # Config keys by the published arguments.
 KEYS = {
@@ -39,18 +37,13 @@ TOLERANCES: dict[str, tuple[str, float]] = {
 }  # fmt: skip
 
 
-def build(recipe: str, *overrides: Any) -> Any:
-    path = str(TESTS.parent / "configs" / f"{recipe}_50ep.yaml")
-    return build_model(load_config(path, [*overrides, "MODEL.DEVICE", "cpu"], PROJECT.add_config).cfg)
-
-
 def golden_model(golden: Golden) -> Any:
     """The golden's model with its weights; labels number its logits."""
     published = {**golden.meta["recipe"], **golden.meta["overrides"]}
     assert published.pop("backbone") == "resnet50" and published.pop("with_box_refine")
     assert published.pop("num_feature_levels") == 4 and not published.pop("two_stage")
     options = [text for name, value in published.items() for text in (f"MODEL.SOLQ.{KEYS[name]}", value)]
-    model = build("R50", *options, "MODEL.SOLQ.CATEGORY_IDS", False)
+    model = published_model("R50", *options, "MODEL.SOLQ.CATEGORY_IDS", False)
     fill(model, golden.meta["fill"]["seed"], golden.meta["fill"]["constants"])
     return model.train(golden.meta["mode"] == "train")
 
@@ -293,20 +286,3 @@ def test_golden_can_fail(name: str) -> None:
         with pytest.raises(AssertionError):
             compare(name, key, computed, {**golden.outputs, key: wrong})
             pytest.fail(f"{key} may be anything", pytrace=False)
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_parameters_have_the_published_names_and_shapes(name: str) -> None:
-    published = json.loads((golden_dir("solq") / f"params_{name}.json").read_text())
-    model = build(PARAMETERS[name])
-    state, parameters = model.state_dict(keep_vars=True), dict(model.named_parameters(remove_duplicate=False))
-    buffers = {key for key, entry in published["state_dict"].items() if entry.get("buffer", False)}
-    assert {key: list(one.shape) for key, one in state.items()} == {
-        key: entry["shape"] for key, entry in published["state_dict"].items()
-    }
-    assert set(state) - set(parameters) == buffers
-    own = list(model.parameters())
-    assert sum(one.numel() for one in own) == published["learned_parameters"]
-    assert sum(one.numel() for one in own if one.requires_grad) == published["trained_parameters"]
-    for names in published["shared_tensors"]:
-        assert all(state[key] is state[names[0]] for key in names), names

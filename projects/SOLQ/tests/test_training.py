@@ -1,9 +1,6 @@
 """SOLQ through the trainer and the tools on small scenes: it learns, resumes, evaluates, predicts, is measured."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,7 @@ import pytest
 import torch
 
 from adet_iuq.engine import Trainer, argument_parser, setup
-from helpers.golden import REPOSITORY
+from helpers.tools import run_tool
 
 PROJECT = Path(__file__).parents[1]
 TIMING = ("time", "data_time", "eta_seconds")
@@ -67,14 +64,6 @@ def test_short_run_learns(tmp_path: Path) -> None:
     assert last["loss_inter"] > 0 and last["loss_equi"] < first["loss_equi"]
 
 
-def tool(name: str, *words: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(REPOSITORY / "tools" / f"{name}.py"), "--project", str(PROJECT), *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=REPOSITORY, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 @pytest.mark.slow
 def test_its_weights_predict(tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -82,7 +71,9 @@ def test_its_weights_predict(tmp_path: Path) -> None:
     image = next(tmp_path.rglob("*.png"))
     weights = ["--config-file", str(run / "config.yaml"), "--weights", str(run / "model_final.pth")]
     output = tmp_path / "out"
-    tool("predict", str(image), *weights, "--output", str(output), "--score-threshold", "0")
+    run_tool(
+        "predict", "--project", str(PROJECT), str(image), *weights, "--output", str(output), "--score-threshold", "0"
+    )
     assert 0 < len(json.loads((output / "predictions.json").read_text())["annotations"]) <= 100
 
 
@@ -90,7 +81,7 @@ def test_its_weights_predict(tmp_path: Path) -> None:
 def test_the_benchmark_measures_every_part() -> None:
     config = ["--config-file", str(PROJECT / "configs" / "R18_overfit_iuq.yaml"), "--size", "64x96", "--iters", "1"]
     small = [word for name, value in TINY.items() if name.startswith("MODEL.") for word in (name, value)]
-    lines = tool("benchmark_segmenter", *config, "--instances", "2", *small).splitlines()
+    lines = run_tool("benchmark_segmenter", "--project", str(PROJECT), *config, "--instances", "2", *small).splitlines()
     rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
     names = next(row for row in rows if "backbone" in row)
     both = next(row for row in rows if row and row[0] == "both paired")

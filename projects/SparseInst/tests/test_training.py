@@ -1,16 +1,13 @@
 """SparseInst and SparseInstIUQ through the trainer and the tools: trained, resumed exactly, measured, predicted with."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from adet_iuq.engine import argument_parser
-from helpers.golden import REPOSITORY
+from helpers.tools import run_tool
 from helpers.toy_segmenter import metrics, train
 from projects.SparseInst.tests.conftest import PROJECT, SMALL
 
@@ -32,14 +29,6 @@ def arguments(recipe: str, folder: Path) -> list[str]:
     return ["--project", str(PROJECT), "--config-file", config, *OPTIONS, *own]
 
 
-def tool(name: str, *words: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(REPOSITORY / "tools" / f"{name}.py"), *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=REPOSITORY, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["R50_giam", "R50_giam_iuq"])
 def test_a_resumed_run_is_the_unbroken_one_and_its_weights_predict(recipe: str, tmp_path: Path) -> None:
@@ -59,7 +48,7 @@ def test_a_resumed_run_is_the_unbroken_one_and_its_weights_predict(recipe: str, 
 
     image = next((tmp_path / "cache").rglob("*.png"))
     model = ["--config-file", str(tmp_path / "run/config.yaml"), "--weights", str(tmp_path / "run/model_final.pth")]
-    tool(
+    run_tool(
         "predict",
         "--project",
         str(PROJECT),
@@ -78,7 +67,7 @@ def test_a_resumed_run_is_the_unbroken_one_and_its_weights_predict(recipe: str, 
 def test_the_benchmark_measures_every_part() -> None:
     words = ["--project", str(PROJECT), "--config-file", str(PROJECT / "configs/R50_giam_iuq.yaml"), "--size", "64x96"]
     small = [*SMALL, "MODEL.IUQ.MEMORY.CAPACITY", "500", "MODEL.SPARSE_INST.CLS_THRESHOLD", "0.0"]
-    lines = tool("benchmark_segmenter", *words, "--iters", "1", "--instances", "2", *small).splitlines()
+    lines = run_tool("benchmark_segmenter", *words, "--iters", "1", "--instances", "2", *small).splitlines()
     training = next(number for number, line in enumerate(lines) if line.startswith("training step"))
     rows = [[cell for cell in line.split("  ") if cell.strip()] for line in lines[training + 1 :]]
     assert [row[0].strip() for row in rows[1:7]] == [

@@ -79,6 +79,8 @@ def test_bit_masks_are_sampled_like_float_maps() -> None:
 
 
 def test_most_points_lie_where_the_mask_is_uncertain() -> None:
+    # Fixed, because logits shrink within half a cell of the frame: one draw in ten has a chosen point there, farther out.
+    torch.manual_seed(0)
     logits = torch.linspace(-10, 10, 64).expand(2, 64, 64).contiguous()  # zero in the middle column
     points = uncertain_points(logits, 100, oversample_ratio=3.0, importance_ratio=0.75, source=uniform_points)
     assert points.shape == (2, 100, 2)
