@@ -13,10 +13,12 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+import adet_iuq.ctrl_c
+
+# isort: split
 import cv2
 from detectron2.structures import Instances
 
-import adet_iuq.ctrl_c
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.config import add_project_option, import_projects
 from adet_iuq.errors import EXIT_USER_ERROR, UserError

@@ -64,18 +64,19 @@ def find_files(words: Iterable[str | os.PathLike[str]], suffixes: Sequence[str] 
         suffixes: in small letters, of what is taken from folders.
 
     Raises:
-        UserError: nothing is found.
+        UserError: a folder or a pattern holds nothing, or there is no word.
     """
-    names = [os.fspath(word) for word in words]
     found: list[Path] = []
-    for word in names:
+    empty = []
+    for word in [os.fspath(one) for one in words]:
         path = Path(word).expanduser()
+        files = [path]
         if path.is_dir():
-            found += sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
         elif glob.has_magic(word) and not path.exists():
-            found += [Path(match) for match in sorted(glob.glob(os.path.expanduser(word), recursive=True))]
-        else:
-            found.append(path)
-    if not found:
-        raise UserError(f"No image in {', '.join(names)}. Known suffixes: {', '.join(suffixes)}.")
+            files = [Path(match) for match in sorted(glob.glob(os.path.expanduser(word), recursive=True))]
+        found += files
+        empty += [] if files else [word]
+    if empty or not found:
+        raise UserError(f"No image in {', '.join(empty) or 'an empty list'}. Known suffixes: {', '.join(suffixes)}.")
     return list(dict.fromkeys(found))

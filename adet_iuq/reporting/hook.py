@@ -42,9 +42,10 @@ class ReportHook(HookBase):
         self._reported = self.trainer.last_results
 
     def after_step(self) -> None:
-        """Starts a report if there was an evaluation."""
-        self.process.look()
-        if self.trainer.last_results is not self._reported and (self.trainer.iter + 1) % self.period == 0:
+        """Starts a report if there was an evaluation; one that is still being written is not disturbed, no step waits."""
+        is_writing = self.process.is_writing()
+        due = self.trainer.last_results is not self._reported and (self.trainer.iter + 1) % self.period == 0
+        if due and not is_writing:
             self._reported = self.trainer.last_results
             self.process.start(beside=True)
 

@@ -27,7 +27,7 @@ _LEAST_NICE = 19
 
 
 class ReportProcess:
-    """At most one report at a time; a new one replaces one that is still being written.
+    """At most one report at a time.
 
     Args:
         folder: OUTPUT_DIR of the run.
@@ -39,7 +39,10 @@ class ReportProcess:
         self._words: IO[bytes] | None = None
 
     def start(self, *, beside: bool) -> None:
-        """Begins a report of what is in the folder now, at the lowest priority if it stands `beside` a training."""
+        """Begins a report of what is in the folder now, at the lowest priority if it stands `beside` a training.
+
+        It replaces one that is still being written, for whose end it waits up to a second.
+        """
         self.stop()
         try:
             self._words = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the process has ended)
@@ -53,10 +56,11 @@ class ReportProcess:
         except OSError as error:
             logger.warning("No report: its process cannot be started (%s).", error.strerror or error)
 
-    def look(self) -> None:
-        """Says, once, if the report failed."""
+    def is_writing(self) -> bool:
+        """Whether a report is being written now; says, once, if it failed."""
         if self._process is not None and self._process.poll() is not None:
             self._end()
+        return self._process is not None
 
     def finish(self, seconds: float = END_SECONDS) -> bool:
         """Waits for the report; returns whether it is there. One that takes longer goes on by itself."""
@@ -74,7 +78,8 @@ class ReportProcess:
 
     def stop(self) -> None:
         """Ends a report that is still being written; the one before it stays."""
-        if self._process is not None and self._process.poll() is None:
+        if self.is_writing():
+            assert self._process is not None
             self._process.terminate()
             try:
                 self._process.wait(_GRACE_SECONDS)
@@ -82,8 +87,6 @@ class ReportProcess:
                 self._process.kill()
                 self._process.wait()
             self._process = None
-        else:
-            self.look()
 
     def _end(self) -> bool:
         assert self._process is not None and self._words is not None

@@ -67,6 +67,23 @@ def test_a_signal_in_the_last_step_skips_the_evaluation_only(tmp_path: Path, unb
     assert resume(tmp_path) == unbroken
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_no_evaluation_comes_between_a_signal_and_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """The signal comes in a step after which an evaluation is due: a scheduler would kill the run amid it."""
+
+    def evaluate(*_: Any) -> None:
+        raise AssertionError("the evaluation has begun")
+
+    monkeypatch.setattr(Trainer, "test", evaluate)
+    trainer = Trainer(setup(toy_args(tmp_path, TEST__EVAL_PERIOD=8)))
+    trainer.register_hooks([AtStep(7, lambda _: os.kill(os.getpid(), number))])
+    with pytest.raises(TrainingInterrupted, match="after iteration 8 of 12, which is saved"):
+        trainer.train()
+    assert last(tmp_path) == "model_0000007.pth"
+
+
 def interrupted(_: Any) -> None:
     """A main that is told to stop before it trains."""
     os.kill(os.getpid(), signal.SIGTERM)

@@ -18,9 +18,15 @@ def test_files_folders_and_patterns_in_order_and_once(tmp_path: Path) -> None:
 
 
 def test_nothing_is_an_error(tmp_path: Path) -> None:
+    """Also beside something: a pattern with a typing error is not dropped in silence."""
+    (tmp_path / "a.txt").touch()
     for word in (str(tmp_path), str(tmp_path / "*.png")):
-        with pytest.raises(UserError, match=r"No image in .* Known suffixes: \.jpg"):
-            find_files([word])
+        for words in ([word], [str(tmp_path / "a.txt"), word]):
+            with pytest.raises(UserError) as error:
+                find_files(words)
+            assert str(error.value).startswith(f"No image in {word}. Known suffixes: .jpg")
+    with pytest.raises(UserError, match="empty list"):
+        find_files([])
 
 
 def test_the_home_folder_has_its_short_name_in_patterns_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

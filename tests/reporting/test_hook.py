@@ -84,7 +84,7 @@ def test_a_report_follows_every_evaluation_and_has_its_numbers(
     train(toy_args(tmp_path, REPORT__ENABLED=True, TEST__EVAL_PERIOD=4, REPORT__LABEL_GRID=0))
     reports = noted(tmp_path)
     assert reports[-1] == "2 3"  # the last one, not at the lowest priority, with all three evaluations
-    assert all(line.startswith("3 ") for line in reports[:-1])  # any of these may have given way to the next
+    assert all(line.startswith("3 ") for line in reports[:-1])  # no other begins while one is being written
     assert not (tmp_path / "label_grid.jpg").exists()
 
 

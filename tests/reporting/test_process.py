@@ -72,8 +72,8 @@ def test_a_failure_is_one_line(
     report = ReportProcess(str(tmp_path))
     report.start(beside=True)
     while not warnings(caplog):
-        report.look()  # as after every step
-    report.look()
+        report.is_writing()  # as after every step
+    assert not report.is_writing()
     (line,) = warnings(caplog)
     assert line.startswith(f"No report: {why}") and f"tools/report.py {tmp_path}" in line
     assert not report.finish()

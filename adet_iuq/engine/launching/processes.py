@@ -32,9 +32,9 @@ def run_processes(target: Callable[..., object], arguments: list[tuple[Any, ...]
         first_rank: of the first process, for messages.
 
     Returns:
-        0 if all went well, 75 or 130 after an interruption, else the exit code of the first that failed (128 plus the
-        signal that killed it). The others are killed then, at once: they would wait for it until the time-out. What it
-        died of is printed.
+        0 if all went well, 75 or 130 after an interruption (of one alone, too, whereupon others lose contact and fail),
+        else the exit code of the first that failed (128 plus the signal that killed it). The others are killed then, at
+        once: they would wait for it until the time-out. What it died of is printed.
     """
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_child, args=(target, *words)) for words in arguments]
@@ -104,16 +104,15 @@ def _wait(processes: Sequence[BaseProcess], first_rank: int) -> int:
         ended = [running.pop(sentinel) for sentinel in wait(list(running), timeout)]
         for rank in ended:
             processes[rank].join()  # the exit code may come a moment after the end
+            if _code(processes[rank]) in interruptions:
+                interrupted = _code(processes[rank])
+                deadline = time.monotonic() + _GRACE
         failed = [rank for rank in ended if _code(processes[rank]) not in (0, *interruptions)]
-        if failed:
+        if failed and not interrupted:
             # Those that lost contact to a killed one may be there at the same moment: the killed one comes first.
             failed.sort(key=lambda rank: (processes[rank].exitcode or 0) >= 0)
             _report(processes[failed[0]], first_rank + failed[0], others=len(running))
             return _code(processes[failed[0]])
-        for rank in ended:
-            if _code(processes[rank]) in interruptions:
-                interrupted = _code(processes[rank])
-                deadline = time.monotonic() + _GRACE
         if not ended:
             break
     return interrupted

@@ -32,13 +32,14 @@ def evaluation_with_signals(trainer: Stoppable, stop: StopRequest, stop_agreed: 
     Args:
         trainer: that evaluates.
         stop: its request.
-        stop_agreed: whether all ranks end after this evaluation: then a second Ctrl-C in it should not cost a step.
+        stop_agreed: whether all ranks end after this step: then there is no evaluation, for which a scheduler may not wait.
 
     Raises:
         TrainingInterrupted: a signal has come, and all is saved.
+        UserError: the ranks end because something has failed.
     """
     if stop_agreed:
-        _save(trainer)
+        save_and_stop(trainer, stop)
     last = trainer.iter >= trainer.max_iter
 
     def signalled(number: signal.Signals) -> None:

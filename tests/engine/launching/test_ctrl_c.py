@@ -17,11 +17,9 @@ from typing import Any
 
 import pytest
 
-from adet_iuq.engine import Trainer, setup
 from adet_iuq.errors import TrainingInterrupted
 from adet_iuq.reporting.process import ReportProcess
 from helpers import toy_run
-from helpers.faults import AtStep
 from helpers.golden import REPOSITORY
 from helpers.toy_segmenter import ToySegmenter, metrics, toy_args, toy_options, train
 
@@ -190,21 +188,3 @@ def press_in_evaluation(output: Path, monkeypatch: pytest.MonkeyPatch, **options
 
     monkeypatch.setattr(ToySegmenter, "inference", press)
     train(toy_args(output, **options))
-
-
-def test_a_step_after_which_an_evaluation_is_due_is_saved_before_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that a second Ctrl-C costs nothing."""
-    trainer = Trainer(setup(toy_args(tmp_path, TEST__EVAL_PERIOD=4)))
-    trainer.register_hooks([AtStep(3, lambda _: os.kill(os.getpid(), signal.SIGINT))])
-    saved: list[str] = []
-
-    def look(cls: type[Trainer], *_: Any) -> dict[str, Any]:
-        saved.append((tmp_path / "last_checkpoint").read_text())
-        return {}
-
-    monkeypatch.setattr(Trainer, "test", classmethod(look))
-    with pytest.raises(TrainingInterrupted):
-        trainer.train()
-    assert saved == ["model_0000003.pth"]

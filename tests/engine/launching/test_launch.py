@@ -12,6 +12,7 @@ import torch.distributed as dist
 from detectron2.utils import comm
 
 from adet_iuq.engine import argument_parser, launch, setup
+from adet_iuq.engine.launching.processes import run_processes
 from adet_iuq.errors import UserError
 from helpers.toy_segmenter import toy_args, train
 
@@ -105,3 +106,11 @@ def test_torchruns_environment_is_used(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setenv(name, value)
     launch(called.append, arguments("--num-gpus", "4"))
     assert len(called) == 1
+
+
+@pytest.mark.parametrize("code", [75, 130])
+def test_one_interrupted_process_makes_an_interruption_of_it(code: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """Signalled alone, during an evaluation, it leaves; another one that loses contact to it then fails."""
+    ends = [f"import sys; sys.exit({code})", "import sys, time; time.sleep(2); sys.exit(1)"]
+    assert run_processes(exec, [(end, {}) for end in ends], 0) == code
+    assert "failed with exit code" not in capfd.readouterr().err
