@@ -37,10 +37,10 @@ class ProgressPrinter(CommonMetricPrinter):
         if storage.iter >= self._max_iter:
             return
         super().write()
-        smooth = {name.removeprefix("iuq/"): buffer.median(_WINDOW) for name, buffer in storage.histories().items()}
-        parts = [f"{name}: {value:.3g}" for name, value in smooth.items() if name == "memory_fill" or "fire_rate" in name]
-        if parts:
-            self.logger.info("  ".join(parts))
+        smooth = {name: buffer.median(_WINDOW) for name, buffer in storage.histories().items()}
+        ours = [name for name in smooth if name == "iuq/memory_fill" or "fire_rate" in name]
+        if ours:
+            self.logger.info("  ".join(f"{name.removeprefix('iuq/')}: {smooth[name]:.3g}" for name in ours))
 
 
 class MetricsWriter(JSONWriter):

@@ -63,6 +63,6 @@ def test_the_log_shows_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:
         ProgressPrinter(65).write()
         ProgressPrinter(4).write()
     usual, ours = lines
-    for part in ("iter: 4", "eta: 0:02:00", "total_loss: 3", "loss_mask: 0.5", "lr: 0.01", "time: 2.0", "data_time: 0.25"):
+    for part in ("iter: 4", "eta: 0:02:00", "total_loss: 3", "loss_mask: 0.5", "lr: 0.01", "time: 2.0"):
         assert part in usual
-    assert ours == "memory_fill: 0.125  fire_rate: 0.03"
+    assert "data_time: 0.25" in usual and ours == "memory_fill: 0.125  fire_rate: 0.03"

@@ -1,5 +1,7 @@
 """Parameter groups and clipping of the optimiser. (The published groups: test_mask2former_optimizer_golden.py.)"""
 
+import copy
+
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -108,7 +110,7 @@ def test_foreach_changes_no_bit_and_takes_the_state_of_older_checkpoints() -> No
             model(image).square().mean().backward()
             optimizer.step()
         if step == 1:
-            new.load_state_dict(old.state_dict())
+            new.load_state_dict(copy.deepcopy(old.state_dict()))  # else they would share its tensors
             assert new.param_groups[0]["foreach"] is None
     for mine, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(mine, other)
