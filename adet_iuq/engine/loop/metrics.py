@@ -59,6 +59,7 @@ class MetricsWriter(JSONWriter):
 class GuardedWriter(EventWriter):
     """Reports what a writer cannot write, and lets the training go on until it can stop in good order.
 
+    detectron2's writers end the run with a traceback, and without a checkpoint, when the disk is full.
     What could not be written stays in the file's buffer, and is tried again with every line that follows.
 
     Args:
