@@ -1,7 +1,7 @@
 """The processes that we start on this machine: one that dies takes the others along, signals reach all of them.
 
-torch's elastic launcher does not serve: beside a killed process it lets one that evaluates go on for a fixed 30 seconds (here it
-is killed within one), a second Ctrl-C waits as long, and after a signal it drops exit codes. (Measured with torch 2.14.)
+torch's elastic launcher does not serve: beside a killed process it lets one that evaluates go on for a fixed 30 seconds
+(here it is killed within one), a second Ctrl-C waits as long, and after a signal it drops exit codes (measured, torch 2.14).
 """
 
 import contextlib
