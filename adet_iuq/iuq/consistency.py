@@ -1,4 +1,4 @@
-"""Finds ranks whose tensors should be the same and are not."""
+"""Finds ranks whose tensors differ although they should be the same."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from .distributed import all_gather_rows, world_size
 
 _WORDS_AT_A_TIME = 2**20
-# Any odd numbers with well mixed bits; as signed 64-bit integers.
+# Two odd numbers with well-mixed bits, written as signed 64-bit integers; any such pair would do.
 _PLACE, _MIX = -7046029254386353131, -4658895280553007687
 
 
 def checksum(tensor: Tensor) -> Tensor:
-    """A number (scalar, long) that depends on every bit of a tensor and on its place; any dtype, contiguous.
+    """A number (scalar, long) that depends on every bit of a contiguous tensor of any dtype, and on each bit's place.
 
-    One changed 64-bit word always changes it, several do but for one case in 2^64.
+    A change of one 64-bit word always changes the number. A change of several words goes unnoticed in one case of 2^64.
     """
     raw = tensor.detach().reshape(-1).view(torch.uint8)
     words = F.pad(raw, (0, -len(raw) % 8)).view(torch.int64)
@@ -32,22 +32,22 @@ def checksum(tensor: Tensor) -> Tensor:
 
 
 def check_same_on_all_ranks(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Compares checksums; a collective call, in which every rank comes to the same verdict.
+    """Compares the ranks' checksums. It is a collective call, and every rank comes to the same verdict.
 
     Args:
-        tensors: the same names on every rank.
-        what: they are part of, for the message.
+        tensors: the tensors to compare, under the same names on every rank.
+        what: what the tensors are part of, for the message.
 
     Raises:
-        RuntimeError: on every rank, with the names of the tensors and the ranks that differ from most others (from
-            rank 0, where there is no majority).
+        RuntimeError: some tensors differ. Every rank raises it, with the names of the tensors and of the ranks that
+            differ from the majority (from rank 0 where there is no majority).
     """
     if world_size() == 1:
         return
     (sums,) = all_gather_rows([torch.stack([checksum(tensor) for tensor in tensors.values()])[None]])
     found = []
     for name, values in zip(tensors, sums.t().tolist(), strict=True):
-        usual = Counter(values).most_common(1)[0][0]  # of equally many the first one met, rank 0's
+        usual = Counter(values).most_common(1)[0][0]  # among equally frequent values the first one counts: rank 0's
         differing = [rank for rank, value in enumerate(values) if value != usual]
         if differing:
             found.append(f"'{name}' on rank {', '.join(map(str, differing))}")
