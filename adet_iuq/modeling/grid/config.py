@@ -1,4 +1,4 @@
-"""From the config keys that SOLOv2 and SOTR share to the arguments of `GridSegmenter`."""
+"""Turns the config keys that SOLOv2 and SOTR share into the arguments of `GridSegmenter`."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ def grid_segmenter_arguments(cfg: CfgNode, section: str, backbone: Backbone, top
     """All arguments of `GridSegmenter`.
 
     Args:
-        cfg: `MODEL.<section>` is read.
-        section: "SOLOV2", "SOTR".
-        backbone: that `cfg` names.
-        top_channels: of the map that the mask branch reads in place of the pyramid's coarsest.
+        cfg: the config, of which `MODEL.<section>` is read.
+        section: "SOLOV2" or "SOTR".
+        backbone: the backbone that `cfg` names.
+        top_channels: the channels of the map that the mask branch reads in place of the pyramid's coarsest map.
 
     Raises:
-        UserError: keys that do not fit together or the backbone.
+        UserError: keys do not fit each other, or do not fit the backbone.
     """
     keys = cfg.MODEL[section]
     _check_levels(keys, f"MODEL.{section}")
