@@ -1,4 +1,4 @@
-"""Hooks that write checkpoints: periodically, and of the best model so far."""
+"""Hooks that write checkpoints: at regular intervals, and of the best model so far."""
 
 import json
 import logging
@@ -35,13 +35,13 @@ class CheckpointHook(HookBase):
 class BestCheckpointHook(HookBase):
     """Keeps the weights of the best evaluation in `model_best.pth`, its metric in `model_best.json`.
 
-    Stands after the hook that evaluates, on the main process only. The file holds weights and no trainer state, and
-    `last_checkpoint` never points to it. A metric that is not a number never is the best.
+    The hook stands after the one that evaluates, on the main process only. The file holds weights but no trainer state,
+    and `last_checkpoint` never points to it. A metric that is not a number is never the best.
 
     Args:
-        checkpointer: saves the weights.
-        metric: name of the metric, the greater the better, such as "segm/AP".
-        datasets: names of the test sets; with several, the first one's metric counts.
+        checkpointer: the object that saves the weights.
+        metric: the name of the metric, of which more is better, such as "segm/AP".
+        datasets: the names of the test sets; if there are several, the metric of the first one counts.
     """
 
     def __init__(self, checkpointer: Checkpointer, metric: str, datasets: tuple[str, ...]) -> None:
@@ -51,7 +51,7 @@ class BestCheckpointHook(HookBase):
         self.best = -math.inf
 
     def before_train(self) -> None:
-        """A resumed run goes on from the best of the run that it resumes."""
+        """Reads the best metric of the run that is resumed."""
         if self.trainer.start_iter > 0 and self.path.is_file():
             try:
                 best: dict[str, Any] = json.loads(self.path.read_text())
