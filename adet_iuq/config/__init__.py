@@ -1,4 +1,4 @@
-"""Configuration: detectron2's keys plus the project's, each with a comment and its source."""
+"""The configuration: detectron2's keys and the project's own, each with a comment and its source."""
 
 from adet_iuq.config.defaults import AddConfig, get_cfg
 from adet_iuq.config.load import LoadedConfig, load_config, load_keys
