@@ -1,4 +1,4 @@
-"""From what a user names (a YAML file, a recipe, the folder of a run) to the frozen config of a predictor."""
+"""Turns a user's choice (a YAML file, a recipe, the folder of a run) into the frozen config of a predictor."""
 
 import difflib
 import logging
@@ -21,7 +21,7 @@ AUTO = "auto"
 
 
 def config_folders() -> list[Path]:
-    """Where recipes lie that can be named without their folder."""
+    """The folders of recipes that can be named without their folder."""
     return [Path(adet_iuq.__file__).parents[1] / "configs"]
 
 
@@ -29,12 +29,12 @@ def find_config(config_or_name: str, weights: str = "") -> tuple[str, str]:
     """The paths of a config file and of its weights.
 
     Args:
-        config_or_name: path of a YAML file, the name of a recipe such as "CondInst/R50_1x_iuq.yaml", or the folder of a
-            finished run.
-        weights: path of the weights; empty: those of the run.
+        config_or_name: the path of a YAML file, the name of a recipe such as "CondInst/R50_1x_iuq.yaml", or the folder
+            of a finished run.
+        weights: the path of the weights; empty: those of the run.
 
     Raises:
-        UserError: there is no such file or recipe, or no weights.
+        UserError: there is no such file or recipe, or there are no weights.
     """
     path = Path(config_or_name).expanduser()
     if path.is_dir():
@@ -81,17 +81,18 @@ def inference_config(
     add_config: AddConfig | Sequence[AddConfig] = (),
     device: str = AUTO,
 ) -> CfgNode:
-    """A frozen config for predicting with `weights`; writes nothing.
+    """A frozen config for predicting with `weights`. Nothing is written.
 
-    Without the data sets of the config on this machine, the class names beside the weights serve, and the config must give
-    its NUM_CLASSES, as the config.yaml of a training does. `add_config` is as for `load_config`.
+    If the config's data sets are not on this machine, the class names beside the weights are used, and the config must
+    give its NUM_CLASSES, as the config.yaml of a training does.
 
     Args:
-        config_file, weights: paths.
-        opts: overrides, KEY VALUE in turn.
-        add_config: functions that add keys.
-        device: as torch names it; "auto": MODEL.DEVICE of `opts`, else CUDA where there is one, else the CPU. What the
-            file says of the device is where the training ran, which need not be here.
+        config_file: the path of the config file.
+        weights: the path of the weights.
+        opts: overrides, KEY and VALUE in turn.
+        add_config: functions that add keys, as for `load_config`.
+        device: a device by torch's name; "auto": MODEL.DEVICE of `opts`, else CUDA if there is one, else the CPU. The
+            file's device is that of the training, which need not exist here.
 
     Raises:
         UserError: the config is wrong, neither the data sets nor `weights` name its classes, or there is no such device.
@@ -101,7 +102,7 @@ def inference_config(
     if device != AUTO or "MODEL.DEVICE" not in loaded.overridden:
         cfg.MODEL.DEVICE = _default_device() if device == AUTO else device
     check_device(cfg.MODEL.DEVICE)
-    cfg.MODEL.TIMM.PRETRAINED = False  # `weights` has the whole model: nothing is to be downloaded
+    cfg.MODEL.TIMM.PRETRAINED = False  # `weights` holds the whole model, so nothing need be downloaded
     try:
         fill_class_counts(cfg, loaded.overridden, trained_classes(weights, binding=True))
     except UserError as error:
@@ -121,7 +122,7 @@ def check_device(device: str) -> None:
     """Refuses a device that PyTorch does not have here.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: there is no device of this name.
     """
     try:
         found = torch.device(device)

@@ -147,8 +147,11 @@ def _measure_masks(drafts: list[Draft], indices: Indices, measures: _Measures) -
 
 
 def _measure_polygons(drafts: list[Draft], indices: Indices, measures: _Measures, report: Report, sides: Sides) -> None:
-    """Measures the outlines, and the drawn masks of those whose area may differ: the file's `area` differs, or a part is thin,
-    small or partly outside. The bounds are those of the mask if an outline is outside or mostly encloses nothing."""
+    """Measures the outlines, and draws the masks of those whose area may differ.
+
+    It may differ if the file's `area` does, or if a part is thin, small or partly outside. The bounds are those of the mask
+    if an outline is outside or mostly encloses nothing.
+    """
     if not len(indices):
         return
     found = measure([drafts[index].segmentation for index in indices])
