@@ -9,8 +9,7 @@ def load_yaml(text: str | IO[str]) -> Any:
     """Returns what `yaml.safe_load` makes of a text.
 
     Raises:
-        yaml.YAMLError: the text cannot be read. PyYAML itself raises many types: on values that look like dates,
-        numbers
+        yaml.YAMLError: the text cannot be read. PyYAML itself raises many types: on values that look like dates, numbers
             or truth values but are none (2026-02-30), and on hundreds of nested brackets.
     """
     try:

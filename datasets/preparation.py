@@ -1,8 +1,7 @@
 """What the preparing scripts share: finding the source, choosing the output folder, and checking the result.
 
-`checksums/NAME.json` holds for each split of a data set the sha256 of every image's pixels (RGB, rows from the top; not
-of the file, whose bytes depend on the encoder) by its file name, in the order of the JSON file, and one sha256 of all
-masks.
+`checksums/NAME.json` holds for each split of a data set the sha256 of every image's pixels (RGB, rows from the top; not of
+the file, whose bytes depend on the encoder) by its file name, in the order of the JSON file, and one sha256 of all masks.
 """
 
 import argparse
@@ -38,7 +37,7 @@ def prepare(
         how_to_get: the commands that fetch the source, which are shown if it is missing.
         write: the function that converts the folder of the source to `{train,val}.json` and images in another folder.
         arguments: the command line; None: that of the process.
-    """
+    """  # noqa: DOC501  it is caught here
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, help="folder or zip file of the source; without it: says how to get it")
     parser.add_argument("--output", type=Path, help=f"folder to write (default: ${VARIABLE}/{name})")

@@ -31,7 +31,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-import adet_iuq.ctrl_c
+import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.config import import_projects, load_config
 from adet_iuq.config.num_classes import all_num_classes

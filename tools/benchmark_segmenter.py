@@ -33,7 +33,7 @@ from detectron2.utils.events import EventStorage
 from part_clock import OTHER, PartClock
 from torch import nn
 
-import adet_iuq.ctrl_c
+import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.checkpoint import build_checkpointer
 from adet_iuq.config import add_project_option, import_projects, load_config

@@ -2,12 +2,11 @@
 
     python tools/benchmark_startup.py [--scale 0.1] [--folder output/startup]
 
-It makes a file of COCO's size (118,287 images, 850,174 annotations, 483 MB; `--scale` gives a share of it), whose
-images are links to one picture. Each start runs in a fresh process, the first one with an empty cache folder. A start
-registers the data set, fills in the class counts, checks the data and builds the training loader. detectron2's
-`load_coco_json` in the same run is the reference. `peak GB` is the largest resident memory of a process, libraries and
-mapped files included; `own GB` is its private memory at the end. CPU seconds mean more than seconds if others use the
-machine.
+It makes a file of COCO's size (118,287 images, 850,174 annotations, 483 MB; `--scale` gives a share of it), whose images are
+links to one picture. Each start runs in a fresh process, the first one with an empty cache folder. A start registers the
+data set, fills in the class counts, checks the data and builds the training loader. detectron2's `load_coco_json` in the
+same run is the reference. `peak GB` is the largest resident memory of a process, libraries and mapped files included; `own
+GB` is its private memory at the end. CPU seconds mean more than seconds if others use the machine.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 #!/usr/bin/env python
 """Trains and evaluates a LazyConfig: --config-file FILE.py [--num-gpus N] [--resume] [--eval-only] [key=value ...].
 
-It is detectron2's tools/lazyconfig_train_net.py with this project's optimisation step, which tells the model the
-iteration, as the ramp of the inter-scene loss needs it. Loader, hooks and checkpoints are detectron2's. The rest of
-tools/train_net.py is missing here: a resumed run has weights, optimiser and schedule, but its pixel memory starts empty
-and its samples are drawn anew; there is no check of data sets, no gradient accumulation and no guard; several processes
-need GPUs.
+It is detectron2's tools/lazyconfig_train_net.py with this project's optimisation step, which tells the model the iteration,
+as the ramp of the inter-scene loss needs it. Loader, hooks and checkpoints are detectron2's. The rest of tools/train_net.py
+is missing here: a resumed run has weights, optimiser and schedule, but its pixel memory starts empty and its samples are
+drawn anew; there is no check of data sets, no gradient accumulation and no guard; several processes need GPUs.
 """
 
 import argparse

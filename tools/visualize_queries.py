@@ -4,9 +4,8 @@ r"""Draws where the query of an instance fires: over its own image, and over oth
     python tools/visualize_queries.py --config-file output/config.yaml --weights output/model_final.pth \
         --base-weights base/model_final.pth --image photo.jpg --instance 0 --gallery photos/ --output query.png
 
-Without annotations the instances are the model's own detections; number 0 is the most certain one. With `--dataset
-NAME` in place of `--image` they are the annotations of its picture number `--picture`, and its other pictures are the
-gallery.
+Without annotations the instances are the model's own detections; number 0 is the most certain one. With `--dataset NAME` in
+place of `--image` they are the annotations of its picture number `--picture`, and its other pictures are the gallery.
 """
 
 import argparse
@@ -14,7 +13,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-import adet_iuq.ctrl_c
+import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 
 # isort: split
 import cv2

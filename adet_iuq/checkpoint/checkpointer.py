@@ -58,8 +58,7 @@ class Checkpointer:
 
         Args:
             name: the file's name without folder and suffix.
-            content: the weights under "model", and everything else; only tensors, numbers, strings and containers of
-                them.
+            content: the weights under "model", and everything else; only tensors, numbers, strings and containers of them.
 
         Raises:
             UserError: the file cannot be written; what was there before is untouched.
@@ -114,8 +113,7 @@ class Checkpointer:
         Every rank calls it, and all use the file that the main process finds.
 
         Returns:
-            The checkpoint with everything else that it holds; None if there is no run to resume (nothing is loaded
-            then).
+            The checkpoint with everything else that it holds; None if there is no run to resume (nothing is loaded then).
 
         Raises:
             UserError: `load` would refuse the file.

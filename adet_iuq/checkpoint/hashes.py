@@ -11,8 +11,7 @@ logger = logging.getLogger(__name__)
 _HUB = re.compile(r".*-([0-9a-f]{8,64})\.\w+")
 # A date has eight such digits, too.
 _DAY = re.compile(r"(19|20)\d\d(0\d|1[0-2])[0-3]\d")
-# detectron2's model zoo, "model_final_f10217.pkl". No published rule says which hash this is, so any of several may
-# fit.
+# detectron2's model zoo, "model_final_f10217.pkl". No published rule says which hash this is, so any of several may fit.
 _MODEL_ZOO = re.compile(r"model_final_([0-9a-f]{6})\.pkl")
 _MODEL_ZOO_HASHES = ("sha256", "md5", "sha1")
 

@@ -14,8 +14,7 @@ def modern_names(tensors: Mapping[str, Tensor], model: Collection[str]) -> dict[
 
     * Mask2Former before its head's version 2: the pixel decoder stood in the head itself, and `query_feat` was called
       `static_query` (its parity spec, section 1).
-    * Files of a bare backbone, such as those of Swin's authors: they get the prefix with which most names are the
-    model's.
+    * Files of a bare backbone, such as those of Swin's authors: they get the prefix with which most names are the model's.
     """
     result = {_renamed(name, model, tensors): tensor for name, tensor in tensors.items()}
     trunk = trunk_prefix(model)

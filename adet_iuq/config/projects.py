@@ -1,10 +1,9 @@
 """Projects: code outside this package, named by `--project`, with segmenters, mappers, evaluators and config keys.
 
-What a project must be: a folder with an `__init__.py`, or a Python module that can be imported. Importing it registers
-its segmenters in detectron2's META_ARCH_REGISTRY, its backbones in BACKBONE_REGISTRY, its mappers and samplers in
-MAPPER_REGISTRY and SAMPLER_REGISTRY of `adet_iuq.data`, and its evaluators in EVALUATOR_REGISTRY of
-`adet_iuq.evaluation`. If it has config keys, a function of that module adds them before YAML files and overrides are
-merged:
+What a project must be: a folder with an `__init__.py`, or a Python module that can be imported. Importing it registers its
+segmenters in detectron2's META_ARCH_REGISTRY, its backbones in BACKBONE_REGISTRY, its mappers and samplers in
+MAPPER_REGISTRY and SAMPLER_REGISTRY of `adet_iuq.data`, and its evaluators in EVALUATOR_REGISTRY of `adet_iuq.evaluation`.
+If it has config keys, a function of that module adds them before YAML files and overrides are merged:
 
     def add_config(cfg: CfgNode) -> None:
         cfg.MODEL.MINIMAL = CfgNode()
@@ -66,7 +65,7 @@ def import_project(place: str) -> ModuleType:
 
     Raises:
         UserError: there is no such folder or module, the folder has no `__init__.py`, or the import fails.
-    """
+    """  # noqa: DOC501  `_import_error` makes a UserError
     path = Path(place).expanduser()
     if path.is_dir():
         return _import_folder(path.resolve(), place)

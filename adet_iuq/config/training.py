@@ -28,9 +28,8 @@ def add_data_config(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.CROP_INSTANCE = True  # False: the crop grows until it cuts no box
     cfg.INPUT.IS_ROTATE = False  # rotation by up to 30 degrees either way, only together with the crop
 
-    # How images with one channel of 16 or 32-bit integers or floats are read everywhere (data/images/deep.py). "dtype":
-    # the range of the type (for floats 0 to 1) is scaled to 8 bits; "image": each image's own range; "refuse": an
-    # error.
+    # How images with one channel of 16 or 32-bit integers or floats are read everywhere (data/images/deep.py). "dtype": the
+    # range of the type (for floats 0 to 1) is scaled to 8 bits; "image": each image's own range; "refuse": an error.
     cfg.INPUT.DEEP_IMAGES = "dtype"
 
     # Mask2Former's names. "": crop, resize and flip by the keys above; "coco_instance_lsj", "coco_panoptic_lsj":
@@ -70,8 +69,7 @@ def add_training_config(cfg: CfgNode) -> None:
     cfg.DIST.TIMEOUT_MINUTES = 30.0
 
     cfg.GUARD = CfgNode()
-    # The number of steps with the mask loss of empty masks and without any firing query that leads to a warning; 0:
-    # never.
+    # The number of steps with the mask loss of empty masks and without any firing query that leads to a warning; 0: never.
     cfg.GUARD.COLLAPSE_ITERS = 100
     # The number of iterations between two entries in the log of an IUQ model of `iuq/gradient_ratio`, the norm of the
     # gradient of the weighted inter-scene loss over that of the base's mask loss, both on the query embeddings, and

@@ -34,11 +34,10 @@ logger = logging.getLogger(__name__)
 def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] = ()) -> CfgNode:
     """The run's frozen config. From then on the log goes to OUTPUT_DIR.
 
-    It imports the projects of the command line, so that every process of the run knows what they register. It registers
-    the data sets, fills in class counts from them, seeds random numbers with SEED + rank, and checks the data sets
-    (before an evaluation only those of DATASETS.TEST). detectron2's default_setup does not fit: it would overwrite the
-    config.yaml of an earlier run in OUTPUT_DIR before it is known that this run can start. The trainer writes that
-    file.
+    It imports the projects of the command line, so that every process of the run knows what they register. It registers the
+    data sets, fills in class counts from them, seeds random numbers with SEED + rank, and checks the data sets (before an
+    evaluation only those of DATASETS.TEST). detectron2's default_setup does not fit: it would overwrite the config.yaml of
+    an earlier run in OUTPUT_DIR before it is known that this run can start. The trainer writes that file.
 
     Args:
         args: the result of `argument_parser`, or of detectron2's parser, which has no projects.

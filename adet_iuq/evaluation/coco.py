@@ -21,8 +21,7 @@ class InstanceEvaluator(COCOEvaluator, RunLengthEvaluator):
     Classes: pycocotools sorts them by their ids in the file. If a model numbers them otherwise (classes are matched by
     name), detectron2 would print each AP under another class's name.
 
-    Ids: if the mended ground truth gave its images new ids, predictions get them too. The files of predictions then
-        have
+    Ids: if the mended ground truth gave its images new ids, predictions get them too. The files of predictions then have
     these ids, and the ground truth beside them says which image is which.
 
     Sizes: they are those of the images (adet_iuq/evaluation/sizes.py).

@@ -140,8 +140,8 @@ def measure_queries(model: IUQMetaArch, samples: Iterable[dict[str, Any]]) -> di
         own_fire_rate: the same share on pixels of the query's own image, of its own instance and of others.
         equi_error: Eq. 8, the segmenter's mask loss of q^g on g(f(I)), mean over images.
         equi_feature_error: Eq. 6, the mean squared difference of f(g(I)) and g(f(I)), divided by the variance of f(I).
-        equi_iou: the IoU of the masks of q^g on g(I) and on g(f(I)), over cells that both have, mean over queries, in
-            percent.
+        equi_iou: the IoU of the masks of q^g on g(I) and on g(f(I)),
+            over cells that both have, mean over queries, in percent.
         images: the number of images.
         A value for which there is nothing to measure is not a number.
     """

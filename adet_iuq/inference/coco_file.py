@@ -35,8 +35,7 @@ class CocoFile:
             number: the id of the image.
             file_name: the image's file as it was given.
             size: the size of the image.
-            detections: the detections, with boxes XYXY in pixels; masks as an array or in supervision's form, or no
-                masks.
+            detections: the detections, with boxes XYXY in pixels; masks as an array or in supervision's form, or no masks.
             more: further entries of the image, such as the `frame` of a video.
         """
         self.images.append({"id": number, "file_name": file_name, "height": size[0], "width": size[1], **more})

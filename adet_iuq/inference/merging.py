@@ -4,12 +4,10 @@ There are three measures for three cases, because none is right for all:
 
 * Two detections that are whole in their tiles are the same object if their masks agree, by intersection over union.
   Intersection over the smaller mask would remove a small object that lies on a large one.
-* A detection that its tile's border cuts is a fragment. If most of it lies in an object that another tile has seen
-whole,
+* A detection that its tile's border cuts is a fragment. If most of it lies in an object that another tile has seen whole,
   the whole one stays, whatever the scores: the measure is intersection over the fragment. Their union says nothing, as
   the fragment may be a sliver.
-* Two fragments of an object larger than the overlap agree if they agree where both tiles look: the measure is
-intersection
+* Two fragments of an object larger than the overlap agree if they agree where both tiles look: the measure is intersection
   over union within that region. They are united, because each has what the other lacks.
 
 Detections of the same look are not compared, because the segmenter has its own suppression. So a picture of one tile

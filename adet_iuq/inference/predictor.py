@@ -56,8 +56,8 @@ class Predictor:
                 finished run, which has its own weights.
             weights: the path of a checkpoint.
             device: a device by torch's name; "auto": CUDA if there is one, else the CPU.
-            half: whether it computes in bfloat16, or in float16 on GPUs without it. A CPU without it warns and computes
-                in float32.
+            half: whether it computes in bfloat16, or in float16 on GPUs
+                without it. A CPU without it warns and computes in float32.
             opts: overrides of the config, KEY and VALUE in turn.
             projects: folders or modules with segmenters of your own.
             score_threshold: the lowest score of the detections that are kept; 0 keeps all.
@@ -89,12 +89,10 @@ class Predictor:
             images: a path, an array (H, W, 3) uint8, or a picture of Pillow's; a list of these; a folder or a pattern.
             order: the order of arrays' channels: "BGR", as in OpenCV, or "RGB".
             batch_size: the number of images (or tiles) in one forward pass; they must have one size at the network.
-            tile: (height, width) in pixels. If given, the image is cut into tiles, and each is enlarged like a whole
-                image.
+            tile: (height, width) in pixels. If given, the image is cut into tiles, and each is enlarged like a whole image.
             overlap: the overlap of neighbouring tiles, as a share; objects up to this size are seen whole.
             whole: whether, besides the tiles, the image as a whole is used, for larger objects.
-            compact: whether masks are supervision's CompactMask, some kilobytes each, instead of one array (N, H, W)
-                bool.
+            compact: whether masks are supervision's CompactMask, some kilobytes each, instead of one array (N, H, W) bool.
 
         Raises:
             UserError: an image cannot be read, or the value of an argument is not possible.

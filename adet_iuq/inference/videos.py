@@ -100,7 +100,11 @@ class VideoFile(AbstractContextManager["VideoFile"]):
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, picture: Pixels) -> None:
-        """Adds a frame (H, W, 3) in BGR; all frames have the first one's size."""
+        """Adds a frame (H, W, 3) in BGR; all frames have the first one's size.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
         if self._writer is None:
             height, width = picture.shape[:2]
             self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), self._rate, (width, height))

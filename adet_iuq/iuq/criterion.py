@@ -27,9 +27,8 @@ class IUQCriterion(nn.Module):
         sampler: the sampler that picks the pixels which enter the memory.
         inter: the inter-scene term, which needs a memory. None: its defaults, if there is a memory.
         equi: the equivariance term. None: there is no such term.
-        reduce_normalizer: whether sums are divided by the mean of the ranks' counts instead of by this rank's count.
-            The ranks' losses then average to that of one process with all images. The segmenter's own mask loss is
-            untouched.
+        reduce_normalizer: whether sums are divided by the mean of the ranks' counts instead of by this rank's count. The
+            ranks' losses then average to that of one process with all images. The segmenter's own mask loss is untouched.
     """
 
     def __init__(
@@ -63,8 +62,7 @@ class IUQCriterion(nn.Module):
 
         Args:
             segmenter: the segmenter, of which the retrieval functions are called, without AMP.
-            scene: all views. The `num_originals` untransformed ones come first; view num_originals + b is g_b of image
-                b.
+            scene: all views. The `num_originals` untransformed ones come first; view num_originals + b is g_b of image b.
             transforms: the transforms g_b; None if there are no transformed views.
             num_originals: the number of untransformed views.
             iteration: the current iteration of the training, for the ramp.
@@ -72,6 +70,9 @@ class IUQCriterion(nn.Module):
         Returns:
             The weighted losses `loss_inter` and `loss_equi`, as far as they are enabled; and statistics without
             gradient, which are float scalars described in `_inter_loss` and `EquivarianceLoss`.
+
+        Raises:
+            ValueError: the numbers of transforms and of views do not fit each other.
         """
         if transforms is not None and not len(transforms) == num_originals == len(scene) - num_originals:
             raise ValueError(

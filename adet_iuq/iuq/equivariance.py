@@ -44,8 +44,7 @@ class EquivarianceLoss:
             segmenter: the segmenter, of which the retrieval on maps and the mask loss are called.
             scene: the scene of B images followed by their B views; view b is g_b of image b.
             transforms: the B transforms g_b.
-            reduce: whether means over cells count the cells of all ranks. The segmenter's own mask loss decides for
-                itself.
+            reduce: whether means over cells count the cells of all ranks. The segmenter's own mask loss decides for itself.
 
         Returns:
             The loss and, for "query", `equi_fire_rate`: the share of queries that fire on any valid cell of g(I).

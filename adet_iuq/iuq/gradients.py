@@ -17,8 +17,7 @@ def compare_gradients(term: Tensor, reference: Tensor, at: Sequence[Tensor]) -> 
     Args:
         term: a scalar with a graph.
         reference: the scalar to compare it with, of the same graph.
-        at: tensors of that graph, of any floating dtype. A loss that does not depend on one of them has gradient 0
-            there.
+        at: tensors of that graph, of any floating dtype. A loss that does not depend on one of them has gradient 0 there.
 
     Returns:
         `gradient_ratio`, |grad term| / |grad reference|, and `gradient_cosine` between them, float32 scalars; both are

@@ -74,9 +74,8 @@ class InterSceneLoss:
     def weigh_queries(self, foreign_pixels: Tensor, foreign_images: Tensor, *, reduce: bool = False) -> Tensor:
         """The factor of each query's loss, which is summed over all foreign pixels of the memory.
 
-        "pixel": mean over all valid (query, pixel) pairs. "image": sum over the pixels of each foreign image, then mean
-        over foreign images, then mean over all Q queries; a pixel of an image that was stored v times then weighs 1 /
-        v.
+        "pixel": mean over all valid (query, pixel) pairs. "image": sum over the pixels of each foreign image, then mean over
+        foreign images, then mean over all Q queries; a pixel of an image that was stored v times then weighs 1 / v.
 
         Args:
             foreign_pixels: (Q,) long, the number of pixels in the whole memory that come from other images.
@@ -167,8 +166,7 @@ class InterSceneLoss:
         return max(1, chunk_bytes // max(per_pixel, 1))
 
 
-# Each loss gives its value and its slope, elementwise. 1 - p is computed as sigmoid(-u), as p near 1 has no digits
-# left.
+# Each loss gives its value and its slope, elementwise. 1 - p is computed as sigmoid(-u), as p near 1 has no digits left.
 
 
 def l1_loss(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,8 +230,7 @@ def _examine(fired: Tensor, query_ids: Tensor, pixel_ids: Tensor) -> tuple[Tenso
 
 def known_gradient(embeddings: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
     """The scalar `value` as a function of embeddings (Q, d) whose gradient (Q, d) is known; differentiable once."""
-    # once_differentiable notices a second derivative only if the incoming gradient has a graph; this factor gives it
-    # one.
+    # once_differentiable notices a second derivative only if the incoming gradient has a graph; this factor gives it one.
     one = 1 + embeddings[:0].to(value.dtype).sum()
     known: Tensor = _KnownGradient.apply(embeddings, value, gradient)
     return one * known

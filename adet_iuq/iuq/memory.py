@@ -89,8 +89,7 @@ class PixelMemory(nn.Module):
 
     def pixels(self) -> Pixels:
         """The filled slots (of this rank, with sharding) in slot order, not by age. The tensors are views: read them before
-        the next `enqueue` (autograd notices if you do not). Slots whose pixel was not finite have id -1, like empty
-        ones.
+        the next `enqueue` (autograd notices if you do not). Slots whose pixel was not finite have id -1, like empty ones.
         """
         filled = slice(0, self._own_rows(len(self)))
         context = {name: self.get_buffer(_CONTEXT + name)[filled] for name in self.context_shapes}
@@ -100,9 +99,8 @@ class PixelMemory(nn.Module):
         """A uniform sample of the filled slots, without repetition; the same on every rank until the next `enqueue`.
 
         Args:
-            count: the number of pixels drawn from the whole memory; 0, -1 or at least as many as are filled: all of
-                them. With sharding every rank draws its share from its own slots, at least one (so that sums stay
-                unbiased).
+            count: the number of pixels drawn from the whole memory; 0, -1 or at least as many as are filled: all of them.
+                With sharding every rank draws its share from its own slots, at least one (so that sums stay unbiased).
 
         Returns:
             The sample of P pixels, and how many filled slots (of this rank, with sharding) each of them stands for,
@@ -136,9 +134,8 @@ class PixelMemory(nn.Module):
     def enqueue(self, pixels: Pixels) -> None:
         """Writes the pixels of all ranks over the oldest slots. Every rank must call it each step, even with 0 pixels.
 
-        Rows are sorted by `pixels.order` (stable; by rank if there is none), so that the number of ranks does not
-        matter. If there are more rows than the capacity, a uniform random subset of that size is written, the same on
-        every rank.
+        Rows are sorted by `pixels.order` (stable; by rank if there is none), so that the number of ranks does not matter. If
+        there are more rows than the capacity, a uniform random subset of that size is written, the same on every rank.
 
         Raises:
             RuntimeError: `check_period` is set and the ranks' contents differ (raised on every rank), or the number of
@@ -160,8 +157,7 @@ class PixelMemory(nn.Module):
             self._write(rows, count)
         self.cursor[_WRITES] += 1
         if self.check_period > 0 and self._enqueues % self.check_period == 0:
-            # Each process counts by itself: a tensor that may differ must not decide whether a rank takes part in the
-            # check.
+            # Each process counts by itself: a tensor that may differ must not decide whether a rank takes part in the check.
             self._check_ranks()
         self._enqueues += 1
 

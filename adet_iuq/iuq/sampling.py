@@ -116,8 +116,7 @@ def cap_queries(scene: Scene, max_queries: int, num_originals: int) -> Queries:
 def instance_cells(scene: Scene, image: int) -> Tensor:
     """The cells that each instance of an image may be sampled from: (K_b, Hf * Wf) bool.
 
-    These are the cells that `Scene.mask_cells` gives to its mask. An instance too small for a cell has no pixel to
-    store.
+    These are the cells that `Scene.mask_cells` gives to its mask. An instance too small for a cell has no pixel to store.
     """
     masks, map_size = scene.masks[image], (scene.features.shape[2], scene.features.shape[3])
     if scene.mask_cells is not None:

@@ -126,7 +126,11 @@ class Scene:
         return self.features.shape[0]
 
     def views(self, images: slice) -> Scene:
-        """The scene of a contiguous range of images, e.g. `slice(0, n)`. Its queries count images from its start."""
+        """The scene of a contiguous range of images, e.g. `slice(0, n)`. Its queries count images from its start.
+
+        Raises:
+            ValueError: the range has a step.
+        """
         start, stop, step = images.indices(len(self))
         if step != 1:
             raise ValueError(f"Scene.views takes a contiguous range of images, not the step {step}.")

@@ -78,8 +78,7 @@ class CropFlip:
     def boxes(self, boxes: Tensor) -> Tensor:
         """Applies g to boxes (K, 4) x0, y0, x1, y1 in edge coordinates. They are cut to the window; outside a side is 0.
 
-        The box of a cut mask can be smaller, so boxes (and centroids) are better recomputed from the masks if there are
-        any.
+        The box of a cut mask can be smaller, so boxes (and centroids) are better recomputed from the masks if there are any.
         """
         left, top, right, bottom = boxes.unbind(dim=1)
         left, right = ((x - self.x0).clamp(0, self.w) for x in (left, right))

@@ -198,8 +198,7 @@ class IUQMetaArch(Segmenter):
     def _scene(self, done: TrainingPass, batched_inputs: list[dict[str, Any]]) -> Scene:
         """The scene of a training pass, which is all that the method sees of it."""
         memory = self.iuq_criterion.memory
-        # Without a memory pixels keep the whole context, because measurements on held-out images ask queries about
-        # them.
+        # Without a memory pixels keep the whole context, because measurements on held-out images ask queries about them.
         wanted = done.instance_context if memory is None else memory.context_shapes
         if not done.instance_context.keys() >= wanted.keys():
             raise UserError(

@@ -42,24 +42,21 @@ class Segmenter(nn.Module, ABC):
 
     # Names, prefixes or suffixes of tensors that carry no information and that a checkpoint may lack.
     optional_checkpoint_keys: tuple[str, ...] = ()
-    # The loss that shows whether masks are found; its largest value (the weight, for a dice loss); and the share of
-    # that value from which on all masks are empty: the logits are below zero by then, but not so far that the overlap
-    # has vanished.
+    # The loss that shows whether masks are found; its largest value (the weight, for
+    # a dice loss); and the share of that value from which on all masks are empty: the
+    # logits are below zero by then, but not so far that the overlap has vanished.
     mask_loss_name: str = "loss_mask"
     mask_loss_ceiling: float = 1.0
     mask_loss_collapsed: float = 0.95
-    # The dense map: its channels, the pixels of the network input between its cells, and the pixel that supervises cell
-    # 0.
+    # The dense map: its channels, the pixels of the network input between its cells, and the pixel that supervises cell 0.
     pixel_dim: int = 256
     pixel_stride: int = 4
     pixel_offset: float = 1.5
     # Where cell 0 lies for a query that reads positions; None: in the middle of the cell, at stride / 2.
     pixel_nominal_offset: float | None = None
-    # The bytes that decoding takes for each pair of a query and a pixel, backward pass included; it only steers chunk
-    # sizes.
+    # The bytes that decoding takes for each pair of a query and a pixel, backward pass included; it only steers chunk sizes.
     bytes_per_pair: int = 0
-    # The number of images in one picture; `inference` allows as many times the detections. It is 4 for evaluated
-    # mosaics.
+    # The number of images in one picture; `inference` allows as many times the detections. It is 4 for evaluated mosaics.
     images_per_picture: int = 1
     # Whether `inference` returns masks as run lengths; only evaluations that read these switch it on
     # (`encoding_masks`).

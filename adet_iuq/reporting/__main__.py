@@ -19,8 +19,8 @@ def main(words: list[str] | None = None) -> int:
     """Writes the report; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="RUN_FOLDER", help="OUTPUT_DIR of a training or an evaluation")
-    # `ReportProcess` sets these flags: a training needs the processors; the process was started by a training and
-    # outlives it.
+    # `ReportProcess` sets these flags: a training needs the processors;
+    # the process was started by a training and outlives it.
     for flag in ("--beside", "--started"):
         parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(words)

@@ -31,8 +31,7 @@ class Series:
         label: the name of the number; empty if its panel names it.
         iterations: rising, counted from 1 as in the log.
         values: finite numbers.
-        measured: whether each value is a measurement of its own, such as an evaluation's, and not part of a noisy
-            series.
+        measured: whether each value is a measurement of its own, such as an evaluation's, and not part of a noisy series.
     """
 
     label: str

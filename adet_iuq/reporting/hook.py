@@ -24,8 +24,7 @@ class ReportHook(HookBase):
     Args:
         cfg: the config, of which REPORT.LABEL_GRID and OUTPUT_DIR are read.
         loader: the training loader, which knows where it starts; None: there is no label grid.
-        period: the number of iterations between two lines of metrics.json. An evaluation's numbers are in the line
-            after it.
+        period: the number of iterations between two lines of metrics.json. An evaluation's numbers are in the line after it.
     """
 
     def __init__(self, cfg: CfgNode, loader: Iterable[Any] | None, period: int) -> None:

@@ -63,8 +63,7 @@ def label_grid(samples: Iterable[dict[str, Any]], names: Sequence[str], image_fo
     """Tiles in rows of four, each under a line with the size of its network input and the number of its objects.
 
     Args:
-        samples: a mapper's samples: `image` (3, H, W) uint8, `instances` with gt_classes, gt_boxes, gt_masks
-            (BitMasks).
+        samples: a mapper's samples: `image` (3, H, W) uint8, `instances` with gt_classes, gt_boxes, gt_masks (BitMasks).
         names: the names of the classes.
         image_format: INPUT.FORMAT, the order of the image's channels.
 

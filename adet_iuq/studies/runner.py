@@ -22,8 +22,7 @@ from adet_iuq.studies.study import Run, Study
 
 _POLL_SECONDS = 0.2
 _LOG_LINES = 30
-# Exit codes of runs that were asked to stop: everything is saved, nothing had to be saved, or they were killed while
-# saving.
+# Exit codes of runs that were asked to stop: everything is saved, nothing had to be saved, or they were killed while saving.
 _STOPPED = (EXIT_INTERRUPTED, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
 _ACKNOWLEDGE_SECONDS = 15.0
 
@@ -31,8 +30,7 @@ _ACKNOWLEDGE_SECONDS = 15.0
 class Runner:
     """Runs a study in a folder.
 
-    It may be killed at any time, with or without its runs. If it is started again, it continues with the remaining
-    runs.
+    It may be killed at any time, with or without its runs. If it is started again, it continues with the remaining runs.
 
     Args:
         study: the study to run.
@@ -65,8 +63,7 @@ class Runner:
         """Does all remaining runs; returns the exit code: 0, 1 if runs failed, 75 if it was asked to stop.
 
         Raises:
-            UserError: another runner works in the folder; its records do not fit the study; or a file cannot be
-                written.
+            UserError: another runner works in the folder; its records do not fit the study; or a file cannot be written.
         """
         with _alone(self.folder), self._handled():
             runs = self.study.runs()

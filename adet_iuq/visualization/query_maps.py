@@ -1,9 +1,8 @@
 """Computes where the query of one instance fires: on its own image, and on other images (Eq. 5 in pictures).
 
-A query that is unique to its instance fires on that instance, and nowhere in other images. This works on any
-`IUQMetaArch` through its public methods: the segmenter's own assignment names the query (`forward_scene`),
-`retrieve_map` applies it to its own image, and `retrieve` applies it to others. All models are run within
-`undisturbed`.
+A query that is unique to its instance fires on that instance, and nowhere in other images. This works on any `IUQMetaArch`
+through its public methods: the segmenter's own assignment names the query (`forward_scene`), `retrieve_map` applies it to
+its own image, and `retrieve` applies it to others. All models are run within `undisturbed`.
 
 Images are (3, h, w) in INPUT.FORMAT at the network's input size; Hf, Wf as in `adet_iuq.iuq.structures`.
 """

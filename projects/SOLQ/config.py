@@ -27,8 +27,7 @@ def add_config(cfg: CfgNode) -> None:
     solq.BOX_WEIGHT = 5.0
     solq.GIOU_WEIGHT = 2.0
     solq.VECTOR_WEIGHT = 3.0
-    # The padded sides are multiples of it. Published: 0, exactly as large as the largest image. timm's networks need
-    # 32.
+    # The padded sides are multiples of it. Published: 0, exactly as large as the largest image. timm's networks need 32.
     solq.SIZE_DIVISIBILITY = 0
     # Not published: the pixels of instance-unique querying (pixel_solq.py).
     solq.PIXEL_DIM = 128  # numbers in a pixel

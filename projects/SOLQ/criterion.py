@@ -24,9 +24,8 @@ def set_losses(
         targets: the targets of the batch.
         matches: the matches after each layer.
         weights: the weights of the losses.
-        reduce: whether pairs and targets are counted as one process with the global batch counts them. As published,
-            all losses but that of vectors are divided by the mean number of pairs of all processes, which is at least
-            1.
+        reduce: whether pairs and targets are counted as one process with the global batch counts them. As published, all
+            losses but that of vectors are divided by the mean number of pairs of all processes, which is at least 1.
     """
     suffixes = [f"_{layer}" for layer in range(len(matches) - 1)] + [""]
     pairs = torch.tensor(float(len(matches[-1].image)), device=outputs.logits.device)

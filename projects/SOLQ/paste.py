@@ -11,8 +11,8 @@ _CHUNK_BYTES = 32 * 1024**2  # bytes of masks that exist at one time
 def pasted_patches(patches: Tensor, boxes: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
     """Draws patches into their boxes, bilinearly, with zeros around them. A pixel is set from a half on.
 
-    Interpolation between four cells is one between rows and one between columns, so a matrix stands on either side of a
-    patch.
+    Interpolation between four cells is one between rows and one
+    between columns, so a matrix stands on either side of a patch.
 
     Args:
         patches: (N, m, m) bool.

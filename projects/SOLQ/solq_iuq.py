@@ -17,8 +17,8 @@ from .pixel_solq import PixelSOLQ, pixel_logits, small_masks
 class SOLQIUQ(IUQMetaArch, PixelSOLQ):
     """PixelSOLQ trained with `loss_inter` and `loss_equi`; its evaluation is SOLQ's.
 
-    Queries are the projected states of the queries matched after the last layer; pixels are projected cells of the
-    finest map.
+    Queries are the projected states of the queries matched after
+    the last layer; pixels are projected cells of the finest map.
     """
 
     @classmethod

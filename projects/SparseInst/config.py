@@ -24,8 +24,8 @@ _KNOWN: dict[str, tuple[Any, ...]] = {
 
 def add_config(cfg: CfgNode) -> None:
     """Adds `MODEL.SPARSE_INST.*` and SOLVER.AMSGRAD; `--project` calls it before any YAML file is read."""
-    # A key of the published files; False is plain AdamW. Their OPTIMIZER and BACKBONE_MULTIPLIER are this package's
-    # keys too.
+    # A key of the published files; False is plain AdamW. Their
+    # OPTIMIZER and BACKBONE_MULTIPLIER are this package's keys too.
     cfg.SOLVER.AMSGRAD = False
     cfg.MODEL.SPARSE_INST = section = CfgNode()
     section.CLS_THRESHOLD = 0.005  # lowest score of results, which is the root of class times objectness

@@ -11,8 +11,7 @@ from adet_iuq.modeling.layers import focal_loss_sum, loss_count, reduce_mean
 
 from .targets import DICE_EPSILON, Matches, Targets, of_pairs
 
-# The probability from which a pixel counts for the IoU that objectness learns (at inference masks have another
-# threshold).
+# The probability from which a pixel counts for the IoU that objectness learns (at inference masks have another threshold).
 IOU_PROBABILITY = 0.4
 
 

@@ -68,8 +68,7 @@ class InstanceBranch(nn.Module):
             num_masks: the number of queries N.
             num_classes: the number of classes C.
             kernel_dim: the numbers D of a query.
-            groups: the number of maps G of a query; None: a query has one map, and its pooled features are used
-                directly.
+            groups: the number of maps G of a query; None: a query has one map, and its pooled features are used directly.
             soft: whether maps are normalised by a softmax over the image instead of by their sum of sigmoids.
         """
         super().__init__()

@@ -41,8 +41,8 @@ class InstanceContextEncoder(nn.Module):
     def __init__(self, in_channels: Mapping[str, int], channels: int) -> None:
         """
         Args:
-            in_channels: the channels of the backbone's maps by name, finest first; each map is half as large as the one
-                before.
+            in_channels: the channels of the backbone's maps by name,
+                finest first; each map is half as large as the one before.
             channels: the channels C of the result.
         """
         super().__init__()

@@ -51,8 +51,7 @@ class DeformableBottleneck(nn.Module):
 
     def _deformable(self, x: Tensor) -> Tensor:
         offsets, weight = self.conv2_offset(x), self.conv2.weight
-        # The operator has no half-precision kernel on CPUs, and positions lose too many digits in half precision
-        # anywhere.
+        # The operator has no half-precision kernel on CPUs, and positions lose too many digits in half precision anywhere.
         with torch.autocast(x.device.type, enabled=False):
             x, offsets = x.to(weight.dtype), offsets.to(weight.dtype)
             return deform_conv2d(x, offsets, weight, None, self.conv2.stride, self.conv2.padding)

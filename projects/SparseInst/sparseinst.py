@@ -33,8 +33,7 @@ class SparseInst(Segmenter):
     """The base segmenter, without instance-unique querying."""
 
     mask_loss_name = "loss_dice"  # only this one of the two mask losses has a largest value
-    # A bilinear resize takes the map to stride 4, where soft masks lie at pixel 4 i + 1.5. So cell i is at pixel 8 i +
-    # 3.5.
+    # A bilinear resize takes the map to stride 4, where soft masks lie at pixel 4 i + 1.5. So cell i is at pixel 8 i + 3.5.
     pixel_stride = 8
     pixel_offset = 3.5
 

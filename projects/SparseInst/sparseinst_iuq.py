@@ -21,8 +21,8 @@ from .targets import enlarged, of_pairs, soft_masks
 class SparseInstIUQ(IUQMetaArch, SparseInst):
     """SparseInst with `loss_inter` and `loss_equi`; its weights and its evaluation are SparseInst's.
 
-    Queries are the kernels of matched queries, pixels are the cells of the mask features at stride 8, <q, i> is a dot
-    product.
+    Queries are the kernels of matched queries, pixels are the cells
+    of the mask features at stride 8, <q, i> is a dot product.
     """
 
     @classmethod
@@ -50,9 +50,9 @@ class SparseInstIUQ(IUQMetaArch, SparseInst):
     def mask_loss(self, logits: Tensor, scene: Scene, valid: Tensor) -> Tensor:
         """Both base mask losses with their weights, at stride 4, averaged over the queries.
 
-        Two things are left out: pixels interpolated from a cell outside `valid` (also those of the padding, which the
-        base loss counts), and queries whose instance has no pixel left, because their dice loss would be 1 whatever
-        they retrieve.
+        Two things are left out: pixels interpolated from a cell outside `valid` (also
+        those of the padding, which the base loss counts), and queries whose instance
+        has no pixel left, because their dice loss would be 1 whatever they retrieve.
         """
         queries = scene.queries
         size = (2 * logits.shape[1], 2 * logits.shape[2])

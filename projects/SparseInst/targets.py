@@ -87,8 +87,8 @@ class Matcher:
             self.scores(logits.float(), masks.float(), one)
             for logits, masks, one in zip(class_logits, mask_logits, targets, strict=True)
         ]
-        # A score that is not finite counts as the worst, so that not the assignment fails but the loss shows what went
-        # wrong.
+        # A score that is not finite counts as the worst, so that not
+        # the assignment fails but the loss shows what went wrong.
         flat = torch.cat([one.flatten() for one in scores]).nan_to_num(0.0).cpu()
         parts = flat.split([one.numel() for one in scores])
         pairs = [

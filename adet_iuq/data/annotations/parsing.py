@@ -54,7 +54,11 @@ def outline_coco_json(path: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def clear_errors(path: str) -> Iterator[None]:
-    """Turns the operating system's errors about a JSON file into UserErrors."""
+    """Turns the operating system's errors about a JSON file into errors for people.
+
+    Raises:
+        UserError: the file is missing or cannot be read.
+    """
     try:
         yield
     except FileNotFoundError as error:

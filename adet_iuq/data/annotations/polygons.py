@@ -9,9 +9,8 @@ Array = npt.NDArray[np.float64]
 def clip_polygon(points: Array, width: float, height: float) -> Array:
     """The part of a polygon inside 0 <= x <= width, 0 <= y <= height; (0, 2) if there is none.
 
-    The method is Sutherland-Hodgman's. If a concave polygon falls into pieces, edges along the window's border join
-    them. They enclose nothing and lie between the pieces, so area, bounding box and rasterised pixels are those of the
-    pieces.
+    The method is Sutherland-Hodgman's. If a concave polygon falls into pieces, edges along the window's border join them.
+    They enclose nothing and lie between the pieces, so area, bounding box and rasterised pixels are those of the pieces.
 
     Args:
         points: (P, 2) x, y.

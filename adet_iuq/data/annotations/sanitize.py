@@ -69,8 +69,7 @@ class Judged:
     Attributes:
         images: the images in canonical form; None: the file has no such list.
         categories: the categories in canonical form; None: the file has no such list.
-        annotations: the annotations, some thousand at a time, by `sanitize_annotations`; None: the file has no such
-            list.
+        annotations: the annotations, some thousand at a time, by `sanitize_annotations`; None: the file has no such list.
         report: the findings, complete when all annotations are through.
         sides: what annotations show about the sides of images, complete at the same time.
     """

@@ -1,8 +1,8 @@
 """Reads label files of YOLO segmentation: each line is an object, with its class number and the points of its outline.
 
-Points are x and y in turn, as shares from 0 to 1 of the width and height of the image as viewers show it
-(https://docs.ultralytics.com/datasets/segment). A line with a class and four numbers is the box of an object without an
-outline.
+Points are x and y in turn, as shares from 0 to 1 of the width and height of
+the image as viewers show it (https://docs.ultralytics.com/datasets/segment). A
+line with a class and four numbers is the box of an object without an outline.
 """
 
 import math

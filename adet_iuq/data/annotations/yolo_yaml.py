@@ -59,6 +59,9 @@ class DataYaml:
         """A place of the file as a path: below `path`, or below the file's own folder.
 
         Labelling services write `../train/images` into a file that lies beside `train`.
+
+        Raises:
+            UserError: there is no such file or folder.
         """
         own = os.path.dirname(self.path)
         inside = place.replace("\\", "/")

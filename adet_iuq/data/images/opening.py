@@ -42,7 +42,12 @@ def open_image(path: str | os.PathLike[str], kind: str = "Image") -> Iterator[Im
 
 @contextmanager
 def explained(path: str, kind: str = "Image") -> Iterator[None]:
-    """Turns errors of a picture inside the block into errors for people, as `open_image` describes."""
+    """Turns errors of a picture inside the block into errors for people, as `open_image` describes.
+
+    Raises:
+        ImageTooLargeError: the picture has more pixels than allowed.
+        UserError: the file is missing or damaged.
+    """
     try:
         yield
     except UserError:

@@ -1,10 +1,9 @@
 """Decides from its annotations whether an image is read as it is stored, or upright as its EXIF entry says.
 
-A JSON file gives an image's size. If that is the size of the stored pixels, the annotations were drawn on those. If it
-is the upright size, they were drawn on what viewers show. If both sizes are the same (a square image, or one that is
-only mirrored or turned by 180 degrees), nothing decides, and the image is read upright. If width and height are merely
-swapped, the image is read as it is if every annotation fits into it. Any other size is an error, with the same words
-everywhere.
+A JSON file gives an image's size. If that is the size of the stored pixels, the annotations were drawn on those. If it is
+the upright size, they were drawn on what viewers show. If both sizes are the same (a square image, or one that is only
+mirrored or turned by 180 degrees), nothing decides, and the image is read upright. If width and height are merely swapped,
+the image is read as it is if every annotation fits into it. Any other size is an error, with the same words everywhere.
 """
 
 import logging
@@ -44,10 +43,8 @@ def frame_of(facts: ImageFacts, claimed: Size, annotations: Iterable[Mapping[str
         annotations: the annotations of the image in COCO's format, of which `segmentation` is used.
 
     Returns:
-        STORED: it is read as it is stored. UPRIGHT: it is read upright. UNCLEAR: it is read upright because nothing
-            decides.
-        SWAPPED: its entry swaps width and height, and it is read as it is. None: the entry does not belong to this
-            image.
+        STORED: it is read as it is stored. UPRIGHT: it is read upright. UNCLEAR: it is read upright because nothing decides.
+        SWAPPED: its entry swaps width and height, and it is read as it is. None: the entry does not belong to this image.
     """
     stored, upright = facts.stored_size, facts.upright_size
     if claimed == upright:

@@ -11,8 +11,8 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
-import adet_iuq.data.loading.lsj
-import adet_iuq.data.loading.mapper  # noqa: F401  (both register their mappers)
+import adet_iuq.data.loading.lsj  # noqa: F401  registers its mappers
+import adet_iuq.data.loading.mapper  # noqa: F401  registers its mapper
 from adet_iuq.data.loading.registries import Mapper, SampleMapper, build_mapper, build_stream, check_needs
 from adet_iuq.data.loading.sampler import BatchPlan
 from adet_iuq.data.loading.samples import Failure, TrainingSamples, unwrapped
@@ -59,8 +59,8 @@ class TrainLoader:
     def start_at(self, *, seed: int, iteration: int, images_per_batch: int, micro_batches: int) -> None:
         """Makes the next `iter` begin with the batch of an iteration.
 
-        The trainer calls it, because only the trainer knows these numbers. They replace those that the loader was built
-        with.
+        The trainer calls it, because only the trainer knows these
+        numbers. They replace those that the loader was built with.
 
         Args:
             seed: the seed of the run, as for `BatchPlan`.
@@ -89,10 +89,9 @@ class TrainLoader:
         return (sample for sample in mapped if not isinstance(sample, Failure))
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        # With its own generator the loader draws nothing from the process's; samples have their own seeds anyway.
-        # The stream never ends, so the workers live as long as the iterator. Persistent workers would live as long as
-        # the loader: after an error its traceback keeps that alive, and the cycle collector then waits 5 s for each
-        # worker.
+        # With its own generator the loader draws nothing from the process's; samples have their own seeds anyway. The stream
+        # never ends, so the workers live as long as the iterator. Persistent workers would live as long as the loader: after
+        # an error its traceback keeps that alive, and the cycle collector then waits 5 s for each worker.
         loader = DataLoader(
             TrainingSamples(self._records, self._mapper, self.plan.seed, self._skip, self.board),
             batch_sampler=self.plan.batches(self._stream, self._wide),
@@ -152,8 +151,7 @@ def build_train_loader(
     """The endless loader of this rank over DATASETS.TRAIN.
 
     Sample number n (over all ranks and steps) is the same image with the same augmentation for any number of ranks and
-    workers and after any resume. With DATALOADER.ASPECT_RATIO_GROUPING a global batch holds only wide or only high
-    images.
+    workers and after any resume. With DATALOADER.ASPECT_RATIO_GROUPING a global batch holds only wide or only high images.
 
     A trainer gets a loader of its own by `return build_train_loader(cfg, mapper=MyMapper(cfg))` in an overridden
     `Trainer.build_train_loader(cls, cfg)`. The trainer then sets seed, iteration, images and micro-batches itself

@@ -118,8 +118,8 @@ class PanopticLSJMapper(LSJMapper):
 
     def make_instances(self, record: dict[str, Any], transforms: T.TransformList, size: Size) -> Instances:
         """See `LSJMapper`; `gt_classes` count things and stuff together."""
-        # The colours are transformed, as ids would not fit into the 8 bits that the transforms resize with nearest
-        # neighbours.
+        # The colours are transformed, as ids would not fit into the
+        # 8 bits that the transforms resize with nearest neighbours.
         ids = segment_ids(transforms.apply_segmentation(_read_panoptic(record)))
         segments = [segment for segment in record["segments_info"] if not segment.get("iscrowd", 0)]
         masks = [ids == segment["id"] for segment in segments]

@@ -124,8 +124,7 @@ def transformed_mask(
     """An annotation's mask, (H, W) bool of `size`, after the transforms; None if its segmentation is unusable.
 
     Polygons are transformed by their points and rasterised once, on the final canvas, where the COCO API leaves out the
-    parts outside (cutting them before would need shapely). Run-length masks are decoded and warped with nearest
-    neighbours.
+    parts outside (cutting them before would need shapely). Run-length masks are decoded and warped with nearest neighbours.
     """
     parts = valid_parts(segmentation)
     if parts:

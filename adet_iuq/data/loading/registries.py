@@ -9,8 +9,7 @@ from detectron2.config import CfgNode
 from adet_iuq.errors import UserError
 from adet_iuq.registry import Registry, callable_name
 
-# Turns a record into a training sample, like detectron2's DatasetMapper. None: there is no sample, another record is
-# taken.
+# Turns a record into a training sample, like detectron2's DatasetMapper. None: there is no sample, another record is taken.
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 # Turns a seed into an endless sequence of positions in the data set, the same in every process.
 Stream = Callable[[int], Iterator[int]]

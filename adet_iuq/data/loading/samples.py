@@ -29,7 +29,11 @@ class Failure:
 
 
 def unwrapped(loader: Iterable[Any]) -> Iterator[list[dict[str, Any]]]:
-    """The batches of a loader. A sample that is a `Failure` is raised."""
+    """The batches of a loader whose samples may be `Failure`s.
+
+    Raises:
+        UserError: a sample is a `Failure`.
+    """
     for batch in loader:
         for sample in batch:
             if isinstance(sample, Failure):

@@ -20,8 +20,7 @@ class WorkerBoard:
     """Shared memory in which every worker notes the file that it is reading, in case it dies before it can report it.
 
     Args:
-        num_workers: the number of the loader's workers. With 0 nothing is noted, as errors then reach the process
-            itself.
+        num_workers: the number of the loader's workers. With 0 nothing is noted, as errors then reach the process itself.
     """
 
     def __init__(self, num_workers: int) -> None:

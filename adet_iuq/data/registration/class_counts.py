@@ -25,9 +25,8 @@ def fill_class_counts(cfg: CfgNode, overridden: Set[str] = frozenset(), trained:
         trained: the classes of the weights that the run starts from, if they are known.
 
     Raises:
-        UserError: a number on the command line is smaller than the data set's, or larger and there is an evaluation;
-            the classes of the data sets differ from each other or from those of the weights; or `register_datasets`
-            fails.
+        UserError: a number on the command line is smaller than the data set's, or larger and there is an evaluation; the
+            classes of the data sets differ from each other or from those of the weights; or `register_datasets` fails.
     """
     register_datasets(cfg)
     names = list(cfg.DATASETS.TRAIN) or list(cfg.DATASETS.TEST)

@@ -65,7 +65,11 @@ def register_datasets(cfg: CfgNode) -> None:
 
 
 def used_names(cfg: CfgNode) -> list[str]:
-    """The data sets of DATASETS.TRAIN and DATASETS.TEST, each of them once."""
+    """The data sets of DATASETS.TRAIN and DATASETS.TEST, each of them once.
+
+    Raises:
+        UserError: a key is a word instead of a tuple.
+    """
     for key in ("TRAIN", "TEST"):
         if isinstance(cfg.DATASETS[key], str):
             raise UserError(f"DATASETS.{key} is the word '{cfg.DATASETS[key]}'; write a tuple: \"('name',)\".")

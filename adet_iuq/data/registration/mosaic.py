@@ -1,8 +1,7 @@
 """Mosaics of a test set: four of its images side by side, which reveal queries that are not unique across scenes.
 
-The mask of such a query leaks into another tile, or it finds an object of another tile again. A mosaic is an image of
-an ordinary COCO-format data set whose images also have `tiles`, the rectangles [x0, y0, x1, y1) in pixels that divide
-it.
+The mask of such a query leaks into another tile, or it finds an object of another tile again. A mosaic is an image of an
+ordinary COCO-format data set whose images also have `tiles`, the rectangles [x0, y0, x1, y1) in pixels that divide it.
 
 A tile is as high and as wide as the highest and the widest of its four images. Images are not stretched, as that would
 change the objects, and not cut, as that would change the ground truth. Each lies in the upper left corner of its tile;

@@ -138,7 +138,7 @@ def stop_now(number: signal.Signals, when: str = "outside of the training steps,
 
     Raises:
         TrainingInterrupted: always.
-    """
+    """  # noqa: DOC501  `_interrupted` makes it
     raise _interrupted(_name(number), when, resumes=False)
 
 
@@ -183,7 +183,7 @@ class StopRequest:
         Raises:
             UserError: something has failed.
             TrainingInterrupted: a signal arrived.
-        """
+        """  # noqa: DOC501  `_interrupted` makes it
         requests = [request for request in comm.all_gather((self.is_error, self.reason)) if request[1]]
         is_error, reason = max(requests, key=lambda request: request[0])
         if is_error:

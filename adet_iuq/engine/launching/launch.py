@@ -38,8 +38,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """detectron2's parser and `--project`; `--dist-url` defaults to a free port, so that two runs do not collide."""
     parser = default_argument_parser()
     add_project_option(parser)
-    # The other values belong to the launcher: why it set `resume` itself, how the program was started, this process's
-    # rank.
+    # The other values belong to the launcher: why it set `resume` itself, how the program was started, this process's rank.
     parser.set_defaults(dist_url="auto", why_resumed="", started_by=tuple(sys.orig_argv), rank=0)
     return parser
 
@@ -47,8 +46,7 @@ def argument_parser() -> argparse.ArgumentParser:
 def launch(main: Main, args: argparse.Namespace) -> None:
     """Runs `main(args)` in every process of the run.
 
-    * Under torchrun (RANK and WORLD_SIZE are set) this process joins torchrun's group; torchrun's flags decide, not
-    ours.
+    * Under torchrun (RANK and WORLD_SIZE are set) this process joins torchrun's group; torchrun's flags decide, not ours.
       After a restart by torchrun the run is resumed.
     * Under srun with a task for every process, and neither --num-gpus nor --num-machines, it joins SLURM's.
     * With CUDA, detectron2's launcher starts `--num-gpus` processes on each of `--num-machines` machines.
@@ -223,8 +221,7 @@ def _explained(function: Callable[..., object], *arguments: object) -> None:
             f"lost contact with another process, which died or hangs; its own output says why ("
             f"{str(error).splitlines()[0]}). Go on from the last checkpoint with --resume."
         )
-        # The process ends at once: closing a process group during an exchange may abort, which would hide the exit
-        # code.
+        # The process ends at once: closing a process group during an exchange may abort, which would hide the exit code.
         os._exit(EXIT_LOST_CONTACT)
 
 

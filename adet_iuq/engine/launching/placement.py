@@ -33,8 +33,8 @@ def placement(environment: Mapping[str, str], own_launch: bool) -> Placement | N
 
     Args:
         environment: the environment variables, `os.environ`.
-        own_launch: whether --num-gpus or --num-machines is given. Then srun started one task per machine, which starts
-            the others.
+        own_launch: whether --num-gpus or --num-machines is given. Then
+            srun started one task per machine, which starts the others.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return _of_torchrun(environment)

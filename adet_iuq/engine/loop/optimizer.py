@@ -52,9 +52,8 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
     """The trained parameters, each of them once, grouped by `lr` and `weight_decay`.
 
     The rules are detectron2's (WEIGHT_DECAY_NORM for norm layers, BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS for biases) and
-    Mask2Former's: the rate is multiplied by BACKBONE_MULTIPLIER in modules with "backbone" in their name, embeddings
-    have WEIGHT_DECAY_EMBED, Swin's tables of positions have no decay. LR_MULTIPLIERS gives factors for other parts of
-    names.
+    Mask2Former's: the rate is multiplied by BACKBONE_MULTIPLIER in modules with "backbone" in their name, embeddings have
+    WEIGHT_DECAY_EMBED, Swin's tables of positions have no decay. LR_MULTIPLIERS gives factors for other parts of names.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()

@@ -50,8 +50,7 @@ def _fast_dtype(device: str) -> tuple[torch.dtype | None, str]:
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU has AVX-512 BF16 or AMX according to Linux; False on other systems, where it is not known.
 
-    torch's public function for this (torch.cpu.get_capabilities) is younger than the oldest version that is supported
-    here.
+    torch's public function for this (torch.cpu.get_capabilities) is younger than the oldest version that is supported here.
     """
     if not _CPUINFO.is_file():
         return False

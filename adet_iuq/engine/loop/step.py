@@ -167,8 +167,7 @@ class TrainStep:
             [torch.stack([terms[name] for name in names]) for terms in losses]
         )  # (micro-batches, terms)
         wanted = torch.full((1,), float(self.stop_wanted()), device=local.device)
-        # The wish to stop is summed with the losses: the ranks must agree on the step, and no further exchange is
-        # needed.
+        # The wish to stop is summed with the losses: the ranks must agree on the step, and no further exchange is needed.
         sums = torch.cat([local.mean(0), wanted])
         if comm.get_world_size() > 1:
             dist.all_reduce(sums)

@@ -32,8 +32,7 @@ def evaluation_with_signals(trainer: Stoppable, stop: StopRequest, stop_agreed: 
     Args:
         trainer: the trainer that evaluates.
         stop: the trainer's request to stop.
-        stop_agreed: whether all ranks end after this step. There is no evaluation then, as a scheduler may not wait for
-            it.
+        stop_agreed: whether all ranks end after this step. There is no evaluation then, as a scheduler may not wait for it.
 
     Raises:
         TrainingInterrupted: a signal arrived, and everything is saved.

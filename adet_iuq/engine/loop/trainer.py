@@ -45,9 +45,8 @@ logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """Trains what a config describes.
 
-    As with DefaultTrainer the order is `Trainer(cfg)`, `resume_or_load(resume)`, `train()`. A run that is killed and
-    resumed has the same samples, weights, optimiser, schedule, random states, pixel memory and metrics as an unbroken
-    one.
+    As with DefaultTrainer the order is `Trainer(cfg)`, `resume_or_load(resume)`, `train()`. A run that is killed and resumed
+    has the same samples, weights, optimiser, schedule, random states, pixel memory and metrics as an unbroken one.
 
     Attributes:
         data_seed: the seed of all samples and their augmentation: SEED, or drawn once for all ranks and saved.

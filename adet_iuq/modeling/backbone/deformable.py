@@ -71,8 +71,7 @@ class DeformableBottleneck(BottleneckBlock):
     def _deformable(self, x: Tensor) -> Tensor:
         conv = self.conv2
         predicted = self.conv2_offset(x)
-        # The operator has no half-precision kernel on CPUs, and positions lose too many digits in half precision
-        # anywhere.
+        # The operator has no half-precision kernel on CPUs, and positions lose too many digits in half precision anywhere.
         with torch.autocast(x.device.type, enabled=False):
             weight = conv.weight
             offset, mask = split_offsets(predicted.to(weight.dtype), self.modulated)

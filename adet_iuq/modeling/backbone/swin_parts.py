@@ -10,8 +10,7 @@ from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# Added to the logits of pairs from different regions. It is the published value; a strong enough logit still gets
-# through.
+# Added to the logits of pairs from different regions. It is the published value; a strong enough logit still gets through.
 _APART = -100.0
 
 
@@ -38,8 +37,7 @@ def join_windows(x: Tensor, window: int, size: tuple[int, int]) -> Tensor:
 def shift_mask(size: tuple[int, int], window: int, like: Tensor) -> Tensor:
     """The numbers (windows, 1, N, N) that are added to the logits after a map of padded `size` was rolled by window // 2.
 
-    The roll brings the first rows and columns to the end, where cells meet that were not neighbours: these pairs get
-    -100.
+    The roll brings the first rows and columns to the end, where cells meet that were not neighbours: these pairs get -100.
     """
     rows, columns = (_regions(length, window, like.device) for length in size)
     regions = (3 * rows[:, None] + columns[None, :])[None, :, :, None]

@@ -13,8 +13,7 @@ from adet_iuq.modeling.condinst.condinst import CondInst
 from adet_iuq.modeling.condinst.mask_head import DynamicQueries
 from adet_iuq.modeling.iuq_meta_arch import IUQMetaArch
 
-# Extras of a memory pixel that describe its own instance: the place where that instance's query would sit, and its
-# scale.
+# Extras of a memory pixel that describe its own instance: the place where that instance's query would sit, and its scale.
 REFERENCE: dict[str, tuple[int, ...]] = {"reference_location": (2,), "reference_scale": ()}
 REL_COORDS = ("query", "instance")
 

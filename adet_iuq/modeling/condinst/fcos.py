@@ -60,9 +60,8 @@ class FCOS(nn.Module):
             location_loss: "iou", "linear_iou" or "giou".
             box_quality: "ctrness" or "iou".
             detection: the thresholds of the inference.
-            reduce_normalizer: whether positives are counted as one process with the global batch counts them. The
-                published code averages over ranks as well, but bounds the average, which gives another number for few
-                positives.
+            reduce_normalizer: whether positives are counted as one process with the global batch counts them. The published
+                code averages over ranks as well, but bounds the average, which gives another number for few positives.
         """
         super().__init__()
         self.fcos_head = fcos_head

@@ -91,8 +91,7 @@ class FCOSHead(nn.Module):
             norm: "GN", "BN", "SyncBN" or "none".
             use_scale: whether each level has a learned factor for the box regression.
             prior_prob: the class probability that training starts from.
-            bbox_bias_init: the bias that the box regression starts from; 0 as published, 1 for training from random
-                weights.
+            bbox_bias_init: the bias that the box regression starts from; 0 as published, 1 for training from random weights.
 
         Raises:
             UserError: the norm is unknown.

@@ -51,8 +51,7 @@ def box_losses(
         targets: (P, 4) true distances.
         positive_mean: scalar, the mean number of positives over the ranks, above 0.
         kind: "iou", "linear_iou" or "giou".
-        box_quality: "ctrness": centerness weighs the boxes; "iou": boxes weigh the same, and the branch predicts the
-            IoU.
+        box_quality: "ctrness": centerness weighs the boxes; "iou": boxes weigh the same, and the branch predicts the IoU.
 
     Returns:
         `loss_fcos_loc` and `loss_fcos_ctr` or `loss_fcos_iou`; connected zeros if there are no positives.

@@ -48,11 +48,10 @@ class GridSegmenterIUQ(IUQMetaArch, GridSegmenter):
     def mask_loss(self, logits: Tensor, scene: Scene, valid: Tensor) -> Tensor:
         """The base dice loss over the cells in `valid`, without its weight.
 
-        It differs in two ways from the base loss on the same view, so that it is zero if queries and map are
-        equivariant. First, the published quarter-size masks are stretched by up to half a cell if 4 does not divide the
-        image's sides; here the masks are filled up to a multiple of 4, so that their cells lie where g puts the map's.
-        Second, a query is left out if no cell of its instance is visible, because its loss would be 1 whatever it
-        retrieves.
+        It differs in two ways from the base loss on the same view, so that it is zero if queries and map are equivariant.
+        First, the published quarter-size masks are stretched by up to half a cell if 4 does not divide the image's sides;
+        here the masks are filled up to a multiple of 4, so that their cells lie where g puts the map's. Second, a query is
+        left out if no cell of its instance is visible, because its loss would be 1 whatever it retrieves.
         """
         size = (logits.shape[1], logits.shape[2])
         image, instance = scene.queries.image_index, scene.queries.target_index

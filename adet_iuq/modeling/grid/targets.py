@@ -22,8 +22,7 @@ class GridLayout:
     Attributes:
         sizes: S_l, the cells along each side of every level.
         strides: the strides of the levels' inputs in pixels.
-        scale_ranges: the smallest and the largest instance of each level, as roots of box areas in pixels, both
-            included.
+        scale_ranges: the smallest and the largest instance of each level, as roots of box areas in pixels, both included.
         sigma: the side of an instance's centre region, as a share of its box.
     """
 
@@ -96,8 +95,7 @@ def assign_cells(
     taken, cells = _regions(layout, boxes, centres, frame)
     where = torch.nonzero(taken & filled[:, None, None], as_tuple=True)  # the only place that waits for the device
     row, cell = where[1], cells[where]
-    # The last of all instances that claim a cell gives it its class. If none does, index -1 reads the padding at the
-    # end.
+    # The last of all instances that claim a cell gives it its class. If none does, index -1 reads the padding at the end.
     num_cells = sum(layout.counts)
     last = torch.full((len(truths) * num_cells,), -1, device=boxes.device)
     last = last.scatter_reduce(0, image[row] * num_cells + cell, row, "amax")

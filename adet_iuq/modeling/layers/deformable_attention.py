@@ -234,9 +234,8 @@ class MSDeformAttn(nn.Module):
 
         Args:
             query: (B, Q, C).
-            reference: (B or 1, Q, L or 1, 2) x, y as shares of the map, the point from which offsets are counted in
-                cells; or (B or 1, Q, L or 1, 4) boxes x, y, w, h, whose centre is that point and whose edge P offsets
-                reach.
+            reference: (B or 1, Q, L or 1, 2) x, y as shares of the map, the point from which offsets are counted in cells;
+                or (B or 1, Q, L or 1, 4) boxes x, y, w, h, whose centre is that point and whose edge P offsets reach.
             value: (B, S, C).
             sizes: (h, w) of the L maps.
             padding: (B, S) bool, the cells whose projected value is set to zero; None: no cell.

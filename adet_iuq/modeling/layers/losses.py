@@ -77,9 +77,8 @@ def focal_loss_sum(logits: Tensor, positive: Tensor, alpha: float, gamma: float)
 def loss_count(count: Tensor | int, *, reduce: bool, device: torch.device | None = None) -> tuple[Tensor, int]:
     """The number of items that a summed loss is divided by, and a factor for the sum.
 
-    Published losses count the items of this rank only. With `reduce` the items of all ranks count. The factor is then
-    the number of ranks, which the later average over the ranks cancels: N processes train as one with the same global
-    batch.
+    Published losses count the items of this rank only. With `reduce` the items of all ranks count. The factor is then the
+    number of ranks, which the later average over the ranks cancels: N processes train as one with the same global batch.
 
     Args:
         count: the number of items of this rank, a scalar of at least 0; an integer needs `device`.

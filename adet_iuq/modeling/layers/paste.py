@@ -61,8 +61,8 @@ def pasted_masks(
         output_size: (height, width) of the output image.
         threshold: a pixel belongs to the mask if its probability is above it.
 
-    Yields:
-        (n, height, width) bool, a few masks at a time.
+    Returns:
+        An iterator of (n, height, width) bool, a few masks at a time.
     """
     return _paste(
         probabilities, lambda part: aligned_bilinear(part, stride), stride, input_size, output_size, threshold
@@ -94,8 +94,8 @@ def pasted_grid_masks(
         output_size: (height, width) of the output image.
         threshold: a pixel belongs to the mask if its probability is above it.
 
-    Yields:
-        (n, height, width) bool, a few masks at a time.
+    Returns:
+        An iterator of (n, height, width) bool, a few masks at a time.
     """
     factor = -(-input_size[0] // probabilities.shape[1])
     size = (factor * probabilities.shape[1], factor * probabilities.shape[2])

@@ -61,9 +61,8 @@ class SetCriterion(nn.Module):
             importance_ratio: the share of uncertain points in `uncertain_points`.
             deep_supervision: whether every prediction has losses, and not the last one only.
             source: the function that draws all random points.
-            reduce_normalizer: whether queries and targets are counted as one process with the global batch counts them.
-                The published code averages targets over ranks too, but bounds the average, and sums class weights per
-                rank.
+            reduce_normalizer: whether queries and targets are counted as one process with the global batch counts them. The
+                published code averages targets over ranks too, but bounds the average, and sums class weights per rank.
 
         Raises:
             UserError: a ratio lies outside its range.

@@ -48,8 +48,7 @@ class ViewLoss:
 class MaskFormerIUQ(IUQMetaArch, MaskFormer):
     """Mask2Former with `loss_inter` and `loss_equi`; its weights and its evaluation are Mask2Former's.
 
-    Queries are the mask embeddings of matched queries, pixels are the cells of the mask features, <q, i> is a dot
-    product.
+    Queries are the mask embeddings of matched queries, pixels are the cells of the mask features, <q, i> is a dot product.
     """
 
     @configurable
@@ -59,8 +58,7 @@ class MaskFormerIUQ(IUQMetaArch, MaskFormer):
         """
         Args:
             view_loss: L_mask of the equivariance term.
-            query_layers: "last": the matched queries of the last prediction; "all": those of all predictions with
-                losses.
+            query_layers: "last": the matched queries of the last prediction; "all": those of all predictions with losses.
             stuff_instances: whether stuff segments count as instances.
             iuq: the arguments of `IUQMetaArch` and `MaskFormer`.
 

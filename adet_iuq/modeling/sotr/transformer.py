@@ -29,8 +29,7 @@ class AxialSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, W, C), channels last, to the same shape."""
-        # There are three projections instead of one that is cut, so that each result is dense and sequences are views
-        # of it.
+        # There are three projections instead of one that is cut, so that each result is dense and sequences are views of it.
         keys, values = self.to_kv.weight.chunk(2)
         query, key, value = (self._sequences(F.linear(x, weight)) for weight in (self.to_q.weight, keys, values))
         # Written out, because fused attention rounds differently: leaky ReLUs behind it then switch, which moves the
