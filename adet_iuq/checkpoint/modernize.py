@@ -13,7 +13,7 @@ def modern_names(tensors: Mapping[str, Tensor], model: Collection[str]) -> dict[
     """A file's tensors, renamed where the name is not the model's and the new one is.
 
     * Mask2Former before its head's version 2: the pixel decoder stood in the head itself, and `query_feat` was called
-      `static_query` (its parity spec, section 1).
+      `static_query` (docs/parity/mask2former.md, "Model").
     * Files of a bare backbone, such as the authors' of Swin: with the prefix of the backbone more names are the model's.
     """
     result = {_renamed(name, model, tensors): tensor for name, tensor in tensors.items()}

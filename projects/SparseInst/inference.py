@@ -1,4 +1,4 @@
-"""From predictions to one image's results (docs/parity/sparseinst.md, section 5). n results, (Hp, Wp) padded input."""
+"""From predictions to one image's results (docs/parity/sparseinst.md, "Inference"). n results, (Hp, Wp) padded input."""
 
 from collections.abc import Iterator
 

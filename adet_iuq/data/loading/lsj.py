@@ -1,7 +1,7 @@
-"""Large-scale jitter: Mask2Former's training mappers for instance and panoptic segmentation (its parity spec, section 7).
+"""Large-scale jitter: Mask2Former's training mappers for instance and panoptic segmentation.
 
 The frame is INPUT.IMAGE_SIZE square. What the image does not fill, at the right and the bottom, is grey (128) before the
-normalisation; a sample's `content_size` says how far the image reaches.
+normalisation; a sample's `content_size` says how far the image reaches. Source: docs/parity/mask2former.md, "Data".
 """
 
 from typing import Any

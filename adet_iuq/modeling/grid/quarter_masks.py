@@ -1,4 +1,4 @@
-"""Masks at quarter size, to the bit as the published segmenters scale them (parity spec of SOLOv2, section 4.1).
+"""Masks at quarter size, to the bit as the published segmenters scale them (docs/parity/solov2.md, "Quarter-size masks").
 
 They use OpenCV's bilinear resize of 8-bit images: integer weights in units of 1 / 2048 and truncations between the two
 axes, which matter for images of zeros and ones. The same integers are computed here on the masks' own device.
