@@ -1,4 +1,4 @@
-"""Names that other projects give to the tensors of models here (rules for Swin: Mask2Former's parity spec, 3.5).
+"""Names that other projects give to the tensors of models here (Swin: docs/parity/mask2former.md, "Swin").
 
 Trunk: "backbone." or, under a pyramid, "backbone.bottom_up."; `compatibility.trunk_prefix` decides which.
 """

@@ -13,7 +13,7 @@ def modern_names(tensors: Mapping[str, Tensor], model: Collection[str]) -> dict[
     """A file's tensors, renamed if the old name is not one of the model's and the new name is.
 
     * Mask2Former before its head's version 2: the pixel decoder stood in the head itself, and `query_feat` was called
-      `static_query` (its parity spec, section 1).
+      `static_query` (docs/parity/mask2former.md, "Model").
     * Files of a bare backbone, such as those of Swin's authors: they get the prefix with which most names are the model's.
     """
     result = {_renamed(name, model, tensors): tensor for name, tensor in tensors.items()}

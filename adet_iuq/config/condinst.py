@@ -1,4 +1,4 @@
-"""Keys of FCOS and CondInst, under AdelaiDet's names and with its defaults (parity spec of CondInst, section 2)."""
+"""Keys of FCOS and CondInst, under AdelaiDet's names and with its defaults (docs/parity/condinst.md)."""
 
 from detectron2.config import CfgNode
 

@@ -1,4 +1,4 @@
-"""Keys of SOLOv2 and SOTR, which share most of them; names and defaults as published (their parity specs)."""
+"""Keys of SOLOv2 and SOTR, which share most of them; names and defaults as published (docs/parity/solov2.md)."""
 
 from detectron2.config import CfgNode
 

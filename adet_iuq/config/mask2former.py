@@ -1,4 +1,4 @@
-"""Keys of Mask2Former, under its published names and with its defaults (parity spec of Mask2Former, section 2)."""
+"""Keys of Mask2Former, under its published names and with its defaults (docs/parity/mask2former.md)."""
 
 from detectron2.config import CfgNode
 

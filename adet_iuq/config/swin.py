@@ -1,4 +1,4 @@
-"""Keys of the Swin transformer, under Mask2Former's names and with its defaults (its parity spec, section 2)."""
+"""Keys of the Swin transformer, under Mask2Former's names and with its defaults (docs/parity/mask2former.md, "Swin")."""
 
 from detectron2.config import CfgNode
 

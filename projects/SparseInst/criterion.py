@@ -1,4 +1,4 @@
-"""SparseInst's four losses (docs/parity/sparseinst.md, section 4). Shapes: as in `targets.py`; C classes."""
+"""SparseInst's four losses (docs/parity/sparseinst.md, "Training"). Shapes: as in `targets.py`; C classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The IAM decoder: activation maps pool queries, a mask branch makes pixels (docs/parity/sparseinst.md, section 3).
+"""The IAM decoder: activation maps pool queries, a mask branch makes pixels (docs/parity/sparseinst.md, "Decoder").
 
 Shapes: B images, N queries, G groups of activation maps, C classes, D numbers of a query and of a pixel, (h, w) the map at
 stride 8.

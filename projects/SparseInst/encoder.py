@@ -1,4 +1,4 @@
-"""The instance context encoder: one map at stride 8 from three of the backbone (docs/parity/sparseinst.md, section 2)."""
+"""The instance context encoder: one map at stride 8 from three of the backbone (docs/parity/sparseinst.md, "Encoder")."""
 
 from collections.abc import Mapping, Sequence
 

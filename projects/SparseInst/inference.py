@@ -1,4 +1,4 @@
-"""Turns predictions into one image's results (docs/parity/sparseinst.md, section 5). n results, (Hp, Wp) padded input."""
+"""Turns predictions into one image's results (docs/parity/sparseinst.md, "Inference"). n results, (Hp, Wp) padded input."""
 
 from collections.abc import Iterator
 

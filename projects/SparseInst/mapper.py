@@ -1,4 +1,4 @@
-"""SparseInst's training samples (docs/parity/sparseinst.md, section 4): flip, with a crop in every second image, resize."""
+"""SparseInst's training samples (docs/parity/sparseinst.md, "Training"): flip, with a crop in every second image, resize."""
 
 from typing import Any
 

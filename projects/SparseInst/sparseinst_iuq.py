@@ -1,4 +1,4 @@
-"""SparseInst trained with instance-unique querying (docs/parity/sparseinst.md, section 6)."""
+"""SparseInst trained with instance-unique querying (docs/parity/sparseinst.md, "Instance-unique querying")."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The targets of the losses: masks at stride 4, and the query for each instance (docs/parity/sparseinst.md, section 4).
+"""The targets of the losses: masks at stride 4, and the query for each instance (docs/parity/sparseinst.md, "Training").
 
 Shapes: B images, N queries, K instances of one image, S matched pairs of the batch, (h, w) the mask logits at stride 4, P of
 their pixels.

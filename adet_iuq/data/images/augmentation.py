@@ -1,5 +1,6 @@
-"""The published mappers' augmentations (specification of CondInst, section 8, and of Mask2Former, section 7).
+"""The published mappers' augmentations.
 
+Sources: docs/parity/condinst.md, "Data", and docs/parity/mask2former.md, "Data".
 Both resizes are detectron2's, except that a side of a long and narrow image keeps at least one pixel.
 """
 

@@ -1,7 +1,8 @@
-"""Large-scale jitter: Mask2Former's training mappers for instance and panoptic segmentation (its parity spec, section 7).
+"""Large-scale jitter: Mask2Former's training mappers for instance and panoptic segmentation.
 
-The frame is a square of INPUT.IMAGE_SIZE. The part at the right and the bottom that the image does not fill is grey
-(128) before the normalisation; a sample's `content_size` is the size of the image's part.
+The frame is a square of INPUT.IMAGE_SIZE. The part at the right and the bottom that the image does not fill is grey (128)
+before the normalisation; a sample's `content_size` is the size of the image's part.
+Source: docs/parity/mask2former.md, "Data".
 """
 
 from typing import Any

@@ -24,7 +24,7 @@ _LEAST_SIDE = 1e-5  # pixels; boxes with a smaller side are empty
 
 @MAPPER_REGISTRY.register("")
 class TrainingMapper(SampleMapper):
-    """Reads one record and augments it (CondInst specification, section 8); every draw comes from its `sample_seed`.
+    """Reads one record and augments it (docs/parity/condinst.md, "Data"); every draw comes from its `sample_seed`.
 
     A call takes a record of detectron2's format with `sample_seed` added. It returns a dict with `image`, a uint8
     tensor (3, H, W) in INPUT.FORMAT; `instances` (possibly none) with `gt_boxes` (XYXY, pixels of the network input),

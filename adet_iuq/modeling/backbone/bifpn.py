@@ -1,6 +1,6 @@
 """BiFPN: a pyramid whose levels are mixed upwards and downwards several times, with learned weights (EfficientDet,
-arXiv 1911.09070), in the form and under the parameter names of the published CondInst recipes (parity spec of CondInst,
-section 10). No published numbers are at hand: the names are as specified, the arithmetic is unproven.
+arXiv 1911.09070), in the form and under the parameter names of the published CondInst recipes
+(docs/parity/condinst.md, "BiFPN"). No published numbers are at hand: the names are as published, the arithmetic is unproven.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """ResNets with deformable 3x3 convolutions (arXiv 1703.06211; modulated: 1811.11168), on torchvision's operator.
 
 detectron2's own deformable blocks need its compiled code and cannot train on a CPU. Parameters have its names, options
-are its `MODEL.RESNETS.*` keys; without deformable stages the networks are detectron2's. Parity spec of SOTR, section 7.
+are its `MODEL.RESNETS.*` keys; without deformable stages the networks are detectron2's. Of SOTR:
+docs/parity/sotr.md, "Deformable variant".
 """
 
 from typing import Any

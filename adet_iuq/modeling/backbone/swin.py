@@ -1,4 +1,4 @@
-"""Swin transformer as Mask2Former publishes it (its parity spec, section 3.4): names, padding, four output norms."""
+"""Swin transformer as Mask2Former publishes it (docs/parity/mask2former.md, "Swin"): names, padding, four output norms."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The parts of Swin as Mask2Former publishes it: windows, attention, blocks, merging (its parity spec, section 3.4).
+"""The parts of Swin as Mask2Former publishes it: windows, attention, blocks, merging (docs/parity/mask2former.md, "Swin").
 
 timm's Swin computes something else wherever a level's map is no multiple of the window: it rolls, then pads.
 Shapes: B images, (H, W) cells of a level, C its channels, w the side of a window, N = w * w.

@@ -1,6 +1,6 @@
 """CondInst: FCOS's locations as queries, a shared dense map, dynamic 1x1 convolutions (arXiv 2003.05664).
 
-The published model under its published names; parity spec in ../shared/parity/condinst/spec.md.
+The published model under its published names; its facts are in docs/parity/condinst.md.
 Shapes: B images, N queries of the batch, K instances of one image, (Hp, Wp) padded input, D = 8 channels.
 """
 

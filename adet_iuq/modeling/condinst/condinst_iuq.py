@@ -1,4 +1,4 @@
-"""CondInst trained with instance-unique querying (parity spec of CondInst, section 11)."""
+"""CondInst trained with instance-unique querying (docs/parity/condinst.md, "Instance-unique querying")."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -67,7 +67,7 @@ class HeadMaps:
 
 
 class FCOSHead(nn.Module):
-    """Towers and predictors (parity spec of CondInst, sections 1, 3 and 4)."""
+    """Towers and predictors (docs/parity/condinst.md, "Model")."""
 
     @configurable
     def __init__(

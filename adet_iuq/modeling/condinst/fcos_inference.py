@@ -1,4 +1,4 @@
-"""From FCOS's maps to detections (parity spec of CondInst, section 7, steps 1 to 5)."""
+"""From FCOS's maps to detections (docs/parity/condinst.md, "Inference")."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

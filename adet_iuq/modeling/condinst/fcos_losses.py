@@ -1,4 +1,4 @@
-"""The losses of FCOS (parity spec of CondInst, section 6).
+"""The losses of FCOS (docs/parity/condinst.md, "Losses").
 
 P is the number of positives of this rank; distances are left, top, right, bottom in units of the level's stride.
 """

@@ -65,7 +65,7 @@ def assign_targets(
     num_classes: int,
     radius: float | None,
 ) -> tuple[Tensor, Positives]:
-    """Assigns at most one instance to every location (parity spec of CondInst, section 5).
+    """Assigns at most one instance to every location (docs/parity/condinst.md, "Targets").
 
     Args:
         locations: the cells' positions on each level, (h * w, 2).

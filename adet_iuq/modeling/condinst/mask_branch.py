@@ -100,7 +100,7 @@ class MaskBranch(nn.Module):
         return self.tower(merged)
 
     def semantic_loss(self, features: dict[str, Tensor], masks: Sequence[Tensor], classes: Sequence[Tensor]) -> Tensor:
-        """Focal loss of per-class maps (parity spec of CondInst, section 10).
+        """Focal loss of per-class maps (docs/parity/condinst.md, "Semantic loss").
 
         Args:
             features: the backbone's maps.

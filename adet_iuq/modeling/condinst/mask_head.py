@@ -2,7 +2,7 @@
 
 A query is a three-layer network of 1x1 convolutions (169 numbers) with a location and a scale. With relative
 coordinates (loc_n - loc_p) / S_n the first layer is linear in what belongs to the query and in what belongs to the
-pixel, so one matrix product over shared pixels serves all queries (parity spec of CondInst, section 11).
+pixel, so one matrix product over shared pixels serves all queries (docs/parity/condinst.md, "Dynamic head").
 
 Shapes: N queries, P pixels, D feature channels, C channels of the head.
 """

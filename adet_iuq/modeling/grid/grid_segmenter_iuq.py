@@ -1,4 +1,4 @@
-"""What grid segmenters offer to instance-unique querying (parity spec of SOLOv2, section 10; of SOTR, section 8)."""
+"""What grid segmenters offer to instance-unique querying (docs/parity/solov2.md, "Instance-unique querying")."""
 
 from collections.abc import Mapping
 from typing import Any

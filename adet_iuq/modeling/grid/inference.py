@@ -1,4 +1,4 @@
-"""From the grids' scores and queries to instance masks (parity spec of SOLOv2, section 6, steps 2 to 8).
+"""From the grids' scores and queries to instance masks (docs/parity/solov2.md, "Inference").
 
 Shapes: N cells of all levels, C classes, D channels, M = h w cells of the dense map, n results.
 """

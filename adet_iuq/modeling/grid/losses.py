@@ -1,4 +1,4 @@
-"""The losses of grid segmenters (parity spec of SOLOv2, section 5) and <q, I> of the paper's Eq. 4 for them."""
+"""The losses of grid segmenters (docs/parity/solov2.md, "Losses") and <q, I> of the paper's Eq. 4 for them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The unified mask branch of grid segmenters: the dense map I of the paper's Eq. 4 (parity spec of SOLOv2, section 3.3)."""
+"""The mask branch of grid segmenters: the dense map I of the paper's Eq. 4 (docs/parity/solov2.md, "Mask branch")."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Masks at quarter size, to the bit as the published segmenters scale them (parity spec of SOLOv2, section 4.1).
+"""Masks at quarter size, to the bit as the published segmenters scale them (docs/parity/solov2.md, "Quarter-size masks").
 
 These use OpenCV's bilinear resize of 8-bit images: it has integer weights in units of 1 / 2048 and truncates between the two
 axes, which matters for images of zeros and ones. This module computes the same integers on the masks' own device.

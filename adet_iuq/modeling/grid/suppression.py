@@ -1,4 +1,4 @@
-"""Suppression of duplicates among masks: point, matrix and greedy mask NMS (parity spec of SOLOv2, section 6).
+"""Suppression of duplicates among masks: point, matrix and greedy mask NMS (docs/parity/solov2.md, "Inference").
 
 Shapes: N masks of one image sorted by score, best first; M cells of the dense map.
 """

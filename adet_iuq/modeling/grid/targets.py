@@ -1,4 +1,4 @@
-"""Which grid cells answer for which instances: SOLOv2's and SOTR's target assignment (parity spec of SOLOv2, section 4).
+"""Which grid cells answer for which instances: SOLOv2's and SOTR's target assignment (docs/parity/solov2.md, "Targets").
 
 Shapes: B images, L levels, S_l cells along each side of level l, N = sum of S_l^2 cells of all levels, K instances of one
 image, P pairs (instance, cell). Cells are numbered over all levels: those of level 0 row by row, then those of level 1

@@ -17,7 +17,7 @@ def dice_losses(
     *,
     epsilon: float = 1e-5,
 ) -> Tensor:
-    """1 - 2 sum(p g) / (sum p^2 + sum g^2 + epsilon) of every query (parity spec of CondInst, section 6; SOLOv2, 5).
+    """1 - 2 sum(p g) / (sum p^2 + sum g^2 + epsilon) of every query.
 
     The intersections are one matrix product per image, of its queries with its distinct masks.
 

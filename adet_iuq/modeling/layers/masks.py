@@ -35,7 +35,7 @@ def strided_masks(masks: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
         size: (Hp / stride, Wp / stride), the size of the result.
 
     Returns:
-        (K, *size) float32, the masks that the mask losses compare with (parity spec of CondInst, section 5).
+        (K, *size) float32, the masks that the mask losses compare with (docs/parity/condinst.md, "Targets").
     """
     sampled = masks[:, stride // 2 :: stride, stride // 2 :: stride].float()
     return F.pad(sampled, (0, size[1] - sampled.shape[2], 0, size[0] - sampled.shape[1]))

@@ -14,7 +14,7 @@ def aligned_bilinear(maps: Tensor, factor: int) -> Tensor:
     """Linear upsampling after which input cell i sits at output index `factor * i + factor // 2`.
 
     Along each axis output index k samples the input at clamp((k - factor // 2) / factor, 0, size - 1)
-    (parity spec of CondInst, section 3).
+    (docs/parity/condinst.md, "Model").
 
     Args:
         maps: (N, C, H, W), float.
@@ -52,7 +52,7 @@ def pasted_masks(
     output_size: tuple[int, int],
     threshold: float = 0.5,
 ) -> Iterator[Tensor]:
-    """Resizes CondInst's masks to the output image and thresholds them (its parity spec, section 7, step 8).
+    """Resizes CondInst's masks to the output image and thresholds them (docs/parity/condinst.md, "Inference").
 
     Args:
         probabilities: (N, Hp / stride, Wp / stride) float in [0, 1].
@@ -80,7 +80,7 @@ def paste_grid_masks(
 def pasted_grid_masks(
     probabilities: Tensor, input_size: tuple[int, int], output_size: tuple[int, int], threshold: float
 ) -> Iterator[Tensor]:
-    """The same for grid segmenters, whose cells cover whole pixels (parity spec of SOLOv2, section 6, step 9).
+    """The same for grid segmenters, whose cells cover whole pixels (docs/parity/solov2.md, "Inference").
 
     As published, the factor of the first enlargement is computed from the image's height instead of being the stride 4.
     If the padded frame is much taller than the image (at least 4 / 3 of its height), the factor is 3 or less, and the

@@ -11,7 +11,7 @@ _TEMPERATURE = 10000
 def sine_positions(size: tuple[int, int], channels: int, like: Tensor) -> Tensor:
     """(h * w, channels) encoding of all cells, row by row: first half of y, second half of x, sine and cosine alternate.
 
-    Row i of h stands at 2 pi (i + 1) / h (parity spec of Mask2Former, section 3.1); no half-cell shift.
+    Row i of h stands at 2 pi (i + 1) / h (docs/parity/mask2former.md, "Positions"); no half-cell shift.
 
     Args:
         size: (h, w) of the map.

@@ -1,6 +1,6 @@
 """Mask2Former's losses: classes of all queries, masks of the matched ones on random points, for every prediction.
 
-Parity spec of Mask2Former, section 5.2. Shapes: as in `matcher.py`; M matched queries of a prediction.
+Source: docs/parity/mask2former.md, "Losses". Shapes: as in `matcher.py`; M matched queries of a prediction.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Turns the masks and classes of all queries into instances, panoptic segments and a semantic map.
 
-Parity spec of Mask2Former, section 6. Shapes: Q queries, K classes, (H, W) wished output.
+Source: docs/parity/mask2former.md, "Inference". Shapes: Q queries, K classes, (H, W) wished output.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """Mask2Former: learned queries, a stride-4 map, masks as their dot product (arXiv 2112.01527).
 
-The published model under its published names (its meta-architecture is called MaskFormer); parity spec in
-../shared/parity/mask2former/spec.md. Shapes: B images, Q queries, K targets of one image, (Hp, Wp) padded input, D
+The published model under its published names (its meta-architecture is called MaskFormer); its facts
+are in docs/parity/mask2former.md. Shapes: B images, Q queries, K targets of one image, (Hp, Wp) padded input, D
 channels of the mask features.
 """
 

@@ -1,4 +1,4 @@
-"""Mask2Former trained with instance-unique querying (parity spec of Mask2Former, section 10)."""
+"""Mask2Former trained with instance-unique querying (docs/parity/mask2former.md, "Instance-unique querying")."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

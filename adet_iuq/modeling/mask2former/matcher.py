@@ -1,4 +1,4 @@
-"""Hungarian matching of queries and targets (parity spec of Mask2Former, section 5.1).
+"""Hungarian matching of queries and targets (docs/parity/mask2former.md, "Matching").
 
 Shapes: B images, Q queries, K_b targets of image b, R predictions (layers), P points, D channels of the mask features.
 """

@@ -1,6 +1,7 @@
 """Mask2Former's pixel decoder: a deformable transformer encoder over three maps and one step of a feature pyramid.
 
-Parity spec of Mask2Former, section 3.2. Shapes: B images, C channels, S cells of the three maps together, coarse first.
+Source: docs/parity/mask2former.md, "Pixel decoder".
+Shapes: B images, C channels, S cells of the three maps together, coarse first.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """Random points on masks (arXiv 1912.08193), instead of all pixels.
 
-Points are x, y in [0, 1] of the padded network input, the frame (parity spec of Mask2Former, section 5). A map of n cells
+Points are x, y in [0, 1] of the padded network input, the frame (docs/parity/mask2former.md, "Points"). A map of n cells
 an axis has the centre of cell i at (i + 0.5) / n; it is linear between cells and zero outside.
 """
 

@@ -1,7 +1,7 @@
 """Mask2Former's transformer decoder: queries attend to the cells inside the masks that they last predicted.
 
-Parity spec of Mask2Former, section 3.3. Shapes: B images, Q queries, C channels of a query, D of the mask features, K
-classes, L cells of a map.
+Source: docs/parity/mask2former.md, "Transformer decoder".
+Shapes: B images, Q queries, C channels of a query, D of the mask features, K classes, L cells of a map.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""SOLOv2's instance head: classes and queries of all grid cells (parity spec, section 3.2)."""
+"""SOLOv2's instance head: classes and queries of all grid cells (docs/parity/solov2.md, "Instance head")."""
 
 import math
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """SOLOv2: grid cells as queries, one dense map, dynamic 1x1 convolutions (arXiv 2003.10152).
 
-The published model under its published names; parity spec in ../shared/parity/solov2/spec.md. What it shares with SOTR
+The published model under its published names; its facts are in docs/parity/solov2.md. What it shares with SOTR
 stands in `adet_iuq.modeling.grid`.
 """
 

@@ -1,6 +1,6 @@
 """SOTR's head: one transformer, from whose output every grid cell gets its classes and its kernel, the query.
 
-Parity spec of SOTR, sections 3.1 and 3.4. Shapes: B images, C classes, D numbers of a kernel, S grid size of a level.
+Source: docs/parity/sotr.md, "Head". Shapes: B images, C classes, D numbers of a kernel, S grid size of a level.
 """
 
 import math

@@ -1,6 +1,6 @@
 """SOTR: a transformer on grids over the image makes class logits and 1x1 dynamic kernels (arXiv 2108.06747).
 
-The published model under its published names; parity spec in ../shared/parity/sotr/spec.md. What it shares with
+The published model under its published names; its facts are in docs/parity/sotr.md. What it shares with
 SOLOv2 (grids, targets, losses, mask branch, inference) stands in `adet_iuq.modeling.grid`.
 """
 

@@ -1,6 +1,6 @@
 """SOTR's twin transformer: row and column attention in parallel, convolutions in place of position-wise layers.
 
-Parity spec of SOTR, sections 3.2 and 3.4; parameters under their published names.
+Source: docs/parity/sotr.md, "Twin transformer"; parameters under their published names.
 Shapes: B images, C = `channels`, (h, w) the map, X the doubled map (B, C, h, W) with W = 2 w.
 """
 

@@ -1,4 +1,4 @@
-"""SOTR against the published implementation: every number of tests/golden/sotr (tolerances of its README)."""
+"""SOTR against the published implementation: every number of tests/golden/sotr (docs/parity/sotr.md)."""
 
 import functools
 import json
