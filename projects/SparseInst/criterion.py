@@ -85,7 +85,7 @@ class Criterion:
         }
 
     def _per_instance(self, count: int, device: torch.device) -> Tensor:
-        """1 / the number of pairs: its mean over processes, at least 1, or reduced a sum over processes of at least 1."""
+        """1 / the mean number of pairs of a process, which is at least 1, or if reduced at least 1 on all together."""
         if not self.reduce_normalizer:
             return 1 / reduce_mean(torch.tensor(float(count), device=device)).clamp(min=1)
         total, ranks = loss_count(count, reduce=True, device=device)

@@ -60,7 +60,7 @@ _ctrl_c = _CtrlC()
 
 @contextmanager
 def handled(handler: Handler, again: Callable[[], object] | None = None) -> Iterator[None]:
-    """Calls `handler` for each of `SIGNALS` while the context lasts. Only the main thread receives signals; others do not.
+    """Calls `handler` for each of `SIGNALS` while the context lasts. Outside of the main thread it does nothing.
 
     Processes that are forked meanwhile react to SIGTERM only, which ends them. If SIGINT was ignored before, as in a
     shell's background jobs, it stays ignored. A SIGINT that `hold_back` kept from this process arrives now.

@@ -158,7 +158,7 @@ class FCOS(nn.Module):
         return self.moving_positives / ranks
 
     def _mean_count(self, count: int, device: torch.device) -> Tensor:
-        """Mean over the ranks, bounded to at least 1; with `reduce_normalizer` the sum over the ranks is bounded instead."""
+        """Mean over the ranks, which is at least 1, or with `reduce_normalizer` at least 1 on all ranks together."""
         if not self.reduce_normalizer:
             return reduce_mean(torch.tensor(float(count), device=device)).clamp(min=1)
         total, ranks = loss_count(count, reduce=True, device=device)

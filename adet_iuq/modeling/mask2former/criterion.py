@@ -193,7 +193,7 @@ class SetCriterion(nn.Module):
         return sampled, wanted, None if valid is None else avoids_invalid(valid, points)
 
     def _normalizer(self, targets: Sequence[Targets]) -> Tensor:
-        """The number of targets: its mean over ranks, at least 1, or with `reduce_normalizer` a sum of at least 1."""
+        """The mean number of targets of a rank; at least 1, or with `reduce_normalizer` at least 1 on all ranks together."""
         count = torch.tensor(float(sum(len(one.labels) for one in targets)), device=self.empty_weight.device)
         if not self.reduce_normalizer:
             return reduce_mean(count).clamp(min=1)
