@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from detectron2.config import CfgNode
@@ -10,9 +10,12 @@ from detectron2.config import CfgNode
 from adet_iuq.errors import UserError
 from adet_iuq.iuq import EquivarianceLoss, InterSceneLoss, IUQCriterion, PixelMemory, build_sampler
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance  # any dataclass, to type checkers
+
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-Settings = TypeVar("Settings")
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def build_criterion(cfg: CfgNode, memory_arguments: Mapping[str, Any], mask_loss_factor: float = 1.0) -> IUQCriterion:
@@ -92,7 +95,7 @@ def settings_from(kind: type[Settings], section: CfgNode, name: str, **values: A
     Raises:
         UserError: the dataclass refuses a value.
     """
-    named = {field.name: section[field.name.upper()] for field in fields(kind)}  # type: ignore[arg-type]
+    named = {field.name: section[field.name.upper()] for field in fields(kind)}
     try:
         return kind(**{**named, **values})
     except ValueError as error:

@@ -45,7 +45,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         kind = AdamW
     else:
         raise UserError(f'SOLVER.OPTIMIZER is "{solver.OPTIMIZER}"; it can be "SGD" or "ADAMW".')
-    return _with_clipping(cfg, kind)(parameter_groups(cfg, model), **options)
+    optimizer: Optimizer = _with_clipping(cfg, kind)(parameter_groups(cfg, model), **options)
+    return optimizer
 
 
 def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:

@@ -135,10 +135,10 @@ class TrainStep:
             return [self._forward_backward(batch)]
         losses, logged = [], []
         for number, part in enumerate(self._parts(batch)):
-            last = number == self.micro_batches - 1
-            alone = isinstance(self.model, DistributedDataParallel) and not last
+            model, last = self.model, number == self.micro_batches - 1
+            alone = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
             # Each micro-batch logs into a storage of its own, otherwise the log would show the last one only.
-            with EventStorage(self.iter) as own, self.model.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            with EventStorage(self.iter) as own, alone:
                 losses.append(self._forward_backward(part))
             logged.append(own)
         _put_means(logged)

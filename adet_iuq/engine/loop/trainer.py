@@ -165,7 +165,8 @@ class Trainer(DefaultTrainer):
     @property
     def write_period(self) -> int:
         """The number of iterations between two lines of the log; short runs get more lines."""
-        return min(20, max(1, self.max_iter // 20))
+        period: int = min(20, max(1, self.max_iter // 20))
+        return period
 
     # The run itself
 

@@ -46,7 +46,7 @@ class _DynamicLayers(torch.autograd.Function):
         return out[:, 0]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the inputs (if wanted), of the weights and of the biases."""
         inputs, *saved = ctx.saved_tensors

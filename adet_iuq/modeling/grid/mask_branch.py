@@ -89,7 +89,8 @@ class GridMaskBranch(nn.Module):
                 if level > 0:
                     x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             merged = x if merged is None else merged + x
-        return self.conv_pred(merged)
+        out: Tensor = self.conv_pred(merged)
+        return out
 
 
 def coordinate_maps(like: Tensor) -> Tensor:

@@ -39,4 +39,5 @@ class DeformableConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) to (B, out_channels, h, w)."""
-        return self.conv(x, *split_offsets(self.offset(x), self.modulated))
+        out: Tensor = self.conv(x, *split_offsets(self.offset(x), self.modulated))
+        return out

@@ -23,7 +23,8 @@ def instance_masks(instances: Instances) -> Tensor:
         array = np.stack(drawn) if drawn else np.zeros((0, height, width), dtype=bool)
         return torch.from_numpy(array).to(instances.gt_boxes.device)
     assert isinstance(masks, BitMasks), type(masks)
-    return masks.tensor.bool()
+    bits: Tensor = masks.tensor.bool()
+    return bits
 
 
 def strided_masks(masks: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
