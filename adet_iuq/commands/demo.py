@@ -57,6 +57,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--webcam", type=int, metavar="N", help="number of a camera; 0 is the first")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=[], help="what is written; see above")
     parser.add_argument("--track", action="store_true", help="number the objects of videos (needs the extra track)")
-    parser.add_argument("--frames", type=int, metavar="N", help="end each video or camera after so many frames")
+    parser.add_argument("--frames", type=int, metavar="N", help="end each video or camera after N frames")
     add_model_options(parser)
     return parser

@@ -58,7 +58,7 @@ def spread_detections(cfg: CfgNode, in_files: Set[str], overridden: Set[str]) ->
                 section[pool] = -(-section[pool] * wanted // before)
         elif weight(DETECTIONS) == weight(own) > 0 and before < wanted:
             logger.warning(
-                "%s is %d, but %s is %d: that segmenter gives no more than %d results an image. Remove %s, or set it to %d.",
+                "%s is %d, but %s is %d: it gives no more than %d results per image. Remove %s, or set it to %d.",
                 *(DETECTIONS, wanted, own, before, before, own, wanted),
             )
 

@@ -51,7 +51,7 @@ def read_class_names(weights: str) -> dict[str, Any] | None:
         numbers = {int(index): number for index, number in content["category_ids"].items()}
         return {**content, "thing_classes": [str(name) for name in content["thing_classes"]], "category_ids": numbers}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        logger.warning("%s holds no class names (%s: %s); it is passed over.", path, type(error).__name__, error)
+        logger.warning("%s holds no class names (%s: %s); it is ignored.", path, type(error).__name__, error)
         return None
 
 

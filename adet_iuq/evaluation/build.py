@@ -63,7 +63,7 @@ def build_coco_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) ->
     counted = counted_detections(cfg)
     if counted > COCO_DETECTIONS:
         logger.info(
-            "'%s': %d detections an image count; COCO's own AP counts %d.", dataset_name, counted, COCO_DETECTIONS
+            "'%s': %d detections per image count; COCO's own AP counts %d.", dataset_name, counted, COCO_DETECTIONS
         )
     return InstanceEvaluator(name, tasks=_tasks(cfg), output_dir=output_folder, max_dets_per_image=counted)
 

@@ -53,7 +53,9 @@ def check_probe(cfg: CfgNode, model: Segmenter) -> IUQMetaArch | None:
             "as the base does), or switch TEST.QUERY_PROBE.ENABLED off."
         )
     if probe.IMAGES < 2:
-        raise UserError(f"TEST.QUERY_PROBE.IMAGES is {probe.IMAGES}; pixels of other images take at least 2.")
+        raise UserError(
+            f"TEST.QUERY_PROBE.IMAGES is {probe.IMAGES}; give at least 2, as queries are tested on other images."
+        )
     return model
 
 

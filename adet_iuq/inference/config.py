@@ -42,7 +42,7 @@ def find_config(config_or_name: str, weights: str = "") -> tuple[str, str]:
     found = path if path.is_file() else _recipe(config_or_name)
     if not weights:
         raise UserError(
-            f"No weights: name those that {found} is to be used with (--weights). Only the folder of a finished run has its "
+            f"No weights: name the weights for {found} with --weights. Only the folder of a finished run has weights of its "
             "own."
         )
     return str(found), weights

@@ -96,7 +96,7 @@ def _exchange_sizes(packed: Tensor, ranks: int) -> list[int]:
     shapes = torch.stack(gathered).tolist()
     if len({width for _, width in shapes}) > 1:
         raise RuntimeError(
-            "Rows to gather differ between processes: bytes a row by rank "
+            "Rows to gather differ between processes, in bytes per row, by rank: "
             f"{[width for _, width in shapes]}. All processes must use the same model and the same precision."
         )
     return [rows for rows, _ in shapes]

@@ -49,8 +49,8 @@ class IUQMetaArch(Segmenter):
         memory = criterion.memory
         if memory is not None and memory.features.shape[1] != self.pixel_dim:
             raise UserError(
-                f"The pixel memory was built for {memory.features.shape[1]} numbers a pixel, but {type(self).__name__} has "
-                f"pixels of {self.pixel_dim}. Give PixelMemory that number (from a config: memory_arguments)."
+                f"The pixel memory was built for {memory.features.shape[1]} numbers per pixel, but {type(self).__name__} "
+                f"has pixels of {self.pixel_dim}. Give PixelMemory that number (from a config: memory_arguments)."
             )
 
     @classmethod
@@ -203,7 +203,7 @@ class IUQMetaArch(Segmenter):
         if not done.instance_context.keys() >= wanted.keys():
             raise UserError(
                 f"The pixel memory keeps {sorted(wanted)} of every pixel's instance, but a training pass of "
-                f"{type(self).__name__} tells {sorted(done.instance_context)} only (instance_context)."
+                f"{type(self).__name__} gives only {sorted(done.instance_context)} (instance_context)."
             )
         return Scene(
             queries=Queries(done.embeddings, done.image_index, done.target_index, done.context),

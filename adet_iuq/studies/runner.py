@@ -156,7 +156,7 @@ class Runner:
 
     def _end(self) -> int:
         if self._stopping:
-            self._say("Stopped; the same command goes on.")
+            self._say("Stopped; the same command continues.")
             return EXIT_INTERRUPTED
         if self.failed:
             names = ", ".join(run.name for run in self.failed)

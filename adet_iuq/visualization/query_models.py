@@ -64,8 +64,8 @@ class QueryModel:
         predictor = InstancePredictor(cfg)
         if not isinstance(predictor.model, IUQMetaArch):
             raise UserError(
-                f"{cfg.MODEL.META_ARCHITECTURE} does not tell of its queries. Take the config of its IUQ twin, whose "
-                "weights the base's are, too, or add --opts MODEL.META_ARCHITECTURE with the name of the twin."
+                f"{cfg.MODEL.META_ARCHITECTURE} does not show its queries. Use the config of its IUQ twin, which accepts "
+                "the base's weights, or add --opts MODEL.META_ARCHITECTURE with the name of the twin."
             )
         self.name, self.model, self._cfg = name, predictor.model, cfg
         self.class_names: list[str] = predictor.metadata["thing_classes"]

@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--nodes", type=int, default=1)
     result.add_argument("--gpus-per-node", type=int, default=8)
-    result.add_argument("--tasks-per-node", type=int, help="processes a machine; default: one a GPU")
+    result.add_argument("--tasks-per-node", type=int, help="processes per machine; default: one per GPU")
     result.add_argument("--cpus-per-task", type=int, default=6)
     result.add_argument("--hours", type=float, default=24.0)
     result.add_argument("--partition", default="")

@@ -129,7 +129,7 @@ class _Judge:
             return None
         changes[key] = identity
         example = f"annotation {entry.get('id')}: {key} {given!r} for {identity!r}"
-        self.report.add(f"{key} of another type", example, "It is read; write the id as the list it comes from does.")
+        self.report.add(f"{key} of another type", example, "It is understood; write the id as in its own list.")
         return table[identity]  # type: ignore[no-any-return]
 
     def _judge_id(self, place: int, entry: Entry, image: Entry | None) -> bool:
@@ -142,7 +142,7 @@ class _Judge:
             if self._entries[before] == entry:
                 self.report.add("annotation listed twice", where(entry, image), "Only the first one is used.")
                 return True
-            kind, advice = "duplicate annotation id", "Number the annotations anew; the evaluation uses a copy."
+            kind, advice = "duplicate annotation id", "Give the annotations new ids; the evaluation uses a copy."
         elif identity is None:
             kind, advice = "annotation without id", "Number the annotations from 1; the evaluation uses a copy."
         elif identity == 0:

@@ -126,7 +126,7 @@ def settle_geometry(drafts: list[Draft], report: Report, sides: Sides) -> list[D
         draft = drafts[index]
         advice = (
             "It covers no pixel of its image; the annotation is left out, in training and evaluation alike. If there is an "
-            "object, draw its outline anew."
+            "object, draw its outline again."
         )
         report.add("mask without area", f"{draft.where}: {str(draft.source.get('segmentation'))[:60]}", advice)
     far_off = ~(np.abs(measures.given_area - measures.area) <= np.maximum(measures.slack, _TOLERANCE * measures.area))

@@ -39,7 +39,7 @@ def sanitize_images(
     table = IdTable()
     for entry in entries:
         if is_rounded(entry.get("id")):
-            advice = "Such numbers cannot be told apart. Number the images anew, or write the ids as words, in quotes."
+            advice = "Such numbers cannot be told apart. Give the images new ids, or write the ids as words, in quotes."
             report.add("image id beyond 64 bits", str(entry)[:100], advice, fatal=True)
             continue
         if not is_id(entry.get("id")) or not has_name(entry):
@@ -89,8 +89,8 @@ def has_name(entry: Entry) -> bool:
 
 def _report_shared(identity: Any, first: Entry | None, second: Entry, report: Report) -> None:
     advice = (
-        "Nobody can tell whose annotations are, so none of them can be used. Give each image an id of its own, and each "
-        "annotation its image's id."
+        "It is unclear which image the annotations belong to, so none of them can be used. Give each image "
+        "an id of its own, and each annotation its image's id."
     )
     before = relative_path(first) if first else "others"
     example = f"id {identity}: {before} and {relative_path(second)}"

@@ -144,11 +144,11 @@ def _listed_images(path: str) -> list[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except ValueError as error:
-        raise UserError(f"{path} must be a text file in UTF-8 that lists images, one a line: {error}.") from error
+        raise UserError(f"{path} must be a text file in UTF-8 that lists images, one per line: {error}.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     if any("\0" in line for line in lines):
-        raise UserError(f"{path} must be a text file that lists images, one a line; it has null characters.")
+        raise UserError(f"{path} must be a text file that lists images, one per line; it has null characters.")
     return [os.path.normpath(os.path.join(folder, line.strip())) for line in lines if line.strip()]
 
 

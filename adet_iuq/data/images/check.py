@@ -59,7 +59,7 @@ def _check_depth(facts: ImageFacts, depth: Depth, deep_images: str, report: Repo
         except UserError as error:
             report.add("deep image refused", str(error), "Training and evaluation refuse it.", fatal=True)
             return
-    advice = "INPUT.DEEP_IMAGES says how such values are scaled to 8 bits, or that they are refused."
+    advice = "INPUT.DEEP_IMAGES decides how such values are scaled to 8 bits, or whether they are refused."
     report.add("deep image", f'{facts.path}: one channel of {depth} values (mode "{facts.mode}")', advice)
 
 

@@ -84,7 +84,7 @@ def tell(frame: str, facts: ImageFacts) -> None:
     if frame == UNCLEAR:
         log_first_n(
             logging.WARNING,
-            f"Image {facts.path} is to be turned for viewing (EXIF orientation {facts.orientation}), and its size does not "
+            f"Image {facts.path} must be turned for viewing (EXIF orientation {facts.orientation}), and its size does not "
             "tell whether its annotations were drawn before or after that: it is read upright (said once).",
         )
     if frame == SWAPPED:

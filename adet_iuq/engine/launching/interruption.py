@@ -165,7 +165,7 @@ class StopRequest:
         """
         self.reason = self.reason or _name(number)
         if number == signal.SIGINT:
-            say(f"Ctrl-C: {then}, then the run ends. Once more ends it at once, without saving.")
+            say(f"Ctrl-C: {then}, then the run ends. Press it again to end at once, without saving.")
 
     def failed(self, message: str) -> None:
         """Requests a stop because something failed that does not affect a checkpoint."""

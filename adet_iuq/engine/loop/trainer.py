@@ -186,7 +186,7 @@ class Trainer(DefaultTrainer):
             logger.info("Resuming at iteration %d of %d.", self.start_iter, self.max_iter)
             return
         if resume:
-            logger.warning("--resume: %s holds no checkpoint, so this run starts anew.", self.cfg.OUTPUT_DIR)
+            logger.warning("--resume: %s holds no checkpoint, so this run starts at 0.", self.cfg.OUTPUT_DIR)
         self.checkpointer.load(self.cfg.MODEL.WEIGHTS)
 
     def train(self) -> dict[str, Any]:

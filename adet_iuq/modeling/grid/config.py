@@ -69,7 +69,7 @@ def _check_levels(keys: CfgNode, section: str) -> None:
     names = ("INSTANCE_IN_FEATURES", "FPN_INSTANCE_STRIDES", "FPN_SCALE_RANGES", "NUM_GRIDS")
     lengths = {name: len(keys[name]) for name in names}
     if len(set(lengths.values())) > 1 or lengths["NUM_GRIDS"] < 2:
-        raise UserError(f"{section} needs one entry a level, and at least two levels, in each of {lengths}.")
+        raise UserError(f"{section} needs one entry per level, and at least two levels, in each of {lengths}.")
     if keys.NUM_KERNELS != keys.NUM_MASKS:
         raise UserError(
             f"{section}.NUM_KERNELS {keys.NUM_KERNELS} and NUM_MASKS {keys.NUM_MASKS} differ; a query is a 1x1 kernel."
