@@ -12,8 +12,12 @@ SECONDS = 600  # each of them takes two minutes of one core at most; other work 
 
 def test_blocks_are_found_in_the_order_of_the_navigation(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
-    (tmp_path / "mkdocs.yml").write_text("nav:\n  - B: b.md\n  - More:\n      - A: a.md\n      # - C: c.md\n      - D: d.md\n")
-    (tmp_path / "docs/a.md").write_text("# A\n\n```bash {.run}\necho 1\n```\n\n```bash\nfalse\n```\n\n```bash {.run}\necho 2\n```\n")
+    (tmp_path / "mkdocs.yml").write_text(
+        "nav:\n  - B: b.md\n  - More:\n      - A: a.md\n      # - C: c.md\n      - D: d.md\n"
+    )
+    (tmp_path / "docs/a.md").write_text(
+        "# A\n\n```bash {.run}\necho 1\n```\n\n```bash\nfalse\n```\n\n```bash {.run}\necho 2\n```\n"
+    )
     (tmp_path / "docs/b.md").write_text("```bash {.run}\necho 0\n```\n")
     (tmp_path / "docs/c.md").write_text("```bash {.run}\nfalse\n```\n")
     assert marked_blocks(tmp_path) == [
@@ -24,7 +28,11 @@ def test_blocks_are_found_in_the_order_of_the_navigation(tmp_path: Path) -> None
 
 
 def test_the_first_failing_block_is_named_and_ends_it(tmp_path: Path) -> None:
-    blocks = [Block("p.md", 1, "touch first\n"), Block("p.md", 7, "false\ntouch second\n"), Block("p.md", 9, "touch third\n")]
+    blocks = [
+        Block("p.md", 1, "touch first\n"),
+        Block("p.md", 7, "false\ntouch second\n"),
+        Block("p.md", 9, "touch third\n"),
+    ]
     with pytest.raises(BlockFailed, match=r"p\.md, line 7: exit code 1"):
         run_blocks(blocks, tmp_path, {}, seconds=10)
     assert [path.name for path in tmp_path.iterdir()] == ["first"]

@@ -22,7 +22,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
-    loading = re.compile(r"<(?:script|img|iframe)[^>]+src=\"?https?:|<link[^>]+rel=\"?(?:stylesheet|icon|preconnect)[^>]+href=\"?https?:")
+    loading = re.compile(
+        r"<(?:script|img|iframe)[^>]+src=\"?https?:|<link[^>]+rel=\"?(?:stylesheet|icon|preconnect)[^>]+href=\"?https?:"
+    )
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > 25
     assert [str(page.relative_to(site)) for page in pages if loading.search(page.read_text())] == []

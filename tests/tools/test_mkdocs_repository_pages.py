@@ -15,7 +15,12 @@ from mkdocs_repository_pages import mend_links
         ("parity/solq.md", False, "[t](../../projects/SOLQ/README.md#a)", "[t](../projects/SOLQ/README.md#a)"),
         ("projects/SOLQ/README.md", True, "[t](../../docs/parity/solq.md)", "[t](../../parity/solq.md)"),
         ("projects/SOLQ/README.md", True, "[t](../Minimal/README.md)", "[t](../Minimal/README.md)"),
-        ("start.md", False, "![p](pictures/a.png) [t](#here) [t](https://a.b/c.md)", "![p](pictures/a.png) [t](#here) [t](https://a.b/c.md)"),
+        (
+            "start.md",
+            False,
+            "![p](pictures/a.png) [t](#here) [t](https://a.b/c.md)",
+            "![p](pictures/a.png) [t](#here) [t](https://a.b/c.md)",
+        ),
     ],
 )
 def test_links(place: str, outside: bool, link: str, mended: str) -> None:
