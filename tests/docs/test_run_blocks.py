@@ -16,10 +16,10 @@ def test_blocks_are_found_in_the_order_of_the_navigation(tmp_path: Path) -> None
         "nav:\n  - B: b.md\n  - More:\n      - A: a.md\n      # - C: c.md\n      - D: d.md\n"
     )
     (tmp_path / "docs/a.md").write_text(
-        "# A\n\n```bash {.run}\necho 1\n```\n\n```bash\nfalse\n```\n\n```bash {.run}\necho 2\n```\n"
+        "# A\n\n```bash title="run"\necho 1\n```\n\n```bash\nfalse\n```\n\n```bash {.run}\necho 2\n```\n"
     )
-    (tmp_path / "docs/b.md").write_text("```bash {.run}\necho 0\n```\n")
-    (tmp_path / "docs/c.md").write_text("```bash {.run}\nfalse\n```\n")
+    (tmp_path / "docs/b.md").write_text("```bash title="run"\necho 0\n```\n")
+    (tmp_path / "docs/c.md").write_text("```bash title="run"\nfalse\n```\n")
     assert marked_blocks(tmp_path) == [
         Block("docs/b.md", 2, "echo 0\n"),
         Block("docs/a.md", 4, "echo 1\n"),

@@ -1,6 +1,6 @@
 """The command blocks of the documentation that are marked to be run: found, and executed as a reader would.
 
-A marked block starts with the line "```bash {.run}". Pages are read in the order of the navigation, so that a block may use
+A marked block starts with the line "```bash title="run"". Pages are read in the order of the navigation, so that a block may use
 what the blocks before it have left.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_BLOCK = re.compile(r"^```bash \{\.run\}\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r'^```bash title="run"\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 _PAGE = re.compile(r"^ +- .*: (\S+\.md)$", re.MULTILINE)  # of the navigation; a line that starts with # is none
 
 
