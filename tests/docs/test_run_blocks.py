@@ -7,19 +7,17 @@ import pytest
 from helpers.golden import REPOSITORY
 from helpers.run_blocks import Block, BlockFailed, copy_of, marked_blocks, run_blocks
 
+START = '```bash title="run"'
 SECONDS = 600  # each of them takes two minutes of one core at most; other work may share the machine
 
 
 def test_blocks_are_found_in_the_order_of_the_navigation(tmp_path: Path) -> None:
+    nav = "nav:\n  - B: b.md\n  - More:\n      - A: a.md\n      # - C: c.md\n      - D: d.md\n"
+    (tmp_path / "mkdocs.yml").write_text(nav)
     (tmp_path / "docs").mkdir()
-    (tmp_path / "mkdocs.yml").write_text(
-        "nav:\n  - B: b.md\n  - More:\n      - A: a.md\n      # - C: c.md\n      - D: d.md\n"
-    )
-    (tmp_path / "docs/a.md").write_text(
-        "# A\n\n```bash title="run"\necho 1\n```\n\n```bash\nfalse\n```\n\n```bash {.run}\necho 2\n```\n"
-    )
-    (tmp_path / "docs/b.md").write_text("```bash title="run"\necho 0\n```\n")
-    (tmp_path / "docs/c.md").write_text("```bash title="run"\nfalse\n```\n")
+    (tmp_path / "docs/a.md").write_text(f"# A\n\n{START}\necho 1\n```\n\n```bash\nfalse\n```\n\n{START}\necho 2\n```\n")
+    (tmp_path / "docs/b.md").write_text(f"{START}\necho 0\n```\n")
+    (tmp_path / "docs/c.md").write_text(f"{START}\nfalse\n```\n")
     assert marked_blocks(tmp_path) == [
         Block("docs/b.md", 2, "echo 0\n"),
         Block("docs/a.md", 4, "echo 1\n"),

@@ -1,7 +1,7 @@
 """The command blocks of the documentation that are marked to be run: found, and executed as a reader would.
 
-A marked block starts with the line "```bash title="run"". Pages are read in the order of the navigation, so that a block may use
-what the blocks before it have left.
+A marked block starts with the line ```bash title="run". Pages are read in the order of the navigation, so that a block may
+use what the blocks before it have left.
 """
 
 import os
