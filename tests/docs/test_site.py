@@ -37,7 +37,7 @@ def test_equations_are_there_without_scripts(site: Path) -> None:
 
 def test_the_reference_comes_from_docstrings(site: Path) -> None:
     page = (site / "api/iuq.html").read_text()
-    for name in ("InterSceneLoss", "PixelMemory", "CropFlip", "IUQCriterion"):
+    for name in ("InterSceneLoss.__call__", "PixelMemory", "CropFlip", "IUQCriterion"):
         assert f'id="adet_iuq.iuq.{name}"' in page
     assert "Keeps the newest" in page  # the docstring of PixelMemory
 
