@@ -65,6 +65,10 @@ setup(
             DEMO,
             "selenium>=4.20",  # the page's test in a browser (tests/web/test_browser.py)
             *TRACK,
+            # the documentation's site (mkdocs.yml)
+            "mkdocs-material>=9.5",
+            "mkdocstrings[python]>=0.29",
+            "latex2mathml>=3.77",
         ],
         "demo": [DEMO],  # the page in the browser (adet_iuq/web)
         # MODEL.WEIGHTS pretrained://... (adet_iuq/checkpoint/pretrained.py), some 60 MB
