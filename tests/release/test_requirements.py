@@ -1,0 +1,97 @@
+"""Every distribution that the code imports is declared in pyproject.toml, and every one declared is imported."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.golden import REPOSITORY
+
+tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read pyproject.toml by itself")
+
+# What is imported under another name than that of its distribution.
+DISTRIBUTIONS = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml"}
+# What a feature imports when it is asked for, and the extra that brings it.
+OPTIONAL = {"gradio": "demo", "trackers": "track", "lvis": "lvis", "submitit": "submitit"}
+BY_OTHER_MEANS = {"detectron2"}  # tools/install_detectron2.py
+NEVER_IMPORTED = {"tensorboard"}  # detectron2's writer of event files needs it, through torch.utils.tensorboard
+OWN = {"adet_iuq", "projects", "helpers"}
+
+
+def project() -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    return found
+
+
+def normal(name: str) -> str:
+    """A distribution's name as PyPI compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def names(requirements: Iterable[str]) -> set[str]:
+    """Distributions that requirements such as "torch>=2.1" ask for."""
+    found = [re.match(r"[\w.-]+", requirement) for requirement in requirements]
+    return {normal(match[0]) for match in found if match is not None}
+
+
+def imported(files: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    """Each package that a file imports, anywhere in it, other than Python's own and those beside it."""
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                modules = [node.module]
+            else:
+                continue
+            for package in {module.split(".")[0] for module in modules}:
+                beside = (file.parent / f"{package}.py").is_file()
+                if not beside and package not in sys.stdlib_module_names and package not in OWN:
+                    yield package, file
+
+
+def undeclared(files: Iterable[Path], declared: set[str]) -> list[str]:
+    """What is imported and not declared, as "package, file"."""
+    return sorted(
+        f"{package}, {file.name}"
+        for package, file in imported(files)
+        if package not in BY_OTHER_MEANS and normal(DISTRIBUTIONS.get(package, package)) not in declared
+    )
+
+
+def sources() -> list[Path]:
+    found = [file for folder in ("adet_iuq", "tools", "datasets") for file in REPOSITORY.glob(f"{folder}/**/*.py")]
+    return found + [file for file in REPOSITORY.glob("projects/*/*.py")]
+
+
+def test_every_import_is_declared() -> None:
+    required = names(project()["dependencies"])
+    assert undeclared(sources(), required | OPTIONAL.keys()) == []
+    for package, extra in OPTIONAL.items():
+        assert package in names(project()["optional-dependencies"][extra])
+        assert package not in required
+
+
+def test_every_requirement_is_imported() -> None:
+    used = {normal(DISTRIBUTIONS.get(package, package)) for package, _ in imported(sources())}
+    assert names(project()["dependencies"]) - used == NEVER_IMPORTED
+
+
+def test_the_tests_need_what_their_extra_brings() -> None:
+    extras = project()["optional-dependencies"]
+    declared = names([*project()["dependencies"], *extras["test"], *extras["demo"], *extras["track"]])
+    files = [*REPOSITORY.glob("tests/**/*.py"), *REPOSITORY.glob("projects/*/tests/**/*.py")]
+    tools = {file.stem for folder in ("tools", "datasets") for file in REPOSITORY.glob(f"{folder}/**/*.py")}
+    assert undeclared(files, declared | {"lvis"} | {normal(tool) for tool in tools}) == []
+
+
+@pytest.mark.parametrize("line", ["import attrs", "from attrs.x import y", "def f():\n    import attrs, os"])
+def test_an_import_that_is_not_declared_is_found(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "one.py"
+    file.write_text(f"import os, two\nfrom . import three\nimport cv2\n{line}\n")
+    (tmp_path / "two.py").touch()
+    assert undeclared([file], names(["opencv_python>=4"])) == ["attrs, one.py"]
