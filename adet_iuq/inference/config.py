@@ -22,8 +22,8 @@ def find_config(config_or_name: str, weights: str = "") -> tuple[str, str]:
     """The paths of a config file and of its weights.
 
     Args:
-        config_or_name: path of a YAML file, the name of a packaged one such as "CondInst/R50_1x_iuq.yaml", or the folder of a
-            finished run.
+        config_or_name: path of a YAML file, the name of a packaged one such as "CondInst/R50_1x_iuq.yaml", or the folder
+            of a finished run.
         weights: path of the weights; empty: those of the run.
 
     Raises:

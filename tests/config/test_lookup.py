@@ -43,7 +43,10 @@ def test_a_path_that_exists_goes_first(tmp_path: Path, monkeypatch: pytest.Monke
     ("name", "words"),
     [
         ("CondInst/R50_x1_iuq.yaml", r"Did you mean .*CondInst/R50_1x_iuq\.yaml"),
-        ("R50_1x_iuq.yaml", r"R50_1x_iuq\.yaml does not exist; the working folder is .*Did you mean .*/R50_1x_iuq\.yaml"),
+        (
+            "R50_1x_iuq.yaml",
+            r"R50_1x_iuq\.yaml does not exist; the working folder is .*Did you mean .*/R50_1x_iuq\.yaml",
+        ),
         ("nothing_like_it", r"nothing_like_it does not exist.*this name either\.$"),
         ("../pyproject.toml", r"does not exist"),
         ("setup.py", r"does not exist"),

@@ -17,7 +17,7 @@ DOCKERFILE = REPOSITORY / "Dockerfile"
 
 def hadolint(file: Path) -> "subprocess.CompletedProcess[str]":
     """Runs the linter of this Python's environment, or the machine's own."""
-    beside = shutil.which("hadolint", path=Path(sys.executable).parent)
+    beside = shutil.which("hadolint", path=str(Path(sys.executable).parent))
     program = beside or shutil.which("hadolint")
     if program is None:
         pytest.skip('hadolint is not installed: pip install -e ".[dev]"')
@@ -44,7 +44,9 @@ def test_what_the_image_copies_is_there_and_not_ignored() -> None:
 
 @pytest.mark.parametrize("file", ["Dockerfile", ".github/workflows/ci.yml"])
 def test_torch_is_the_one_that_the_setup_installs(file: str) -> None:
-    wanted = re.search(r"ADET_IUQ_TORCH:=(torch==\S+ torchvision==[\d.]+)", (REPOSITORY / "tools/setup_env.sh").read_text())
+    wanted = re.search(
+        r"ADET_IUQ_TORCH:=(torch==\S+ torchvision==[\d.]+)", (REPOSITORY / "tools/setup_env.sh").read_text()
+    )
     assert wanted is not None
     found = re.findall(r"torch==.*?torchvision==[\d.]+", (REPOSITORY / file).read_text())
     assert found and set(found) == {wanted[1]}

@@ -59,7 +59,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def start(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Start:
-    """Runs a program of an environment that has the wheel, and from the tests' own all that it needs; returns what it prints."""
+    """Runs a program of an environment that has the wheel, and all else from the tests' own; returns what it prints."""
     folder = tmp_path_factory.mktemp("installed")
     create = [sys.executable, "-m", "venv", "--system-site-packages", "--without-pip", str(folder / "env")]
     subprocess.run(create, check=True)
