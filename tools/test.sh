@@ -6,10 +6,7 @@
 # Any other arguments go to pytest: bash tools/test.sh -m golden -k condinst
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# The method, and everything whose tests are short.
 FAST=(tests/iuq tests/config tests/release tests/test_import_rules.py)
-# One process of one thread a core, at most 8.
-PARALLEL=(-n auto --maxprocesses 8 --dist loadfile)
 
 bash tools/setup_env.sh
 echo "== ruff"
@@ -21,17 +18,18 @@ if [ "${1:-}" != --fast ]; then
   [ -d projects ] && folders+=(projects)
   .venv/bin/python -m mypy "${folders[@]}"
 fi
+
 echo "== pytest"
-test() { .venv/bin/python -m pytest -q "$@"; }
+not_slow() { # in one process of one thread a core, at most 8
+  OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
+    .venv/bin/python -m pytest -q -m "not slow" -n auto --maxprocesses 8 --dist loadfile "$@"
+}
 case "${1:-}" in
-  "" | --fast | --all) export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" ;;
-esac
-case "${1:-}" in
-  "") test -m "not slow" "${PARALLEL[@]}" ;;
-  --fast) test -m "not slow" "${PARALLEL[@]}" "${FAST[@]}" ;;
+  "") not_slow ;;
+  --fast) not_slow "${FAST[@]}" ;;
   --all)
-    test -m "not slow" "${PARALLEL[@]}"
-    test -m slow # one after the other: some of them measure time
+    not_slow
+    .venv/bin/python -m pytest -q -m slow # one after the other, as some of them measure time
     ;;
-  *) test "$@" ;;
+  *) .venv/bin/python -m pytest -q "$@" ;;
 esac
