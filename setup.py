@@ -1,12 +1,17 @@
 """What pyproject.toml cannot say: `configs` and `projects`, beside the package in a checkout, are installed inside it."""
 
-from setuptools import find_packages, setup
+from pathlib import Path
+
+from setuptools import find_namespace_packages, find_packages, setup
+
+INSIDE = {f"adet_iuq.{folder}": folder for folder in ("configs", "projects") if Path(folder).is_dir()}
+LEFT_OUT = ["*.tests", "*.tests.*", "*__pycache__*"]
 
 setup(
     packages=[
         *find_packages(include=["adet_iuq", "adet_iuq.*"]),
-        "adet_iuq.configs",
-        *(f"adet_iuq.projects.{name}" for name in find_packages("projects")),
+        *INSIDE,
+        *(f"{name}.{one}" for name, folder in INSIDE.items() for one in find_namespace_packages(folder, LEFT_OUT)),
     ],
-    package_dir={"adet_iuq.configs": "configs", "adet_iuq.projects": "projects"},
+    package_dir=INSIDE,
 )
