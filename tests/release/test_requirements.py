@@ -1,9 +1,10 @@
 """Every distribution that the code imports is declared in pyproject.toml, and every one declared is imported."""
 
 import ast
+import functools
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +41,24 @@ def names(requirements: Iterable[str]) -> set[str]:
     return {normal(match[0]) for match in found if match is not None}
 
 
-def imported(files: Iterable[Path]) -> Iterator[tuple[str, Path]]:
-    """Each package that a file imports, anywhere in it, other than Python's own and this project's."""
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                modules = [node.module]
-            else:
-                continue
-            for package in {module.split(".")[0] for module in modules}:
-                if package not in sys.stdlib_module_names and package not in OWN:
-                    yield package, file
+@functools.cache
+def imported(file: Path) -> frozenset[str]:
+    """The packages that a file imports, anywhere in it, other than Python's own and this project's."""
+    modules: list[str] = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            modules.append(node.module)
+    return frozenset(module.split(".")[0] for module in modules) - sys.stdlib_module_names - OWN
 
 
 def undeclared(files: Iterable[Path], declared: set[str]) -> list[str]:
     """What is imported and not declared, as "package, file"."""
     return sorted(
         f"{package}, {file.name}"
-        for package, file in imported(files)
+        for file in files
+        for package in imported(file)
         if package not in BY_OTHER_MEANS and normal(DISTRIBUTIONS.get(package, package)) not in declared
     )
 
@@ -78,7 +77,7 @@ def test_every_import_is_declared() -> None:
 
 
 def test_every_requirement_is_imported() -> None:
-    used = {normal(DISTRIBUTIONS.get(package, package)) for package, _ in imported(sources())}
+    used = {normal(DISTRIBUTIONS.get(package, package)) for file in sources() for package in imported(file)}
     assert names(project()["dependencies"]) - used == NEVER_IMPORTED
 
 
