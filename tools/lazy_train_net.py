@@ -27,7 +27,7 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 
 import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
-from adet_iuq.config import get_cfg
+from adet_iuq.config import find_recipe, get_cfg
 from adet_iuq.data import register_shapes
 from adet_iuq.engine.loop.step import TrainStep
 from adet_iuq.engine.meta_arch import unwrap
@@ -97,6 +97,7 @@ def main(args: argparse.Namespace) -> None:
     """Runs in every process."""
     try:
         register_shapes(get_cfg())
+        args.config_file = find_recipe(args.config_file)
         cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
         default_setup(cfg, args)
         if args.eval_only:

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import ModuleType
 
 from adet_iuq.config.defaults import AddConfig
+from adet_iuq.config.lookup import packaged_project
 from adet_iuq.errors import UserError
 
 
@@ -61,12 +62,14 @@ def import_project(place: str) -> ModuleType:
     """Imports a project, unless that has already happened under any name.
 
     Args:
-        place: a folder, or the dotted name of a module.
+        place: a folder, the name "projects/NAME" of one that comes with the package, or the dotted name of a module.
 
     Raises:
         UserError: there is no such folder or module, the folder has no `__init__.py`, or the import fails.
     """  # noqa: DOC501  `_import_error` makes a UserError
     path = Path(place).expanduser()
+    if not path.exists():
+        path = packaged_project(place) or path
     if path.is_dir():
         return _import_folder(path.resolve(), place)
     if path.exists():

@@ -10,6 +10,7 @@ import yaml
 from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
+from adet_iuq.config.lookup import find_recipe, packaged_recipe
 from adet_iuq.errors import UserError
 from adet_iuq.yaml_values import load_yaml
 
@@ -19,9 +20,14 @@ _PYTHON_TAG = "tag:yaml.org,2002:python/"
 def read_yaml(path: str) -> dict[str, Any]:
     """The tree of sections and values.
 
+    Args:
+        path: a path or the name of a packaged file, as for `find_recipe`. A `_BASE_` that does not exist beside its file may
+            name a packaged file as well.
+
     Raises:
         UserError: the file or a `_BASE_` of it is missing, is not YAML with sections and keys, or holds a Python expression.
     """
+    path = find_recipe(path)
     try:
         return dict(_Files.load_yaml_with_base(path))
     except FileNotFoundError as error:
@@ -56,6 +62,9 @@ class _Files(CfgNode):
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
         """Reads a file as fvcore does, which calls this for each `_BASE_` in turn; a circle of them is a UserError."""
+        if cls._chain and not os.path.exists(filename):
+            name = os.path.relpath(filename, os.path.dirname(cls._chain[-1]))  # as its _BASE_ says it
+            filename = str(packaged_recipe(name) or filename)
         path = os.path.abspath(filename)
         if path in cls._chain:
             raise UserError(f"Config file {filename} has a _BASE_ file whose own _BASE_ leads back to it.")

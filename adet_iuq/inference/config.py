@@ -1,6 +1,5 @@
 """Turns a user's choice (a YAML file, a recipe, the folder of a run) into the frozen config of a predictor."""
 
-import difflib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +7,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
-import adet_iuq
-from adet_iuq.config import AddConfig, load_config
+from adet_iuq.config import AddConfig, find_recipe, load_config
 from adet_iuq.data import fill_class_counts
 from adet_iuq.engine.description import CONFIG_FILE, read_class_names, trained_classes
 from adet_iuq.errors import UserError
@@ -20,16 +18,11 @@ FINAL_WEIGHTS = "model_final.pth"
 AUTO = "auto"
 
 
-def config_folders() -> list[Path]:
-    """The folders of recipes that can be named without their folder."""
-    return [Path(adet_iuq.__file__).parents[1] / "configs"]
-
-
 def find_config(config_or_name: str, weights: str = "") -> tuple[str, str]:
     """The paths of a config file and of its weights.
 
     Args:
-        config_or_name: the path of a YAML file, the name of a recipe such as "CondInst/R50_1x_iuq.yaml", or the folder
+        config_or_name: the path of a YAML file, the name of a packaged one such as "CondInst/R50_1x_iuq.yaml", or the folder
             of a finished run.
         weights: the path of the weights; empty: those of the run.
 
@@ -39,13 +32,13 @@ def find_config(config_or_name: str, weights: str = "") -> tuple[str, str]:
     path = Path(config_or_name).expanduser()
     if path.is_dir():
         return _of_run(path, weights)
-    found = path if path.is_file() else _recipe(config_or_name)
+    found = find_recipe(config_or_name)
     if not weights:
         raise UserError(
             f"No weights: name the weights for {found} with --weights. Only the folder of a finished run has weights of its "
             "own."
         )
-    return str(found), weights
+    return found, weights
 
 
 def _of_run(folder: Path, weights: str) -> tuple[str, str]:
@@ -59,19 +52,6 @@ def _of_run(folder: Path, weights: str) -> tuple[str, str]:
         f"It has {', '.join(others)}: name one of them as the weights." if others else "It has no other weights either."
     )
     raise UserError(f"{folder} has no {FINAL_WEIGHTS}: the run is not finished. {has}")
-
-
-def _recipe(name: str) -> Path:
-    wanted = name.removeprefix("configs/")
-    names: list[str] = []
-    for folder in config_folders():
-        for candidate in (folder / wanted, folder / f"{wanted}.yaml"):
-            if candidate.is_file():
-                return candidate
-        names += [path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")]
-    near = difflib.get_close_matches(wanted, names, n=3)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise UserError(f"{name} is neither a file, nor the folder of a run, nor a recipe in configs/.{hint}")
 
 
 def inference_config(
