@@ -6,7 +6,8 @@
 # Any other arguments go to pytest: bash tools/test.sh -m golden -k condinst
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-FAST=(tests/iuq tests/config tests/release tests/test_import_rules.py)
+# The method and what stands around the segmenters: some 1,000 tests, hardly a training or a second process among them.
+FAST=(tests/{iuq,config,checkpoint,commands,evaluation,studies,visualization,release} tests/test_*.py)
 
 bash tools/setup_env.sh
 echo "== ruff"
