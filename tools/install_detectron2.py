@@ -2,7 +2,7 @@
 
 detectron2 is not on PyPI under its own name. The sdist `pb1-detectron2 0.6` there holds the Python files of the v0.6 tag
 unchanged, without the C++ sources, so `pip install` of it fails. This script fetches that file (its checksum is pinned),
-repairs it (tools/detectron2_repairs.py), packs a wheel and installs it. An installed detectron2 >= 0.6 is kept as it is.
+repairs it (tools/detectron2_repairs.py), has pip pack a wheel and installs it. An installed detectron2 >= 0.6 is kept as it is.
 
 detectron2 is Apache-2.0, Copyright Facebook, Inc. and its affiliates; the wheel carries its licence.
 
@@ -16,13 +16,13 @@ import http.client
 import importlib.util
 import os
 import re
+import shutil
 import ssl
 import subprocess
 import sys
 import tarfile
 import tempfile
 import urllib.request
-import zipfile
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
@@ -33,7 +33,6 @@ from detectron2_repairs import RepairError, repair, replace_files, requirements
 PROJECT, SDIST = "pb1-detectron2", "pb1-detectron2-0.6.tar.gz"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 VERSION = "0.6+pure"
-DIST_INFO = f"detectron2-{VERSION}.dist-info"
 WHEEL = f"detectron2-{VERSION}-py3-none-any.whl"
 # The places in the sdist of the packages that setup.py installs below detectron2.projects.
 PROJECTS = {
@@ -41,6 +40,17 @@ PROJECTS = {
     "deeplab": "projects/DeepLab/deeplab",
     "panoptic_deeplab": "projects/Panoptic-DeepLab/panoptic_deeplab",
 }
+# In the place of the published setup.py, which compiles C++ sources with torch.
+SETUP = """\
+from setuptools import find_packages, setup
+
+setup(
+    name="detectron2", version={version!r}, license="Apache-2.0", python_requires=">=3.7", install_requires={needs},
+    description="detectron2 v0.6 without compiled code, mended for current libraries",
+    packages=find_packages(include=["detectron2*"]),
+    package_data={{"detectron2.model_zoo": ["configs/**/*.yaml", "configs/**/*.py"]}},
+)
+"""
 
 
 class InstallError(Exception):
@@ -139,50 +149,35 @@ def unpack(sdist: Path, folder: Path) -> Path:
 
 
 def build_wheel(root: Path, folder: Path) -> Path:
-    """Packs the repaired tree at `root` as a wheel in `folder`; returns its path.
+    """Has pip pack the repaired tree at `root` as a wheel in `folder`; returns its path.
 
     Raises:
-        InstallError: the tree lacks the configs of model_zoo or one of the projects.
+        InstallError: the tree lacks the configs of model_zoo or one of the projects, or pip fails.
     """
-    files = {str(path.relative_to(root)): path.read_bytes() for path in sorted((root / "detectron2").rglob("*.py"))}
     configs = root / "detectron2/model_zoo/configs"
-    files |= {str(path.relative_to(root)): path.read_bytes() for path in sorted(configs.rglob("*.yaml"))}
     if not any(configs.rglob("*.yaml")):
         raise InstallError(f"The sdist has no configs in {configs.relative_to(root)}.")
     for name, place in PROJECTS.items():
-        sources = sorted((root / place).rglob("*.py"))
-        if not sources:
+        if not any((root / place).rglob("*.py")):
             raise InstallError(f"The sdist has no Python files in {place}.")
-        for path in sources:
-            files[f"detectron2/projects/{name}/{path.relative_to(root / place)}"] = path.read_bytes()
-    needs = "".join(f"Requires-Dist: {one}\n" for one in requirements((root / "setup.py").read_text(encoding="utf-8")))
-    files[f"{DIST_INFO}/METADATA"] = (
-        f"Metadata-Version: 2.1\nName: detectron2\nVersion: {VERSION}\nLicense: Apache-2.0\nRequires-Python: >=3.7\n"
-        f"Summary: detectron2 v0.6 without compiled code, mended for current libraries\n{needs}"
-    ).encode()
-    files[f"{DIST_INFO}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: adet_iuq\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    files[f"{DIST_INFO}/top_level.txt"] = b"detectron2\n"
-    files[f"{DIST_INFO}/LICENSE"] = (root / "LICENSE").read_bytes()
-    record = "".join(f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items())
-    files[f"{DIST_INFO}/RECORD"] = f"{record}{DIST_INFO}/RECORD,,\n".encode()
-    wheel = folder / WHEEL
-    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return wheel
+        shutil.copytree(root / place, root / "detectron2/projects" / name)
+    setup = root / "setup.py"
+    needs = requirements(setup.read_text(encoding="utf-8"))
+    setup.write_text(SETUP.format(version=VERSION, needs=needs), encoding="utf-8")
+    _pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(root))
+    return folder / WHEEL
 
 
-def _digest(data: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+def _pip(*words: str) -> None:
+    command = [sys.executable, "-m", "pip", words[0], "--quiet", *words[1:]]
+    if subprocess.run(command, check=False).returncode:
+        raise InstallError(f"pip failed (see above): {' '.join(command)}")
 
 
 def install(wheel: Path) -> None:
     """Installs the wheel and its requirements into this interpreter's environment; raises InstallError if pip fails."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps", str(wheel)]
-    dependencies = [sys.executable, "-m", "pip", "install", "--quiet", str(wheel)]
-    for one in (command, dependencies):
-        if subprocess.run(one, check=False).returncode:
-            raise InstallError(f"pip failed (see above): {' '.join(one)}")
+    _pip("install", "--force-reinstall", "--no-deps", str(wheel))
+    _pip("install", str(wheel))
 
 
 def run(sdist: Path | None, wheel_dir: Path | None) -> None:

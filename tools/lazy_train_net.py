@@ -75,6 +75,8 @@ def train(cfg: Any, resume: bool) -> None:
     """Trains what `cfg` describes, from `train.init_checkpoint` or, with `resume`, from the latest checkpoint."""
     model = create_ddp_model(instantiate(cfg.model).to(cfg.train.device), **cfg.train.ddp)
     trainer = LazyTrainer(cfg, model)
+    if "optimizer" in cfg.lr_multiplier:  # a schedule of torch, not one of fvcore's multipliers
+        cfg.lr_multiplier.optimizer = trainer.optimizer
     checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     main = comm.is_main_process()
     trainer.register_hooks(

@@ -53,7 +53,7 @@ def add_training_config(cfg: CfgNode) -> None:
     cfg.SOLVER.LR_MULTIPLIERS = []
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # weight decay of nn.Embedding
     # Polynomial schedule (paper section 4.1), LR_SCHEDULER_NAME "WarmupPolyLR":
-    # lr(t) = (base - ending) * (1 - t / MAX_ITER) ** power + ending. Key names of detectron2's DeepLab project.
+    # lr(t) = base * max((1 - t / MAX_ITER) ** power, ending) after the warm-up. Keys of detectron2's DeepLab project.
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
     # Read if SOLVER.AMP.ENABLED: "float16" (with a gradient scaler, CUDA only), "bfloat16" (CUDA and CPU), or "auto":

@@ -20,8 +20,6 @@ from rich.text import Text
 
 # logger.info(..., extra=IN_LOG_ONLY) is for log.txt alone: messages that are too long or too detailed for the console.
 IN_LOG_ONLY: dict[str, Any] = {"in_log_only": True}
-# This log is not printed, because the console has a progress line of its own.
-_PROGRESS = "adet_iuq.engine.loop.metrics"
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red", logging.CRITICAL: "bold red"}
 _REFRESH_SECONDS = 0.5
 
@@ -126,8 +124,7 @@ def is_for_people(record: logging.LogRecord) -> bool:
     """Whether a record belongs on the console."""
     if record.levelno >= logging.WARNING:
         return True
-    ours = record.name.startswith("adet_iuq.") and record.name != _PROGRESS
-    return ours and "in_log_only" not in vars(record)
+    return record.name.startswith("adet_iuq.") and "in_log_only" not in vars(record)
 
 
 def print_for_people(log: logging.Logger) -> None:

@@ -1,7 +1,7 @@
 """Semantic segmentation on COCO-format panoptic data sets: the class of each pixel, without telling instances apart.
 
-detectron2's evaluator needs a map of classes beside every panoptic map, so this one is written here. Its numbers are
-the same. Images are measured as they come; only a table of pixel counts is kept.
+detectron2's evaluator needs a map of classes beside every panoptic map, so this one is written here. Its numbers are those
+of detectron2's main branch (docs/evaluation.md). Images are measured as they come; only a table of pixel counts is kept.
 """
 
 import logging
@@ -74,12 +74,12 @@ class SemanticEvaluator(DatasetEvaluator):
 
     def _summary(self, pixels: npt.NDArray[np.int64]) -> dict[str, float]:
         correct, true, predicted = pixels[:, :-1].diagonal(), pixels.sum(1), pixels[:, :-1].sum(0)
-        present, seen = true > 0, true + predicted > 0
+        present = true > 0
         iou = np.full(len(true), np.nan)
         iou[present] = 100 * correct[present] / (true + predicted - correct)[present]
         result = {
-            # A class that is predicted but does not occur has IoU 0; a class that is neither has no IoU.
-            "mIoU": float(iou[present].sum() / seen.sum()),
+            # As in detectron2's main branch; version 0.6 also counts a class that is predicted but does not occur, as 0.
+            "mIoU": float(iou[present].mean()),
             "fwIoU": float((iou[present] * true[present]).sum() / true.sum()),
             "mACC": float(100 * (correct[present] / true[present]).mean()),
             "pACC": float(100 * correct.sum() / true.sum()),

@@ -22,7 +22,7 @@ from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 from detectron2.solver.build import get_default_optimizer_params
 
-from adet_iuq.engine.loop.lr_scheduler import WarmupPoly
+from adet_iuq.engine.loop.lr_scheduler import PolyLR
 from adet_iuq.iuq import EquivarianceLoss, InstanceSampler, InterSceneLoss, IUQCriterion, PixelMemory
 from adet_iuq.modeling import Views
 from adet_iuq.modeling.condinst import (
@@ -145,8 +145,9 @@ optimizer = L(torch.optim.SGD)(
     weight_decay=1e-4,
 )
 
-lr_multiplier = L(WarmupPoly)(
-    max_iter="${train.max_iter}",
+lr_multiplier = L(PolyLR)(
+    optimizer=None,  # the launcher gives it the one that it builds
+    max_iters="${train.max_iter}",
     power=0.9,
     constant_ending=0.0,
     warmup_iters=1000,

@@ -79,13 +79,14 @@ def test_recipe_is_that_of_the_yaml_file(published: Any, recipe: Any) -> None:
     assert published.train.max_iter == solver.MAX_ITER and published.train.init_checkpoint == recipe.MODEL.WEIGHTS
     ours = published.optimizer
     assert (ours.lr, ours.momentum, ours.weight_decay) == (solver.BASE_LR, solver.MOMENTUM, solver.WEIGHT_DECAY)
-    multiplier = instantiate(published.lr_multiplier)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    theirs = build_lr_scheduler(recipe, optimizer)
-    for iteration in range(1200):
-        assert multiplier(iteration / solver.MAX_ITER) == pytest.approx(theirs.get_last_lr()[0])
-        optimizer.step()
-        theirs.step()
+    mine, other = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0) for _ in range(2))
+    published.lr_multiplier.optimizer = mine
+    schedules = instantiate(published.lr_multiplier), build_lr_scheduler(recipe, other)
+    for _ in range(1200):
+        assert schedules[0].get_last_lr() == schedules[1].get_last_lr()
+        for optimizer, schedule in zip((mine, other), schedules, strict=True):
+            optimizer.step()
+            schedule.step()
 
 
 @pytest.mark.slow

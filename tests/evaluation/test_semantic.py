@@ -1,4 +1,4 @@
-"""mIoU from panoptic maps against detectron2's evaluator on maps of classes."""
+"""mIoU from panoptic maps against detectron2's evaluator on maps of classes, the installed version's."""
 
 import json
 from pathlib import Path
@@ -59,6 +59,7 @@ def scores(seed: int, classes: int = 4) -> torch.Tensor:
 
 
 def test_equals_detectron2(dataset: str) -> None:
+    """But for mIoU under 0.6, which counts the owl that is only predicted; the main branch does not, and neither do we."""
     inputs = DatasetCatalog.get(dataset)
     outputs = [{"sem_seg": scores(image["image_id"])} for image in inputs]
     results = []
@@ -68,6 +69,9 @@ def test_equals_detectron2(dataset: str) -> None:
             evaluator.process([one], [output])
         results.append(evaluator.evaluate()["sem_seg"])
     ours, theirs = results
+    of_main = np.nanmean([theirs[f"IoU-{category['name']}"] for category in CATEGORIES])
+    assert theirs["mIoU"] == pytest.approx(of_main) or theirs["mIoU"] == pytest.approx(of_main * 3 / 4)
+    theirs["mIoU"] = of_main
     assert 0 < ours["mIoU"] < 100 and ours["mIoU"] != pytest.approx(ours["fwIoU"], rel=1e-3)
     for metric, value in ours.items():
         assert value == pytest.approx(theirs[metric], nan_ok=True), metric

@@ -50,6 +50,7 @@ def fake_tree(root: Path) -> Path:
         "detectron2/__init__.py": '__version__ = "0.6"\n',
         "detectron2/evaluation/fast_eval_api.py": "from detectron2 import _C\n",
         "detectron2/model_zoo/configs/COCO/a.yaml": "A: 1\n",
+        "detectron2/model_zoo/configs/common/models/b.py": "b = 1\n",
         "LICENSE": "Apache\n",
         "setup.py": SETUP,
     }
@@ -62,8 +63,9 @@ def fake_tree(root: Path) -> Path:
         else:
             text = texts[one.pattern] * one.count
         content[one.file] = content.get(one.file, "") + text
-    for place in installer.PROJECTS.values():
-        content[f"{place}/__init__.py"] = ""
+    for folder in [*installer.PROJECTS.values(), "detectron2/projects", *(str(Path(name).parent) for name in content)]:
+        if folder.startswith(("detectron2/", "projects/")) and "configs" not in folder:
+            content.setdefault(f"{folder}/__init__.py", "")
     for name, text in content.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
@@ -78,14 +80,18 @@ def fake_sdist(folder: Path) -> Path:
     return sdist
 
 
-@pytest.fixture
-def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> zipfile.ZipFile:
-    """The wheel made from the made-up sdist through the installer's own command line, without pip."""
-    sdist = fake_sdist(tmp_path)
-    monkeypatch.setattr(installer, "SHA256", hashlib.sha256(sdist.read_bytes()).hexdigest())
-    monkeypatch.setattr(installer, "install", lambda wheel: None)
-    assert installer.main(["--force", "--sdist", str(sdist), "--wheel-dir", str(tmp_path / "wheels")]) == 0
-    return zipfile.ZipFile(tmp_path / "wheels" / "detectron2-0.6+pure-py3-none-any.whl")
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel made from the made-up sdist through the installer's own command line, with the setuptools that is here."""
+    pytest.importorskip("setuptools")
+    folder = tmp_path_factory.mktemp("sdist")
+    sdist = fake_sdist(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(installer, "SHA256", hashlib.sha256(sdist.read_bytes()).hexdigest())
+        patch.setattr(installer, "install", lambda wheel: None)
+        patch.setenv("PIP_NO_BUILD_ISOLATION", "0")  # how pip reads it: no isolation, and no download
+        assert installer.main(["--force", "--sdist", str(sdist), "--wheel-dir", str(folder / "wheels")]) == 0
+    return zipfile.ZipFile(folder / "wheels" / "detectron2-0.6+pure-py3-none-any.whl")
 
 
 def test_the_wheel_is_complete_and_its_record_is_right(built: zipfile.ZipFile) -> None:
@@ -93,11 +99,13 @@ def test_the_wheel_is_complete_and_its_record_is_right(built: zipfile.ZipFile) -
     metadata = built.read(f"{info}/METADATA").decode()
     assert "Name: detectron2\nVersion: 0.6+pure\n" in metadata
     assert metadata.count("Requires-Dist") == 2  # black and dataclasses are gone
-    assert "Requires-Dist: Pillow>=7.1\nRequires-Dist: iopath>=0.1.7\n" in metadata
+    assert "Requires-Dist: Pillow>=7.1\n" in metadata and "Requires-Dist: iopath>=0.1.7\n" in metadata
     assert b"Tag: py3-none-any" in built.read(f"{info}/WHEEL")
-    assert built.read(f"{info}/top_level.txt") == b"detectron2\n" and built.read(f"{info}/LICENSE")
     names = set(built.namelist())
-    assert {"detectron2/model_zoo/configs/COCO/a.yaml", "detectron2/projects/point_rend/__init__.py"} <= names
+    (licence,) = [name for name in names if name.endswith("/LICENSE")]  # its folder depends on setuptools
+    assert built.read(f"{info}/top_level.txt") == b"detectron2\n" and built.read(licence)
+    assert {f"detectron2/model_zoo/configs/{file}" for file in ("COCO/a.yaml", "common/models/b.py")} <= names
+    assert {f"detectron2/projects/{name}/__init__.py" for name in installer.PROJECTS} <= names
     assert "setup.py" not in names
     recorded = list(csv.reader(io.StringIO(built.read(f"{info}/RECORD").decode())))
     assert {row[0] for row in recorded} == names

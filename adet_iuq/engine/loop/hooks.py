@@ -2,11 +2,9 @@
 
 import json
 import logging
-import math
 from pathlib import Path
-from typing import Any
 
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
 
 from adet_iuq.checkpoint import Checkpointer
 from adet_iuq.files import replace_file
@@ -17,7 +15,8 @@ logger = logging.getLogger(__name__)
 class CheckpointHook(HookBase):
     """Calls the trainer's `save_checkpoint(name)` every `period` iterations and after the last one.
 
-    It runs on every rank, because the random states of all ranks are gathered.
+    It runs on every rank, because the random states of all ranks are gathered. detectron2's PeriodicCheckpointer does not
+    serve: it saves the last iteration twice and divides by a period of 0.
     """
 
     def __init__(self, period: int) -> None:
@@ -32,50 +31,40 @@ class CheckpointHook(HookBase):
             self.trainer.save_checkpoint(f"model_{self.trainer.iter:07d}")
 
 
-class BestCheckpointHook(HookBase):
-    """Keeps the weights of the best evaluation in `model_best.pth`, its metric in `model_best.json`.
+class BestCheckpointHook(hooks.BestCheckpointer):
+    """detectron2's hook, which keeps the weights of the best evaluation in `model_best.pth`, and remembers over a resume.
 
-    The hook stands after the one that evaluates, on the main process only. The file holds weights but no trainer state,
-    and `last_checkpoint` never points to it. A metric that is not a number is never the best.
+    It writes the metric to `model_best.json`. It stands after the hook that evaluates, on the main process only. The file of
+    weights holds no trainer state, and `last_checkpoint` never points to it. A metric that is not a number is never the best.
 
     Args:
+        eval_period: the period of the hook that evaluates, in iterations.
         checkpointer: the object that saves the weights.
         metric: the name of the metric, of which more is better, such as "segm/AP".
         datasets: the names of the test sets; if there are several, the metric of the first one counts.
     """
 
-    def __init__(self, checkpointer: Checkpointer, metric: str, datasets: tuple[str, ...]) -> None:
-        self.checkpointer, self.metric = checkpointer, metric
+    def __init__(self, eval_period: int, checkpointer: Checkpointer, metric: str, datasets: tuple[str, ...]) -> None:
         self.name = f"{datasets[0]}/{metric}" if len(datasets) > 1 else metric
+        super().__init__(eval_period, checkpointer, self.name)
         self.path = Path(checkpointer.save_dir) / "model_best.json"
-        self.best = -math.inf
 
     def before_train(self) -> None:
         """Reads the best metric of the run that is resumed."""
-        if self.trainer.start_iter > 0 and self.path.is_file():
+        if self.trainer.start_iter > 0 and self.path.is_file() and self.path.with_suffix(".pth").is_file():
             try:
-                best: dict[str, Any] = json.loads(self.path.read_text())
+                best = json.loads(self.path.read_text())
             except json.JSONDecodeError:
                 return
             if best.get("metric") == self.name:
-                self.best = float(best["value"])
+                self.best_metric, self.best_iter = float(best["value"]), best["iteration"]
 
-    def after_step(self) -> None:
-        """Looks for an evaluation of this iteration."""
-        self._look()
-
-    def after_train(self) -> None:
-        """Looks for the evaluation after the last iteration."""
-        self._look()
-        if self.best == -math.inf:
-            logger.info("No evaluation gave a number for %s, so there is no model_best.pth.", self.name)
-
-    def _look(self) -> None:
-        value, when = self.trainer.storage.latest().get(self.name, (math.nan, -1))
-        if when != self.trainer.storage.iter or not math.isfinite(value) or value <= self.best:
-            return
-        self.best = value
-        self.checkpointer.save("model_best")
-        record = {"metric": self.name, "value": value, "iteration": min(self.trainer.iter, self.trainer.max_iter - 1)}
-        replace_file(self.path, lambda file: file.write((json.dumps(record) + "\n").encode()))
-        logger.info("Best %s so far: %.3f. Weights are in model_best.pth.", self.name, value)
+    def _update_best(self, val: float, iteration: int) -> bool:
+        """What detectron2's hook calls with a value that is better, unless it is not finite; returns whether it is."""
+        is_better = bool(super()._update_best(val, iteration))
+        if is_better:
+            last = self.trainer.max_iter - 1
+            record = {"metric": self.name, "value": val, "iteration": min(iteration, last)}
+            replace_file(self.path, lambda file: file.write((json.dumps(record) + "\n").encode()))
+            logger.info("Best %s so far: %.3f. Weights are in model_best.pth.", self.name, val)
+        return is_better

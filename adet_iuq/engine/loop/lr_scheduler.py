@@ -1,80 +1,54 @@
-"""Learning-rate schedules: detectron2's own (steps, cosine) and the polynomial one of the paper's section 4.1."""
+"""Learning-rate schedules: detectron2's own (steps, cosine) and its DeepLab project's polynomial one (section 4.1)."""
 
 import logging
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.solver import LRMultiplier
+from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
-from fvcore.common.param_scheduler import ParamScheduler
 
 from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_DETECTRON2_NAMES = ("WarmupMultiStepLR", "WarmupCosineLR")
+_NAMES = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR")
 
 
-class WarmupPoly(ParamScheduler):
-    """Multiplier of the base learning rate: warmup(t) * (1 - t / T) ** power, not below `constant_ending`.
+class PolyLR(WarmupPolyLR):
+    """The DeepLab project's schedule: rate(t) = base * warmup(t) * (1 - t / T) ** power.
 
-    As detectron2's DeepLab project (and Mask2Former) has it: the floor is a share of the base learning rate and holds
-    once the warmup is over.
+    After the warm-up it does not fall below `constant_ending` times the base.
     """
 
-    def __init__(
-        self,
-        max_iter: int,
-        power: float,
-        constant_ending: float,
-        *,
-        warmup_iters: int,
-        warmup_factor: float,
-        warmup_method: str,
-    ) -> None:
-        if warmup_method not in ("linear", "constant"):
-            raise UserError(f'SOLVER.WARMUP_METHOD is "{warmup_method}"; it can be "linear" or "constant".')
-        self.max_iter, self.power, self.constant_ending = max_iter, power, constant_ending
-        self.warmup_iters, self.warmup_factor, self.warmup_method = warmup_iters, warmup_factor, warmup_method
-
-    def __call__(self, where: float) -> float:
-        """The multiplier at `where` = t / T in [0, 1]."""
-        warmup = self._warmup(where * self.max_iter)
-        decay = max(1.0 - where, 0.0) ** self.power
-        if warmup == 1.0:
-            decay = max(decay, self.constant_ending)
-        return float(warmup * decay)
-
-    def _warmup(self, iteration: float) -> float:
-        if iteration >= self.warmup_iters:
-            return 1.0
-        if self.warmup_method == "constant":
-            return self.warmup_factor
-        share = iteration / self.warmup_iters
-        return self.warmup_factor * (1 - share) + share
+    def state_dict(self) -> dict[str, Any]:
+        """What detectron2's `LRMultiplier` keeps: all else, such as T, is that of the config that a run is resumed with."""
+        return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
 
 
-def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:
+def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
     """The schedule that SOLVER.LR_SCHEDULER_NAME names, stepped once an iteration.
 
     Raises:
-        UserError: the name is unknown.
+        UserError: its name, or SOLVER.WARMUP_METHOD, is unknown.
     """
     solver = cfg.SOLVER
-    if solver.LR_SCHEDULER_NAME in _DETECTRON2_NAMES:
-        return build_detectron2_lr_scheduler(_without_late_steps(cfg), optimizer)
-    if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
-        known = ", ".join(("WarmupPolyLR", *_DETECTRON2_NAMES))
+    if solver.LR_SCHEDULER_NAME not in _NAMES:
+        known = ", ".join(_NAMES)
         raise UserError(f'SOLVER.LR_SCHEDULER_NAME is "{solver.LR_SCHEDULER_NAME}"; known are {known}.')
-    multiplier = WarmupPoly(
+    if solver.WARMUP_METHOD not in ("linear", "constant"):
+        raise UserError(f'SOLVER.WARMUP_METHOD is "{solver.WARMUP_METHOD}"; it can be "linear" or "constant".')
+    if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
+        return build_detectron2_lr_scheduler(_without_late_steps(cfg), optimizer)
+    return PolyLR(
+        optimizer,
         solver.MAX_ITER,
-        solver.POLY_LR_POWER,
-        solver.POLY_LR_CONSTANT_ENDING,
-        warmup_iters=solver.WARMUP_ITERS,
         warmup_factor=solver.WARMUP_FACTOR,
+        warmup_iters=solver.WARMUP_ITERS,
         warmup_method=solver.WARMUP_METHOD,
+        power=solver.POLY_LR_POWER,
+        constant_ending=solver.POLY_LR_CONSTANT_ENDING,
     )
-    return LRMultiplier(optimizer, multiplier, max_iter=solver.MAX_ITER)
 
 
 def _without_late_steps(cfg: CfgNode) -> CfgNode:

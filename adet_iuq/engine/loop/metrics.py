@@ -1,7 +1,6 @@
 """Where a run's numbers go: console, metrics.json, TensorBoard; and how they survive a resume."""
 
 import contextlib
-import datetime
 import json
 import logging
 import os
@@ -10,7 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from detectron2.utils.events import EventStorage, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventStorage,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+    get_event_storage,
+)
 
 from adet_iuq.errors import UserError
 from adet_iuq.files import replace_file
@@ -22,32 +28,19 @@ _WINDOW = 20  # number of steps over which all writers smooth
 _CLOSING_SECONDS = 10.0
 
 
-class ProgressPrinter(EventWriter):
-    """One line: iteration, time left, every loss by name, learning rate, fill of the memory, firing rates."""
-
-    def __init__(self, max_iter: int) -> None:
-        self.max_iter = max_iter
+class ProgressPrinter(CommonMetricPrinter):
+    """detectron2's line for log.txt (the console has one of its own), and one of the memory and the firing rates."""
 
     def write(self) -> None:
-        """Logs the line for the current iteration; nothing after the last one."""
+        """Logs the lines for the current iteration; nothing after the last one."""
         storage = get_event_storage()
-        if storage.iter >= self.max_iter:
+        if storage.iter >= self._max_iter:
             return
+        super().write()
         smooth = {name: buffer.median(_WINDOW) for name, buffer in storage.histories().items()}
-        parts = [f"iter {storage.iter + 1}/{self.max_iter}"]
-        if "time" in smooth:
-            seconds = storage.history("time").median(1000) * (self.max_iter - storage.iter - 1)
-            storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
-            parts.append(f"left {datetime.timedelta(seconds=round(seconds))}")
-        parts += [f"{name} {value:.4g}" for name, value in smooth.items() if "loss" in name]
-        if "lr" in smooth:
-            parts.append(f"lr {storage.history('lr').latest():.3g}")
-        if "iuq/memory_fill" in smooth:
-            parts.append(f"memory {storage.history('iuq/memory_fill').latest():.1%} full")
-        parts += [f"{name.removeprefix('iuq/')} {value:.3g}" for name, value in smooth.items() if "fire_rate" in name]
-        if "time" in smooth:
-            parts.append(f"{smooth['time']:.3f} s/iter (data {smooth.get('data_time', 0.0):.3f})")
-        logger.info("  ".join(parts))
+        ours = [name for name in smooth if name == "iuq/memory_fill" or "fire_rate" in name]
+        if ours:
+            self.logger.info("  ".join(f"{name.removeprefix('iuq/')}: {smooth[name]:.3g}" for name in ours))
 
 
 class MetricsWriter(JSONWriter):

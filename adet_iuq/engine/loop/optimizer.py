@@ -40,7 +40,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     options: dict[str, Any] = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
     kind: type[Optimizer]
     if solver.OPTIMIZER == "SGD":
-        kind, options = SGD, {**options, "momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+        # `foreach` as in detectron2's main branch: the same values as without it, in fewer calls on a GPU.
+        options |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV, "foreach": True}
+        kind = SGD
     elif solver.OPTIMIZER == "ADAMW":
         kind = AdamW
     else:

@@ -159,7 +159,8 @@ class Trainer(DefaultTrainer):
             result.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
             metric = cfg.SOLVER.BEST_CHECKPOINT.METRIC
             if metric and comm.is_main_process():
-                result.append(BestCheckpointHook(self.checkpointer, metric, evaluated_sets(cfg)))
+                names = evaluated_sets(cfg)
+                result.append(BestCheckpointHook(cfg.TEST.EVAL_PERIOD, self.checkpointer, metric, names))
         return result
 
     @property

@@ -15,7 +15,7 @@ from adet_iuq.engine.loop.hooks import BestCheckpointHook
 def run(folder: Path, values: list[float], start_iter: int = 0) -> nn.Linear:
     """Evaluates to these values in turn; the model's weight is the number of the evaluation."""
     model = nn.Linear(1, 1, bias=False)
-    hook = BestCheckpointHook(Checkpointer(model, str(folder)), "segm/AP", ("val",))
+    hook = BestCheckpointHook(1, Checkpointer(model, str(folder)), "segm/AP", ("val",))
     with EventStorage(start_iter) as storage:
         hook.trainer = SimpleNamespace(storage=storage, start_iter=start_iter, iter=start_iter, max_iter=100)
         hook.before_train()
@@ -30,7 +30,7 @@ def run(folder: Path, values: list[float], start_iter: int = 0) -> nn.Linear:
 def best(folder: Path) -> tuple[float, float]:
     """Metric and weight of what was kept."""
     weights = torch.load(folder / "model_best.pth")
-    assert set(weights) == {"model"}
+    assert set(weights) == {"model", "iteration"}
     return json.loads((folder / "model_best.json").read_text())["value"], weights["model"]["weight"].item()
 
 
@@ -50,6 +50,13 @@ def test_a_resumed_run_competes_with_the_earlier_best(tmp_path: Path, value: flo
     run(tmp_path, [5.0])
     run(tmp_path, [value], start_iter=10)
     assert best(tmp_path)[0] == kept
+
+
+def test_a_metric_whose_weights_are_lost_does_not_count(tmp_path: Path) -> None:
+    run(tmp_path, [5.0])
+    (tmp_path / "model_best.pth").unlink()
+    run(tmp_path, [4.0], start_iter=10)
+    assert best(tmp_path) == (4.0, 10.0)
 
 
 def test_a_new_run_does_not(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Parameter groups and clipping of the optimiser. (The published groups: test_mask2former_optimizer_golden.py.)"""
 
+import copy
+
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -87,11 +89,31 @@ def test_any_part_of_a_name_may_slow_a_module_down() -> None:
 def test_condinst_gets_detectron2s_optimizer(opts: tuple[str, ...]) -> None:
     cfg, model = small_cfg("CondInst/R50_1x.yaml", *opts), small_model("CondInst/R50_1x.yaml", *opts)
     ours, theirs = build_optimizer(cfg, model), build_detectron2_optimizer(cfg, model)
-    assert type(ours) is SGD and ours.defaults == theirs.defaults
+    # 0.6 leaves `foreach` to torch, the main branch sets it.
+    assert type(ours) is SGD and ours.defaults == {**theirs.defaults, "foreach": True}
     assert rates(ours, model) == rates(theirs, model)
     if not opts:
         for mine, other in zip(ours.param_groups, theirs.param_groups, strict=True):
             assert all(a is b for a, b in zip(mine["params"], other["params"], strict=True))
+
+
+def test_foreach_changes_no_bit_and_takes_the_state_of_older_checkpoints() -> None:
+    """What the main branch's default means for a run that was begun with that of 0.6."""
+    cfg = get_cfg()
+    models = [nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 1)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    new, old = build_optimizer(cfg, models[0]), SGD(parameter_groups(cfg, models[1]), cfg.SOLVER.BASE_LR, momentum=0.9)
+    images = torch.randn(3, 8, 4)
+    for step, image in enumerate(images):
+        for model, optimizer in zip(models, (new, old), strict=True):
+            optimizer.zero_grad()
+            model(image).square().mean().backward()
+            optimizer.step()
+        if step == 1:
+            new.load_state_dict(copy.deepcopy(old.state_dict()))  # else they would share its tensors
+            assert new.param_groups[0]["foreach"] is None
+    for mine, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(mine, other)
 
 
 def stepped(clip_type: str, gradients: tuple[float, ...], scale: float = 1.0) -> list[float]:
