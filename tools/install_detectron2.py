@@ -2,7 +2,7 @@
 
 detectron2 is not on PyPI under its own name. The sdist `pb1-detectron2 0.6` there holds the Python files of the v0.6 tag
 unchanged, without the C++ sources, so `pip install` of it fails. This script fetches that file (its checksum is pinned),
-repairs it (tools/detectron2_repairs.py), has pip pack a wheel and installs it. An installed detectron2 >= 0.6 is kept as it is.
+repairs it (tools/detectron2_repairs.py), has pip pack a wheel and installs it. An installed detectron2 >= 0.6 is kept.
 
 detectron2 is Apache-2.0, Copyright Facebook, Inc. and its affiliates; the wheel carries its licence.
 

@@ -35,7 +35,7 @@ class BestCheckpointHook(hooks.BestCheckpointer):
     """detectron2's hook, which keeps the weights of the best evaluation in `model_best.pth`, and remembers over a resume.
 
     It writes the metric to `model_best.json`. It stands after the hook that evaluates, on the main process only. The file of
-    weights holds no trainer state, and `last_checkpoint` never points to it. A metric that is not a number is never the best.
+    weights holds no trainer state, and `last_checkpoint` never points to it. A metric that is not a number never wins.
 
     Args:
         eval_period: the period of the hook that evaluates, in iterations.
