@@ -18,7 +18,7 @@ def checksum(tensor: Tensor) -> Tensor:
     The bytes are copied to the CPU. torch.hash_tensor does not serve: it ignores the order of the elements.
     """
     raw = tensor.detach().reshape(-1).view(torch.uint8).cpu()
-    digest = hashlib.blake2b(raw.numpy(), digest_size=8).digest()
+    digest = hashlib.blake2b(raw.numpy().data, digest_size=8).digest()
     return torch.tensor(int.from_bytes(digest, "little", signed=True), device=tensor.device)
 
 
