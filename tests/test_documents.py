@@ -33,7 +33,8 @@ PLACEHOLDERS = re.compile(r"\b(NAME|FILE|STUDY|CONFIG|FOLDER|MODEL)\b")
 # Files that are not part of the repository.
 ELSEWHERE = {
     *("data.yaml", "fruit/data.yaml"),  # of data sets in the format of YOLO
-    *("output/config.yaml", "output/iuq/config.yaml"),  # written by a run
+    *("output/config.yaml", "output/iuq/config.yaml", "output/first/config.yaml"),  # written by a run
+    *("c.md", "d.md"),  # of a test's own site
     "tools/lazyconfig_train_net.py",  # detectron2's
     # AdelaiDet's and Mask2Former's
     *("MS_R_50_1x.yaml", "configs/CondInst/MS_R_50_1x.yaml", "MS_R_50_BiFPN_3x_sem.yaml"),
@@ -119,7 +120,10 @@ def broken(link: str, document: Path) -> bool:
         return False
     name, _, section = link.partition("#")
     target = document.parent / name if name else document
-    return not target.exists() or bool(section and section not in map(anchor, headings(target)))
+    if not target.exists():
+        return True
+    # Of an object's page in the API reference; the site's own check knows these.
+    return bool(section) and not section.startswith("adet_iuq.") and section not in map(anchor, headings(target))
 
 
 def test_what_is_named_exists() -> None:

@@ -1,7 +1,7 @@
 """Names of config files: a path that exists, else a file that travels with the package.
 
 A checkout has the folders `configs` and `projects` beside the package, and an installed package has them inside.
-Both trees have the same shape, so a `_BASE_` such as "../../../configs/iuq.yaml" finds its file in either.
+Both trees have the same shape, so a `_BASE_` that leads from a project to `configs` finds its file in either.
 """
 
 import difflib

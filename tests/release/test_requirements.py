@@ -15,10 +15,13 @@ from helpers.golden import REPOSITORY
 tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read pyproject.toml by itself")
 
 # What is imported under another name than that of its distribution.
-DISTRIBUTIONS = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml", "mkdocs": "mkdocs-material"}
 # What a feature imports when it is asked for, and the extra that brings it.
-OPTIONAL = {"gradio": "demo", "trackers": "track", "lvis": "lvis", "submitit": "submitit"}
-BY_OTHER_MEANS = {"detectron2"}  # tools/install_detectron2.py
+OPTIONAL = {
+    **{"gradio": "demo", "trackers": "track", "lvis": "lvis", "submitit": "submitit"},
+    **{"mkdocs-material": "test", "latex2mathml": "test"},  # the documentation's site
+}
+BY_OTHER_MEANS = {"detectron2", "_typeshed"}  # tools/install_detectron2.py; a part of every type checker
 NEVER_IMPORTED = {"tensorboard"}  # detectron2's writer of event files needs it, through torch.utils.tensorboard
 # The scripts of tools/ and datasets/ import each other by their bare names.
 SCRIPTS = {file.stem for folder in ("tools", "datasets") for file in REPOSITORY.glob(f"{folder}/**/*.py")}
