@@ -1,6 +1,6 @@
 """Instance-unique querying: a training framework for query-based instance segmenters, on detectron2.
 
-`from adet_iuq import Predictor` is the way to predictions from Python (docs/predicting.md).
+`from adet_iuq import Predictor` is how Python code gets predictions (docs/predicting.md).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ __all__ = ["Predictor", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """`Predictor`, imported when it is asked for: importing the package loads neither torch nor detectron2."""
+    """Imports `Predictor` when it is asked for, so that importing the package loads neither torch nor detectron2."""
     if name == "Predictor":
         from adet_iuq.inference import Predictor
 

@@ -1,4 +1,4 @@
-"""`python -m adet_iuq` is the console command `adet-iuq`."""
+"""Makes `python -m adet_iuq` the same as the console command `adet-iuq`."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""Importing this makes Ctrl-C end a program with one line and exit code 130, also amid the imports that follow.
+"""Importing this module makes Ctrl-C end a program with one line and exit code 130, even during the imports that follow.
 
-For programs, not for packages: it replaces the hook that prints tracebacks. A training hears Ctrl-C by itself once it is
-launched (engine/launching/interruption.py), and then saves before it ends.
+Only programs should import it, because it replaces the hook that prints tracebacks. A training handles Ctrl-C by itself
+once it is launched (engine/launching/interruption.py): it saves before it ends.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ def _end(kind: type[BaseException], error: BaseException, traceback: TracebackTy
         print("\nStopped by Ctrl-C.", file=sys.stderr, flush=True)
     for child in multiprocessing.active_children():
         child.kill()
-    os._exit(EXIT_CTRL_C)  # Python itself would end as killed by SIGINT
+    os._exit(EXIT_CTRL_C)  # if Python itself ended, the shell would see a program killed by SIGINT
 
 
 sys.excepthook = _end

@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one: the one atomic writer of the whole package."""
+"""Writes files so that nobody ever sees half of one: the only atomic writer of the package."""
 
 import contextlib
 import os
@@ -9,16 +9,20 @@ from typing import IO
 
 from adet_iuq.errors import UserError
 
-_partial_files: set[str] = set()  # of this process, while they are written
+_partial_files: set[str] = set()  # the files that this process is writing
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Lets `write` fill a temporary file beside `path`, brings it to the disk, and puts it in `path`'s place.
+    """Lets `write` fill a temporary file beside `path`, flushes it to the disk, and renames it to `path`.
 
-    Whatever happens, `path` holds the old content or the new one.
+    Whatever happens, `path` holds either the old content or the new one.
+
+    Args:
+        path: the file to replace.
+        write: the function that writes the content to the open file it is given.
 
     Raises:
-        UserError: it cannot be written, for example because the disk is full.
+        UserError: the file cannot be written, for example because the disk is full.
     """
     partial = None
     try:
@@ -29,7 +33,7 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(partial, 0o666 & ~_umask())  # mkstemp's files are private
+        os.chmod(partial, 0o666 & ~_umask())  # mkstemp makes its files private
         os.replace(partial, path)
         _sync_folder(path.parent)
     except BaseException as error:
@@ -48,14 +52,14 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def remove_partial_files() -> None:
-    """Removes what `replace_file` is just writing: for a process that is about to end without unwinding."""
+    """Removes the files that `replace_file` is writing; for a process that is about to end without unwinding."""
     for partial in list(_partial_files):
         with contextlib.suppress(OSError):
             os.unlink(partial)
 
 
 def _disk_error(error: BaseException) -> OSError | None:
-    """The operating system's error behind another one: torch.save's clean-up hides it behind a RuntimeError."""
+    """The operating system's error behind another error: torch.save's clean-up hides it behind a RuntimeError."""
     behind: BaseException | None = error
     while behind is not None and not isinstance(behind, OSError):
         behind = behind.__context__
@@ -69,7 +73,7 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Brings a rename to the disk; some file systems do not offer it."""
+    """Flushes a rename to the disk. Some file systems do not offer it."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Things by name: what a config or a data set's metadata names, and anybody may add to."""
+"""Registers objects under names that a config or a data set's metadata can use. Anybody may add to a registry."""
 
 from collections.abc import Callable
 from types import FunctionType
@@ -9,10 +9,10 @@ Registered = TypeVar("Registered")
 
 
 class Registry(Generic[T]):
-    """Objects by the names that users write; detectron2's Registry, with names that need not be those of the objects.
+    """Objects under the names that users write. Unlike in detectron2's Registry, a name need not be that of the object.
 
     Args:
-        kind: what is registered, for messages.
+        kind: what is registered, as messages call it.
     """
 
     def __init__(self, kind: str) -> None:
@@ -23,19 +23,19 @@ class Registry(Generic[T]):
         """A decorator: `@MAPPER_REGISTRY.register("my_mapper")`.
 
         Raises:
-            ValueError: the name belongs to something else.
+            ValueError: the name already belongs to another object.
         """
 
         def add(thing: Registered) -> Registered:
             if self._found.get(name, thing) is not thing:
                 raise ValueError(f'The name "{name}" already stands for another {self.kind}; choose another one.')
-            self._found[name] = cast(T, thing)  # a class stays one for its importers, and here makes its objects
+            self._found[name] = cast(T, thing)  # importers see the class; the registry stores it as a maker of T
             return thing
 
         return add
 
     def get(self, name: object) -> T | None:
-        """What stands under a name; None if nothing does."""
+        """The object under a name; None if there is none."""
         return self._found.get(name) if isinstance(name, str) else None
 
     @property
@@ -45,7 +45,7 @@ class Registry(Generic[T]):
 
 
 def callable_name(function: object) -> str:
-    """How a message calls a function (with its place in a file) or an object of a class."""
+    """How a message names a function (with its place in a file) or an object (by its class)."""
     if isinstance(function, FunctionType):
         return f"{function.__qualname__} ({function.__code__.co_filename}, line {function.__code__.co_firstlineno})"
     return type(function).__name__

@@ -1,4 +1,4 @@
-"""YAML as plain values, for config files and `data.yaml`. Nothing in a file is executed."""
+"""Reads YAML as plain values, for config files and `data.yaml`. Nothing in a file is executed."""
 
 from typing import IO, Any
 
@@ -6,11 +6,11 @@ import yaml
 
 
 def load_yaml(text: str | IO[str]) -> Any:
-    """What `yaml.safe_load` makes of a text.
+    """Returns what `yaml.safe_load` makes of a text.
 
     Raises:
-        yaml.YAMLError: for everything that goes wrong. PyYAML itself raises many types on values that look like dates,
-            numbers or truths and are none (2026-02-30), and on brackets in hundreds of brackets.
+        yaml.YAMLError: the text cannot be read. PyYAML itself raises many types: on values that look like dates, numbers
+            or truth values but are none (2026-02-30), and on hundreds of nested brackets.
     """
     try:
         content = yaml.safe_load(text)
@@ -25,7 +25,7 @@ def load_yaml(text: str | IO[str]) -> Any:
 
 
 def _visit(value: Any) -> None:
-    """Goes through all values, which does not end where one holds itself."""
+    """Visits all values. This does not end if one of them contains itself, which raises RecursionError."""
     if isinstance(value, dict | list):
         for one in value.values() if isinstance(value, dict) else value:
             _visit(one)

@@ -1,7 +1,7 @@
-"""What the preparing scripts share: where the source lies, where the data set goes, and whether it is the known one.
+"""What the preparing scripts share: finding the source, choosing the output folder, and checking the result.
 
-`checksums/NAME.json` holds, for each split of a data set, the sha256 of every image's pixels (RGB, rows from the top; not of
-the file, whose bytes depend on the encoder) under its file name, in the order of the JSON file, and one sha256 of all masks.
+`checksums/NAME.json` holds for each split of a data set the sha256 of every image's pixels (RGB, rows from the top; not of
+the file, whose bytes depend on the encoder) by its file name, in the order of the JSON file, and one sha256 of all masks.
 """
 
 import argparse
@@ -23,21 +23,21 @@ from adet_iuq.errors import EXIT_USER_ERROR, UserError
 
 SPLITS = ("train", "val")
 VARIABLE = "ADET_IUQ_DATA"
-_NAMED = 5  # so many differing files are named, the rest counted
+_NAMED = 5  # number of differing files that are named; the others are counted
 
 
 def prepare(
     name: str, description: str, how_to_get: str, write: Callable[[Path, Path], None], arguments: list[str] | None
 ) -> int:
-    """The command line of a preparing script; returns the exit code.
+    """Runs the command line of a preparing script; returns the exit code.
 
     Args:
-        name: of the data set and of its list of checksums.
+        name: the name of the data set and of its list of checksums.
         description: the help text.
-        how_to_get: commands that fetch the source, shown where it is missing.
-        write: takes the folder of the source and the folder to write `{train,val}.json` and the images to.
-        arguments: of the command line; None: those of the process.
-    """
+        how_to_get: the commands that fetch the source, which are shown if it is missing.
+        write: the function that converts the folder of the source to `{train,val}.json` and images in another folder.
+        arguments: the command line; None: that of the process.
+    """  # noqa: DOC501  it is caught here
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, help="folder or zip file of the source; without it: says how to get it")
     parser.add_argument("--output", type=Path, help=f"folder to write (default: ${VARIABLE}/{name})")
@@ -74,10 +74,10 @@ def _write_once(write: Callable[[Path, Path], None], source: Path, output: Path)
 
 @contextmanager
 def opened(source: Path) -> Iterator[Path]:
-    """The source as a folder: itself, or a zip file unpacked for the time of the block.
+    """The source as a folder: itself, or a zip file that is unpacked for the time of the block.
 
     Raises:
-        UserError: it is neither a folder nor a zip file.
+        UserError: the source is neither a folder nor a zip file.
     """
     if source.is_dir():
         yield source
@@ -101,11 +101,12 @@ def write_coco(
     """Writes `split`.json of a set of one class, a kind of cell, and numbers images and annotations from 1.
 
     Args:
-        output: folder of the data set.
-        split: of SPLITS.
-        pictures: of each image its entry and those of its annotations, without ids.
-        description, licenses: of the data set.
-        category: name of the class.
+        output: the folder of the data set.
+        split: one of SPLITS.
+        pictures: for each image its entry and those of its annotations, without ids.
+        description: the description of the data set.
+        licenses: the licences of the data set.
+        category: the name of the class.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -132,7 +133,7 @@ def known_checksums(name: str) -> dict[str, Any]:
 
 
 def checksums(folder: Path) -> dict[str, Any]:
-    """What `known_checksums` should say of a prepared folder."""
+    """The list that `known_checksums` should hold for a prepared folder."""
     result = {}
     for split in SPLITS:
         data = json.loads((folder / f"{split}.json").read_text())
@@ -146,7 +147,7 @@ def _pixels(path: Path) -> str:
 
 
 def _masks(data: dict[str, Any]) -> str:
-    """One sha256 of all masks as run-length codes, whichever way and in whichever order the file holds them."""
+    """One sha256 of all masks as run-length codes, whatever their form and order in the file."""
     images = {image["id"]: image for image in data["images"]}
     lines = []
     for annotation in data["annotations"]:
@@ -164,7 +165,7 @@ def verify(folder: Path, listed: dict[str, Any]) -> None:
     """Compares a prepared folder with a list of checksums.
 
     Raises:
-        UserError: images are missing, are too many, or differ, or masks differ; the files stay where they are.
+        UserError: images are missing, surplus or different, or masks differ; the files stay where they are.
     """
     found = checksums(folder)
     for split in SPLITS:

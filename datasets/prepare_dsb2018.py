@@ -30,10 +30,10 @@ HOW_TO_GET = """\
 
 
 def find_images(source: Path, file_names: list[str]) -> list[Path]:
-    """The folder of each image, wherever below `source` the folders of the images stand.
+    """The folder of each image, wherever below `source` it lies.
 
     Raises:
-        UserError: some images are not there.
+        UserError: some images are missing.
     """
     folders = {path.parent.name[:ID_DIGITS]: path.parent for path in source.rglob("images") if path.is_dir()}
     missing = [name for name in file_names if Path(name).stem not in folders]
@@ -45,7 +45,7 @@ def find_images(source: Path, file_names: list[str]) -> list[Path]:
 
 
 def read_nuclei(folder: Path) -> list[dict[str, Any]]:
-    """Area, box and segmentation of every nucleus of an image, by the names of the mask files; empty masks left out."""
+    """Area, box and segmentation of every nucleus of an image, by the names of the mask files, without empty masks."""
     nuclei = []
     for path in sorted((folder / "masks").glob("*.png")):
         mask = np.asfortranarray(np.asarray(Image.open(path).convert("L")) > 0, dtype=np.uint8)

@@ -55,10 +55,10 @@ def session_of(file_name: str) -> str:
 
 
 def read_export(source: Path) -> tuple[list[Picture], dict[int, str]]:
-    """All pictures, as they are numbered, and the names of the categories by id.
+    """All pictures in the order of their numbers, and the names of the categories by id.
 
     Raises:
-        UserError: the folder holds no export, several, or a part of one.
+        UserError: the folder holds no export, several exports, or only a part of one.
     """
     found = sorted(path.parents[1] for path in source.rglob(f"train/{ANNOTATIONS}"))
     if len(found) != 1:
@@ -79,7 +79,7 @@ def read_export(source: Path) -> tuple[list[Picture], dict[int, str]]:
 
 
 def chosen(pictures: list[Picture], split: str) -> list[Picture]:
-    """The pictures of a split ("train", "val"): by session, in val the first picture of each photo."""
+    """The pictures of a split ("train", "val"), chosen by session; val has only the first picture of each photo."""
     mine = [p for p in pictures if (session_of(p.record["file_name"]) in VAL_SESSIONS) == (split == "val")]
     if split == "train":
         return mine

@@ -10,14 +10,14 @@ from typing import Any
 
 
 def subset(data: dict[str, Any], image_ids: list[int]) -> dict[str, Any]:
-    """The data set of the chosen images, with those categories only that they show.
+    """The data set of the chosen images, with only those categories that they show.
 
     Args:
         data: a COCO-format data set.
-        image_ids: of the images to keep, in the order wished.
+        image_ids: the ids of the images to keep, in the wanted order.
 
     Raises:
-        SystemExit: an image id that the data set does not have.
+        SystemExit: the data set does not have one of the image ids.
     """
     images = {image["id"]: image for image in data["images"]}
     missing = [image_id for image_id in image_ids if image_id not in images]

@@ -1,4 +1,4 @@
-"""Who may import whom (ARCHITECTURE, section 2), read from the source."""
+"""Who may import whom (docs/architecture.md, "Who may import whom"), read from the source."""
 
 import ast
 import re

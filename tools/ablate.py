@@ -33,7 +33,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
-    """The command line; see the module's text."""
+    """The parsed command line; the module's text describes it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, metavar="STUDY.yaml")
     parser.add_argument(
@@ -46,8 +46,8 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--launcher", choices=LAUNCHERS, default="local", help="of --print-commands")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--status", action="store_true", help="print how far it is")
-    action.add_argument("--pause", action="store_true", help="make the runner's trainings stand still, at once")
-    action.add_argument("--continue", dest="go_on", action="store_true", help="the end of --pause")
+    action.add_argument("--pause", action="store_true", help="stop the runner's trainings at once, until --continue")
+    action.add_argument("--continue", dest="go_on", action="store_true", help="end a pause")
     action.add_argument(
         "--report", nargs="*", type=Path, metavar="FOLDER", help="rebuild the report in the first folder"
     )
@@ -81,7 +81,7 @@ def ablate(args: argparse.Namespace) -> int:
         print(f"{study.path}: the config of every arm loads; {len(study.runs())} runs.")
     else:
         records = folder.records(study.runs())
-        if not (folder.path / "code").is_dir():  # later on the code that counts is no longer this one
+        if not (folder.path / "code").is_dir():  # otherwise the copy there counts, not this code
             check_configs(study)
         code = prepare_code(folder.path, REPOSITORY, [record.revision for record in records.values()])
         if args.print_commands:
@@ -99,7 +99,7 @@ def ablate(args: argparse.Namespace) -> int:
 
 
 def print_status(study: Study, folder: StudyFolder, jobs: int | None) -> None:
-    """Prints how many runs are in which state, and the time left as far as finished runs tell."""
+    """Prints the number of runs in each state, and the time left as far as finished runs show it."""
     runs = study.runs()
     Console().print(status_table(study.title, folder, runs))
     left = [run for run in runs if folder.state(run) != "done"]
@@ -113,7 +113,7 @@ def check_configs(study: Study) -> None:
     Raises:
         UserError: a key does not exist, or a value does not fit.
     """
-    # detectron2 takes seconds to import, and a report needs none of it.
+    # Imported here, because detectron2 takes seconds to import and a report does not need it.
     from adet_iuq.config import import_projects, load_config
 
     added = import_projects([str(folder) for folder in study.projects])
@@ -126,7 +126,7 @@ def check_configs(study: Study) -> None:
 
 
 def run_study(study: Study, folder: StudyFolder, code: Code, args: argparse.Namespace) -> int:
-    """Runs what is left of a study, then reports."""
+    """Does the remaining runs of a study, and then reports."""
     print(f"Code: {code.folder}, revision {code.revision}", flush=True)
     gpus = visible_gpus()
 
@@ -141,7 +141,7 @@ def run_study(study: Study, folder: StudyFolder, code: Code, args: argparse.Name
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs of this process by their names in CUDA_VISIBLE_DEVICES."""
     import torch
 
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
@@ -149,7 +149,7 @@ def visible_gpus() -> list[str]:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Runs the tool; returns the exit code."""
     try:
         return ablate(parse_arguments(words))
     except UserError as error:

@@ -2,9 +2,9 @@
 
     python tools/benchmark_inter_loss.py --queries 100 --capacities 10000 100000 400000 1000000
 
-Plain is what a straightforward version does: all pairs at once, CondInst's dynamic filters as the published grouped
-convolutions. Both are measured in turn, `ratio` is the median of plain over chunked. Memory is what a forward and backward
-pass needs beyond its inputs, summed over torch's own allocations. Plain is left out where it would need more than
+Plain is a straightforward version: all pairs at once, with CondInst's dynamic filters as the published grouped
+convolutions. Both are measured in turn; `ratio` is the median of plain over chunked. Memory is the sum of torch's
+allocations in a forward and a backward pass beyond the inputs. Plain is left out if it would need more than
 --max-plain-gb.
 """
 
@@ -54,7 +54,7 @@ def dynamic_filter_retrieve(queries: Queries, pixels: Pixels) -> Tensor:
 
 
 def grouped_convolution_retrieve(queries: Queries, pixels: Pixels) -> Tensor:
-    """The same as published: inputs of every pair written out, then convolutions with a group for each query."""
+    """CondInst as published: the inputs of every pair are written out, then convolutions have a group for each query."""
     count = len(queries)
     relative = (queries.context["location"][:, :, None] - pixels.locations.T) / queries.context["scale"][:, None, None]
     out = torch.cat([relative, pixels.features.T.expand(count, -1, -1)], dim=1).flatten(0, 1)[None]
@@ -67,15 +67,15 @@ def grouped_convolution_retrieve(queries: Queries, pixels: Pixels) -> Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of query."""
+    """One kind of query."""
 
     name: str
     retrieve: Callable[[Queries, Pixels], Tensor]
     plain_retrieve: Callable[[Queries, Pixels], Tensor]
     pixel_dim: int
     query_dim: int
-    bytes_per_pair: int  # that retrieve takes, its backward pass included, as CondInstIUQ states it
-    plain_bytes_per_pair: int  # that a whole plain step takes, measured
+    bytes_per_pair: int  # bytes that retrieve takes, backward pass included, as CondInstIUQ declares it
+    plain_bytes_per_pair: int  # measured bytes of a whole plain step
 
 
 CASES = (
@@ -87,7 +87,7 @@ CASES = (
 
 
 def random_inputs(case: Case, queries: int, capacity: int, seed: int = 0) -> tuple[Queries, Tensor, Pixels]:
-    """Queries, their image ids, and a full memory of 1000 images, ids 0 to 999; queries are of images 0 to 15."""
+    """Queries of images 0 to 15, their image ids, and a full memory of 1000 images with ids 0 to 999."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(16, (queries,), generator=generator)
     embeddings = 0.3 * torch.randn(queries, case.query_dim, generator=generator)
@@ -118,7 +118,7 @@ def chunked_step(case: Case, queries: Queries, ids: Tensor, pixels: Pixels, chun
 
 
 def plain_step(case: Case, queries: Queries, ids: Tensor, pixels: Pixels) -> Tensor:
-    """The same by ordinary autograd over all pairs at once."""
+    """The same results by ordinary autograd over all pairs at once."""
     foreign = (ids[:, None] != pixels.image_ids[None]) & (pixels.image_ids >= 0)[None]
     logits = case.plain_retrieve(queries, pixels)
     cross_entropy = F.softplus(logits)
@@ -128,14 +128,14 @@ def plain_step(case: Case, queries: Queries, ids: Tensor, pixels: Pixels) -> Ten
 
 
 def timed(step: Callable[[], object]) -> float:
-    """Seconds that one run takes."""
+    """The seconds that one run takes."""
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line."""
+    """The parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--capacities", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])

@@ -1,12 +1,12 @@
-r"""Seconds of a training step and of bringing the memory into line, for several numbers of processes and capacities.
+r"""Seconds of a training step and of synchronising the memory, for several numbers of processes and capacities.
 
     python tools/benchmark_scaling.py --config-file configs/CondInst/R18_overfit_iuq.yaml --processes 1 2 4 \
         --capacities 0 10000 100000 1000000 --size 128x128 --plot output/scaling.png [KEY VALUE ...]
 
-Weak scaling: every process has a batch of its own, so that equal step times are perfect scaling; processes that outnumber
-the cores share them. The memory is full, the inter-scene loss at full weight, weights and images are random. `sync` is one
-`enqueue` of the pixels of a step, by itself and from a barrier on: sizes, rows, sorting, writing; the slowest process counts
-for both. `memory MB` is what a process stores. MODEL.IUQ.MEMORY.SHARD True splits it.
+Weak scaling: every process has a batch of its own, so equal step times are perfect scaling; if there are more processes
+than cores, they share these. The memory is full, the inter-scene loss has its full weight, weights and images are
+random. `sync` is one `enqueue` of a step's pixels by itself, measured from a barrier on: sizes, rows, sorting, writing.
+The slowest process counts for both. `memory MB` is what a process stores. MODEL.IUQ.MEMORY.SHARD True splits it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-import adet_iuq.ctrl_c
+import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.config import import_projects, load_config
 from adet_iuq.config.num_classes import all_num_classes
@@ -50,7 +50,7 @@ def build(cfg: Any, capacity: int) -> tuple[nn.Module, PixelMemory]:
     """The segmenter of a config, wrapped for several processes, and its full memory of that capacity.
 
     Raises:
-        UserError: it has no memory.
+        UserError: the segmenter has no memory.
     """
     cfg = cfg.clone()
     cfg.MODEL.IUQ.MEMORY.CAPACITY = capacity
@@ -69,7 +69,7 @@ def build(cfg: Any, capacity: int) -> tuple[nn.Module, PixelMemory]:
 
 
 def fill(memory: PixelMemory, capacity: int, device: str) -> None:
-    """Fills the memory with random pixels of foreign images, every process giving its share."""
+    """Fills the memory with random pixels of foreign images; every process provides its share."""
     share = -(-capacity // comm.get_world_size())
     for start in range(0, share, 100_000):
         memory.enqueue(random_pixels(memory, min(100_000, share - start), device))
@@ -84,7 +84,7 @@ def random_pixels(memory: PixelMemory, count: int, device: str) -> Pixels:
 
 
 def slowest(step: Callable[[], object], repeats: int) -> float:
-    """Median over the repeats, besides one that warms up, of the slowest process's seconds."""
+    """The median of the slowest process's seconds over the repeats, after one run to warm up."""
     durations = []
     for _ in range(repeats + 1):
         comm.synchronize()
@@ -105,14 +105,14 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: list[
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Runs in every process: all capacities; the main process writes the rows to `args.rows`."""
+    """Measures all capacities, in every process; the main process writes the rows to `args.rows`."""
     loaded = load_config(args.config_file, args.opts, import_projects(args.project))
     cfg = loaded.cfg
     choose_device(cfg, user_set="MODEL.DEVICE" in loaded.explicit)
     cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR = args.batch * comm.get_world_size(), 0.0
     images = find_segmenter(cfg).images_per_batch(cfg) // comm.get_world_size()
     first = comm.get_rank() * images
-    labels = min(all_num_classes(cfg))  # suit every segmenter
+    labels = min(all_num_classes(cfg))  # valid for every segmenter
     inputs = [synthetic_input(args.size, args.instances, labels, first + i) for i in range(images)]
     for capacity in args.capacities:
         model, memory = build(cfg, capacity)
@@ -139,7 +139,7 @@ def print_row(*cells: str) -> None:
 
 
 def plot(rows: list[dict[str, float]], path: Path) -> None:
-    """Step and sync time over the capacity, a line for each number of processes."""
+    """Plots step and sync time over the capacity, with a line for each number of processes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -161,16 +161,16 @@ def plot(rows: list[dict[str, float]], path: Path) -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line: that of train_net.py, and what is measured."""
+    """The parsed command line: that of train_net.py, and what is measured."""
     parser = argument_parser()
     parser.description, parser.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
     parser.epilog = None
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--capacities", type=int, nargs="+", default=[0, 10_000, 100_000, 1_000_000])
-    parser.add_argument("--size", type=size, default=(128, 128), help="of images, HxW in pixels")
+    parser.add_argument("--size", type=size, default=(128, 128), help="size of images, HxW in pixels")
     parser.add_argument("--batch", type=int, default=2, help="views of each process")
-    parser.add_argument("--instances", type=int, default=8, help="in each image")
-    parser.add_argument("--iters", type=int, default=5, help="steps, besides one that warms up")
+    parser.add_argument("--instances", type=int, default=8, help="instances in each image")
+    parser.add_argument("--iters", type=int, default=5, help="steps, after one that warms up")
     parser.add_argument("--plot", type=Path, help="PNG file to draw")
     return parser.parse_args()
 

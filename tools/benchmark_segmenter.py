@@ -33,7 +33,7 @@ from detectron2.utils.events import EventStorage
 from part_clock import OTHER, PartClock
 from torch import nn
 
-import adet_iuq.ctrl_c
+import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.checkpoint import build_checkpointer
 from adet_iuq.config import add_project_option, import_projects, load_config
@@ -50,7 +50,7 @@ from adet_iuq.modeling.parts import part
 OPTIMIZER = "optimizer"
 TRAINING_PARTS = ("backbone", "heads", "targets", "losses", "iuq", OPTIMIZER, OTHER)
 INFERENCE_PARTS = ("backbone", "heads", "nms", "postprocess", OTHER)
-# Names of settings and their MODEL.IUQ: inter-scene loss, equivariance loss, kind of views. None: the base segmenter.
+# Settings of MODEL.IUQ by name: inter-scene loss, equivariance loss, kind of views. None: the base segmenter.
 SETTINGS: dict[str, tuple[bool, bool, str] | None] = {
     "off": None,
     "inter": (True, False, "paired"),
@@ -63,26 +63,26 @@ SETTINGS: dict[str, tuple[bool, bool, str] | None] = {
 
 @dataclass
 class Candidate:
-    """One segmenter under one setting."""
+    """One segmenter with one setting."""
 
     setting: str
     cfg: CfgNode
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    images: int  # that a step reads
+    images: int  # number of images that a step reads
 
     @property
     def views(self) -> int:
-        """Images that go through the network in a step."""
+        """The number of images that pass the network in a step."""
         iuq = self.cfg.MODEL.IUQ
         return self.images if self.setting == "off" or not iuq.EQUI.ENABLED else 2 * self.images
 
 
 def candidates(cfg: CfgNode, settings: list[str], batch: int, weights: str | None) -> Iterator[Candidate]:
-    """The segmenter of a config under those of the settings that it has; all of them share one set of weights.
+    """The segmenter of a config with each of the settings that it supports; all of them share one set of weights.
 
     Raises:
-        UserError: as the segmenters'; the weights do not load.
+        UserError: the segmenter refuses its config, or the weights do not load.
     """
     base = cfg.MODEL.META_ARCHITECTURE.removesuffix("IUQ")
     first: nn.Module | None = None
@@ -108,7 +108,7 @@ def candidates(cfg: CfgNode, settings: list[str], batch: int, weights: str | Non
 
 
 def share_weights(source: nn.Module, target: nn.Module) -> None:
-    """Puts the parameters and buffers of `source` into `target`, which has the same and maybe more."""
+    """Copies the parameters and buffers of `source` into `target`, which has the same ones and possibly more."""
     for prefix, module in source.named_modules():
         same = target.get_submodule(prefix)
         same._parameters.update(module._parameters)
@@ -134,7 +134,7 @@ def train_step(candidate: Candidate, inputs: list[dict]) -> PartClock:
 
 
 def fill_memory(candidate: Candidate) -> None:
-    """Fills the pixel memory, if there is one, with copies of what a step put there, as pixels of other images."""
+    """Fills the pixel memory, if there is one, with copies of a step's pixels, under the ids of other images."""
     memory = candidate.model.iuq_criterion.memory if isinstance(candidate.model, IUQMetaArch) else None
     if memory is None or memory.capacity == 0 or len(memory) == 0:
         return
@@ -148,7 +148,7 @@ def fill_memory(candidate: Candidate) -> None:
 def benchmark_training(found: list[Candidate], args: argparse.Namespace) -> None:
     """Prints the table of training steps."""
     cfg = found[0].cfg
-    labels = min(all_num_classes(cfg))  # suit every segmenter
+    labels = min(all_num_classes(cfg))  # valid for every segmenter
     inputs = [synthetic_input(args.size, args.instances, labels, seed) for seed in range(args.batch)]
     for candidate in found:
         if isinstance(candidate.model, IUQMetaArch):
@@ -171,7 +171,7 @@ def benchmark_training(found: list[Candidate], args: argparse.Namespace) -> None
 
 
 def infer(candidate: Candidate, inputs: dict) -> tuple[PartClock, int]:
-    """One inference, timed, and the number of its detections."""
+    """One timed inference, and the number of its detections."""
     candidate.model.eval()
     image = {key: inputs[key] for key in ("image", "height", "width")}
     with torch.no_grad(), PartClock(candidate.cfg.MODEL.DEVICE) as clock:
@@ -200,7 +200,7 @@ def benchmark_inference(found: list[Candidate], args: argparse.Namespace) -> Non
 def summary(
     clocks: list[PartClock], base: list[PartClock], names: tuple[str, ...]
 ) -> tuple[float, float, dict[str, float]]:
-    """Medians over the rounds: seconds in all, ratio to the base's, and seconds of each part."""
+    """The medians over the rounds: all seconds, their ratio to the base's, and the seconds of each part."""
     totals, others = ([sum(t.total for t in clock.times.values()) for clock in some] for some in (clocks, base))
     parts = {name: median(clock.times[name].total for clock in clocks) for name in names}
     return median(totals), median(a / b for a, b in zip(totals, others, strict=True)), parts
@@ -212,20 +212,20 @@ def print_row(*cells: str) -> None:
 
 
 def size(text: str) -> tuple[int, int]:
-    """HxW as two numbers."""
+    """Two numbers from HxW."""
     height, width = text.split("x")
     return int(height), int(width)
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line."""
+    """The parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", action="append", required=True, help="repeat it for more segmenters")
-    parser.add_argument("--size", type=size, default=(256, 256), help="of training images, HxW in pixels")
-    parser.add_argument("--test-size", type=size, help="of the image of the inference; default: --size")
+    parser.add_argument("--size", type=size, default=(256, 256), help="size of training images, HxW in pixels")
+    parser.add_argument("--test-size", type=size, help="size of the image of the inference; default: --size")
     parser.add_argument("--batch", type=int, default=2, help="images of a step without IUQ")
-    parser.add_argument("--instances", type=int, default=8, help="in each image")
-    parser.add_argument("--iters", type=int, default=5, help="rounds, besides one that warms up")
+    parser.add_argument("--instances", type=int, default=8, help="instances in each image")
+    parser.add_argument("--iters", type=int, default=5, help="rounds, after one that warms up")
     parser.add_argument(
         "--setting", action="append", choices=SETTINGS, help="measure it beside `off`; repeatable; default: all"
     )

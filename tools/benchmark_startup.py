@@ -2,11 +2,11 @@
 
     python tools/benchmark_startup.py [--scale 0.1] [--folder output/startup]
 
-Makes a file of COCO's size (118,287 images, 850,174 annotations, 483 MB; `--scale` gives a share of it), whose images are
-links to one picture, and takes each start in a fresh process, the first one with an empty cache folder. A start registers
-the data set, fills the class counts, checks it and builds the training loader. detectron2's `load_coco_json` in the same run
-is what it is to be compared with. `peak GB` is the largest resident memory of a process, libraries and mapped files
-included; `own GB` is what it has for itself at the end. CPU seconds tell more than seconds where others use the machine.
+It makes a file of COCO's size (118,287 images, 850,174 annotations, 483 MB; `--scale` gives a share of it), whose images are
+links to one picture. Each start runs in a fresh process, the first one with an empty cache folder. A start registers the
+data set, fills in the class counts, checks the data and builds the training loader. detectron2's `load_coco_json` in the
+same run is the reference. `peak GB` is the largest resident memory of a process, libraries and mapped files included; `own
+GB` is its private memory at the end. CPU seconds mean more than seconds if others use the machine.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from adet_iuq.data.registration.crowding import warn_of_crowded_images
 IMAGES, ANNOTATIONS, CLASSES = 118_287, 850_174, 80
 HEIGHT, WIDTH = 427, 640
 COLUMNS = ("", "s", "CPU s", "peak GB", "own GB", "first batch s")
-_LOOKS = 2000  # outlines that differ
+_LOOKS = 2000  # number of different outlines
 
 
 def make_data(folder: Path, scale: float) -> None:
-    """Writes `coco.json` and `images`, unless they are there."""
+    """Writes `coco.json` and `images`, unless they exist."""
     images, root = round(IMAGES * scale), folder / "images"
     if (folder / "coco.json").exists():
         return
@@ -61,7 +61,7 @@ def make_data(folder: Path, scale: float) -> None:
 
 
 def write_annotations(file: Any, images: int, count: int) -> None:
-    """Ellipses of 8 to 51 points, one in a hundred a crowd in run lengths, each of a random image and class."""
+    """Writes ellipses of 8 to 51 points, one in a hundred as a crowd in run lengths, each of a random image and class."""
     generator = np.random.default_rng(1)
     looks = [json.dumps(outline(generator), separators=(",", ":"))[1:-1] for _ in range(_LOOKS)]
     runs = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * 100, HEIGHT * 50, HEIGHT * (WIDTH - 150)]}
@@ -87,7 +87,7 @@ def outline(generator: np.random.Generator) -> dict[str, Any]:
 
 
 def start_ours(folder: Path) -> Any:
-    """All that a training does before its first batch, as far as the data are concerned; returns the loader."""
+    """Does everything with the data that a training does before its first batch; returns the loader."""
     cfg = get_cfg()
     cfg.DATASETS.REGISTER = [["startup", str(folder / "coco.json"), str(folder / "images")]]
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, cfg.DATALOADER.NUM_WORKERS = ("startup",), ("startup",), 0
@@ -99,13 +99,13 @@ def start_ours(folder: Path) -> Any:
 
 
 def memory(key: str) -> float:
-    """Gigabytes of this process, by a line of its status (Linux)."""
+    """Gigabytes of this process's memory, by a line of its status (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return float(next(line for line in lines if line.startswith(key)).split()[1]) * 1024 / 1e9
 
 
 def measure(args: argparse.Namespace) -> None:
-    """One start, in a process of its own; prints its numbers as JSON."""
+    """Measures one start, in a process of its own; prints its numbers as JSON."""
     if args.ranks > 1:
         store = f"file://{args.folder.absolute()}/store"
         dist.init_process_group("gloo", init_method=store, rank=args.rank, world_size=args.ranks)
@@ -124,7 +124,7 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace, title: str, kind: str, ranks: int = 1) -> None:
-    """Takes a start by as many processes at once, and prints a line for each."""
+    """Measures a start of several processes at once, and prints a line for each."""
     (args.folder / "store").unlink(missing_ok=True)
     environment = {**os.environ, "ADET_IUQ_CACHE": str(args.folder / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--folder", str(args.folder), "--measure", kind, "--ranks", str(ranks)]

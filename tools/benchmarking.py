@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(step: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """Largest sum of torch's allocations while `step` runs, above that before it."""
+    """The largest sum of torch's allocations while `step` runs, minus that before it."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -31,9 +31,9 @@ def peak_bytes(step: Callable[[], object], device: torch.device | str = "cpu") -
 
 
 def alternate(steps: Sequence[Callable[[], Any]], rounds: int) -> list[list[Any]]:
-    """Runs all steps in turn, `rounds` times after once to warm up; what each step returned in every round.
+    """Runs all steps in turn, once to warm up and then `rounds` times; returns each step's results of every round.
 
-    Whatever slows the machine down for a while then meets all of them.
+    So whatever slows the machine down for a while affects all of them.
     """
     results: list[list[Any]] = [[] for _ in steps]
     for number in range(rounds + 1):
@@ -48,17 +48,17 @@ def synthetic_input(size: tuple[int, int], instances: int, classes: int, seed: i
     """A training sample as the loader yields it: noise with ellipses of all scales, and their annotations.
 
     Args:
-        size: height and width.
-        instances: number of ellipses; they may overlap and reach over the border.
-        classes: labels are below it.
-        seed: of everything drawn; also the image's id.
+        size: the height and width.
+        instances: the number of ellipses, which may overlap and reach over the border.
+        classes: the number of classes; labels are below it.
+        seed: the seed of everything that is drawn; also the image's id.
     """
     generator = torch.Generator().manual_seed(seed)
     height, width = size
     image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
     draws = torch.rand(instances, 4, generator=generator)
     centers = draws[:, :2] * torch.tensor([height, width])
-    # Sides from 16 pixels to nearly the image's, each octave as often as any other.
+    # Radii from 8 pixels to nearly half the image's side, each octave as often as any other.
     radii = 8 * (torch.tensor([height, width]) * 0.45 / 8).clamp(min=1) ** draws[:, 2:]
     y, x = torch.arange(height)[:, None], torch.arange(width)
     parts = [

@@ -1,8 +1,8 @@
-"""What keeps the Python files of detectron2 v0.6 from running today, and how each place is mended.
+"""The reasons why the Python files of detectron2 v0.6 do not run today, and the repair for each place.
 
 Five causes: aliases that NumPy dropped, a constant that Pillow dropped, `pkg_resources` that setuptools dropped, `caffe2`
 that torch dropped, and the compiled module `_C`, which the pure-Python build does not have. A repair names the file, the
-pattern and how often the pattern must match; anything else stops the build, so no repair can silently miss.
+pattern and how often the pattern must match; any other number stops the build, so no repair can fail unnoticed.
 """
 
 import re
@@ -55,7 +55,7 @@ class COCOeval_opt(COCOeval):
     """pycocotools' COCOeval under the name that detectron2's evaluators import."""
 '''
 
-# Files that the pure build has instead of, or on top of, the published ones.
+# Files that the pure build adds to the published ones or puts in their place.
 NEW_FILES = {"detectron2/layers/missing_ops.py": MISSING_OPS}
 REPLACED_FILES = {"detectron2/evaluation/fast_eval_api.py": (FAST_EVAL, r"^from detectron2 import _C$")}
 
@@ -108,8 +108,8 @@ REPAIRS = (
     ),
 )
 
-# The requirements of v0.6's setup.py without the pins that nothing fulfils today: black is a formatter that only its
-# developers need, iopath was held below 0.1.10. Both are verified to stand there.
+# The requirements of v0.6's setup.py without the pins that cannot be met today: black is a formatter that only
+# detectron2's developers need, and iopath was held below 0.1.10. Both patterns must match.
 REQUIREMENT_REPAIRS = (
     Repair("setup.py", r'"black==21\.4b2",', "", 1),
     Repair("setup.py", r'"iopath>=0\.1\.7,<0\.1\.10"', '"iopath>=0.1.7"', 1),
@@ -118,7 +118,7 @@ REQUIREMENT_REPAIRS = (
 
 
 def repair(root: Path, repairs: tuple[Repair, ...] = (*REPAIRS, *REQUIREMENT_REPAIRS)) -> None:
-    """Mends the unpacked sdist at `root` in place.
+    """Repairs the unpacked sdist at `root` in place.
 
     Raises:
         RepairError: a file is missing, or a pattern matches more or fewer times than it must.
@@ -132,7 +132,11 @@ def repair(root: Path, repairs: tuple[Repair, ...] = (*REPAIRS, *REQUIREMENT_REP
 
 
 def replace_files(root: Path) -> None:
-    """Puts the files of the pure build in place; RepairError if a replaced one is not what it should be."""
+    """Puts the files of the pure build in place.
+
+    Raises:
+        RepairError: a file to be replaced is not that of v0.6.
+    """
     for name, (text, pattern) in REPLACED_FILES.items():
         if not re.search(pattern, _read(root / name), flags=re.MULTILINE):
             raise RepairError(f"{name}: {pattern!r} does not match, the file is not the one of v0.6.")

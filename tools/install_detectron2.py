@@ -2,7 +2,7 @@
 
 detectron2 is not on PyPI under its own name. The sdist `pb1-detectron2 0.6` there holds the Python files of the v0.6 tag
 unchanged, without the C++ sources, so `pip install` of it fails. This script fetches that file (its checksum is pinned),
-mends it (tools/detectron2_repairs.py), has pip pack a wheel and installs it. An installed detectron2 >= 0.6 is left alone.
+repairs it (tools/detectron2_repairs.py), has pip pack a wheel and installs it. An installed detectron2 >= 0.6 is kept.
 
 detectron2 is Apache-2.0, Copyright Facebook, Inc. and its affiliates; the wheel carries its licence.
 
@@ -34,7 +34,7 @@ PROJECT, SDIST = "pb1-detectron2", "pb1-detectron2-0.6.tar.gz"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 VERSION = "0.6+pure"
 WHEEL = f"detectron2-{VERSION}-py3-none-any.whl"
-# Where the sdist keeps the packages that setup.py installs below detectron2.projects.
+# The places in the sdist of the packages that setup.py installs below detectron2.projects.
 PROJECTS = {
     "point_rend": "projects/PointRend/point_rend",
     "deeplab": "projects/DeepLab/deeplab",
@@ -58,7 +58,7 @@ class InstallError(Exception):
 
 
 def installed_version() -> str | None:
-    """Version of the detectron2 that is installed, or that can be imported (a source folder on PYTHONPATH), if any."""
+    """The version of a detectron2 that is installed or can be imported (a source folder on PYTHONPATH); None if none is."""
     try:
         return metadata.version("detectron2")
     except metadata.PackageNotFoundError:
@@ -90,7 +90,7 @@ def index_url() -> str:
 
 
 def _read_url(url: str, timeout: int) -> bytes:
-    """Content of a URL, with the user name and password it may hold and the certificates pip is told to trust."""
+    """The content of a URL, with the user name and password in it and the certificates that pip trusts."""
     parts = urlsplit(url)
     place = parts.netloc.rpartition("@")[2]
     request = urllib.request.Request(parts._replace(netloc=place).geturl(), headers={"Accept": "text/html, */*;q=0.1"})
@@ -104,9 +104,12 @@ def _read_url(url: str, timeout: int) -> bytes:
 
 
 def fetch(target: Path) -> None:
-    """Downloads the sdist from the package index to `target`; InstallError if the index or the file is out of reach.
+    """Downloads the sdist from the package index to `target`.
 
-    The file itself is fetched: `pip download` would run its setup.py, which needs a compiler and torch.
+    The file itself is fetched, because `pip download` would run its setup.py, which needs a compiler and torch.
+
+    Raises:
+        InstallError: the index or the file cannot be reached.
     """
     page_url = f"{index_url()}/{PROJECT}/"
     shown = re.sub(r"//[^/@]*@", "//", page_url)  # without a password
@@ -126,7 +129,7 @@ def fetch(target: Path) -> None:
 
 
 def verify(sdist: Path) -> None:
-    """InstallError unless the file is the one whose content was compared with the v0.6 tag."""
+    """Raises InstallError unless the file is the one whose content was compared with the v0.6 tag."""
     if not sdist.is_file():
         raise InstallError(f"{sdist} does not exist.")
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
@@ -146,7 +149,7 @@ def unpack(sdist: Path, folder: Path) -> Path:
 
 
 def build_wheel(root: Path, folder: Path) -> Path:
-    """Has pip pack the mended tree at `root` as a wheel in `folder`; returns its path.
+    """Has pip pack the repaired tree at `root` as a wheel in `folder`; returns its path.
 
     Raises:
         InstallError: the tree lacks the configs of model_zoo or one of the projects, or pip fails.
@@ -172,17 +175,17 @@ def _pip(*words: str) -> None:
 
 
 def install(wheel: Path) -> None:
-    """Installs the wheel and what it needs into this interpreter's environment; InstallError if pip fails."""
+    """Installs the wheel and its requirements into this interpreter's environment; raises InstallError if pip fails."""
     _pip("install", "--force-reinstall", "--no-deps", str(wheel))
     _pip("install", str(wheel))
 
 
 def run(sdist: Path | None, wheel_dir: Path | None) -> None:
-    """Fetches, verifies, mends, packs and installs.
+    """Fetches, verifies, repairs, packs and installs.
 
     Args:
         sdist: a file to use instead of fetching it.
-        wheel_dir: folder that keeps the wheel; None: it is thrown away.
+        wheel_dir: the folder that keeps the wheel; None: it is deleted.
     """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

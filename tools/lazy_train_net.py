@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Trains and evaluates a LazyConfig: --config-file FILE.py [--num-gpus N] [--resume] [--eval-only] [key=value ...].
 
-detectron2's tools/lazyconfig_train_net.py with this project's optimisation step, which tells the model the iteration: the
-ramp of the inter-scene loss follows it. Loader, hooks and checkpoints are detectron2's. What tools/train_net.py does
-beyond that is not here: a resumed run has weights, optimiser and schedule, but its pixel memory starts empty and its samples
-are drawn anew; no check of data sets, no gradient accumulation, no guards; several processes on GPUs only.
+It is detectron2's tools/lazyconfig_train_net.py with this project's optimisation step, which tells the model the iteration,
+as the ramp of the inter-scene loss needs it. Loader, hooks and checkpoints are detectron2's. The rest of tools/train_net.py
+is missing here: a resumed run has weights, optimiser and schedule, but its pixel memory starts empty and its samples are
+drawn anew; there is no check of data sets, no gradient accumulation and no guard; several processes need GPUs.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 
 import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
-from adet_iuq.config import get_cfg
+from adet_iuq.config import find_recipe, get_cfg
 from adet_iuq.data import register_shapes
 from adet_iuq.engine.loop.step import TrainStep
 from adet_iuq.engine.meta_arch import unwrap
@@ -47,24 +47,24 @@ class LazyTrainer(TrainerBase):
         self.step.data_loader = instantiate(cfg.dataloader.train)
 
     def run_step(self) -> None:
-        """One iteration."""
+        """Runs one iteration."""
         self.step.iter = self.iter
         self.step.run_step()
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint; the weights stand beside it."""
+        """The state for the checkpoint, which holds the weights beside it."""
         scaler = self.step.grad_scaler.state_dict()
         return {**super().state_dict(), "optimizer": self.optimizer.state_dict(), "grad_scaler": scaler}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave."""
+        """Loads a state that `state_dict` returned."""
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.step.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
 
 def evaluate(cfg: Any, model: torch.nn.Module) -> dict[str, Any]:
-    """The results of `dataloader.test` by `dataloader.evaluator`; on the main process."""
+    """The results of `dataloader.test` by `dataloader.evaluator`, on the main process."""
     loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
     results: dict[str, Any] = inference_on_dataset(unwrap(model), loader, evaluator)
     print_csv_format(results)
@@ -96,9 +96,10 @@ def train(cfg: Any, resume: bool) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """What every process does."""
+    """Runs in every process."""
     try:
         register_shapes(get_cfg())
+        args.config_file = find_recipe(args.config_file)
         cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
         default_setup(cfg, args)
         if args.eval_only:

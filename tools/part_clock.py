@@ -14,30 +14,30 @@ from torch import Tensor
 
 from adet_iuq.modeling.parts import heard_by
 
-OTHER = "other"  # what runs outside of all parts
+OTHER = "other"  # everything that runs outside of all parts
 
 
 @dataclass
 class PartTimes:
-    """Seconds that a part took."""
+    """The seconds that a part took."""
 
     forward: float = 0.0
     backward: float = 0.0
 
     @property
     def total(self) -> float:
-        """Both together."""
+        """The seconds of both passes together."""
         return self.forward + self.backward
 
 
 class PartClock:
-    """Times the parts of what runs inside `with clock:` on this thread; one clock at a time.
+    """Times the parts of everything that runs inside `with clock:` on this thread. Only one clock runs at a time.
 
     Attributes:
-        times: {name of a part, or OTHER: seconds}; all of them sum up to the time spent inside the block.
+        times: {name of a part, or OTHER: seconds}; their sum is the time inside the block.
 
     Args:
-        device: a CUDA device is waited for at every border between parts.
+        device: the device; a CUDA device is synchronised at every border between parts.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -46,7 +46,7 @@ class PartClock:
         self._stack: list[str] = []
         self._in_backward = False
         self._since = 0.0
-        # From which autograd sequence number on the nodes of the graph belong to which part.
+        # For each part the autograd sequence number from which on the nodes of the graph belong to it.
         self._first_nodes: list[int] = []
         self._owners: list[str] = []
 
@@ -79,7 +79,7 @@ class PartClock:
         self._own(self._stack[-1])
 
     def backward(self, loss: Tensor) -> None:
-        """`loss.backward()`, every step charged to the part whose forward pass made it necessary."""
+        """Runs `loss.backward()`; every step counts for the part whose forward pass made it necessary."""
         self._charge(self._stack[-1])
         current = [OTHER]
 
@@ -89,10 +89,10 @@ class PartClock:
 
         for node in _graph(loss):
             if hasattr(node, "variable"):
-                continue  # adding a gradient to a weight: charged to the step that made it
+                continue  # adding a gradient to a weight counts for the step that computed it
             owner = self._owners[bisect_right(self._first_nodes, node._sequence_nr()) - 1]
             node.register_prehook(partial(begin, owner))
-        self._since = self._now()  # looking the graph over is nobody's time
+        self._since = self._now()  # the search in the graph does not count
         self._in_backward = True
         loss.backward()  # type: ignore[no-untyped-call]
         self._charge(current[0])
@@ -103,7 +103,7 @@ class PartClock:
         self._owners.append(name)
 
     def _charge(self, name: str) -> None:
-        """The time since the last border belongs to `name`."""
+        """Adds the time since the last border to `name`."""
         now = self._now()
         times, passed = self.times[name], now - self._since
         if self._in_backward:

@@ -21,7 +21,7 @@ fi
 
 # The stamp holds the state of the files that decide what is installed, and the place they stand in.
 stamp=.venv/.adet_iuq_setup
-state="$(cat setup.py tools/setup_env.sh tools/install_detectron2.py tools/detectron2_repairs.py | cksum) $PWD"
+state="$(cat pyproject.toml setup.py tools/setup_env.sh tools/install_detectron2.py tools/detectron2_repairs.py | cksum) $PWD"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ]; then
   exit 0
 fi
@@ -36,8 +36,8 @@ fi
 echo "== Installing detectron2"
 .venv/bin/python tools/install_detectron2.py
 echo "== Installing adet_iuq and what it needs"
-pip --quiet install setuptools wheel
-pip --quiet install --no-build-isolation -e ".[test]"
+pip --quiet install "setuptools>=77" wheel
+pip --quiet install --no-build-isolation -e ".[dev]"
 # On its own: its metadata asks for opencv-python, also where the headless package stands.
 pip --quiet install --no-deps "lvis>=0.5.3"
 if ! python_ok "import cv2"; then

@@ -5,7 +5,7 @@ import sys
 
 import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.commands.train import main as command
-from adet_iuq.commands.train import run as main  # what each process does, for those who launch it themselves
+from adet_iuq.commands.train import run as main  # for users who launch the processes themselves
 
 __all__ = ["command", "main"]
 

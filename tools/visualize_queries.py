@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-r"""One picture of where the query of an instance fires: over its own image, and over other images (docs/queries.md).
+r"""Draws where the query of an instance fires: over its own image, and over other images (docs/queries.md).
 
     python tools/visualize_queries.py --config-file output/config.yaml --weights output/model_final.pth \
         --base-weights base/model_final.pth --image photo.jpg --instance 0 --gallery photos/ --output query.png
 
-Without annotations the instances are the model's own detections, the most certain one is number 0. With `--dataset NAME` in
-place of `--image` they are the annotations of its picture `--picture`, and its other pictures are the gallery.
+Without annotations the instances are the model's own detections; number 0 is the most certain one. With `--dataset NAME` in
+place of `--image` they are the annotations of its picture number `--picture`, and its other pictures are the gallery.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-import adet_iuq.ctrl_c
+import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 
 # isort: split
 import cv2
@@ -33,7 +33,7 @@ def visualize(args: argparse.Namespace) -> None:
     """Writes the picture and prints what it shows.
 
     Raises:
-        UserError: model, picture, instance or gallery are not usable.
+        UserError: the model, the picture, the instance or the gallery is not usable.
     """
     models = load_models(args.config_file, args.weights, args.base_weights, args.opts, import_projects(args.project))
     picture, others = _pictures(models[-1], args)
@@ -77,7 +77,7 @@ def _pictures(model: QueryModel, args: argparse.Namespace) -> tuple[Picture, lis
 
 
 def _instances(model: QueryModel, picture: Picture, found: Instances) -> tuple[Instances, list[str]]:
-    """The instances to choose from and what to call them: the annotations, or else the detections of `model`."""
+    """The instances to choose from, and their names: the annotations, or else the detections of `model`."""
     truth = as_truth(found) if picture.truth is None else picture.truth
     names = [class_name(model.class_names, index) for index in truth.gt_classes.tolist()]
     return truth, [f"{name} {number}" for number, name in enumerate(names)]
@@ -94,7 +94,7 @@ def _tell(rows: list[Row], others: list[Picture], output: str) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Runs the tool; returns the exit code."""
     try:
         visualize(_parser().parse_args(words))
     except UserError as error:
@@ -105,9 +105,9 @@ def main(words: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="of the IUQ model")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="of the IUQ model")
-    parser.add_argument("--base-weights", default="", metavar="FILE", help="of the base, for a row to compare with")
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the IUQ model")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="weights of the IUQ model")
+    parser.add_argument("--base-weights", default="", metavar="FILE", help="weights of the base, to compare with")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--image", default="", metavar="FILE", help="the picture of the instance")
     source.add_argument("--dataset", default="", metavar="NAME", help="take picture and instances from this data set")
@@ -116,8 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--gallery", nargs="+", default=[], metavar="PLACE", help="other pictures: files, folders or quoted patterns"
     )
-    parser.add_argument("--limit", type=int, default=4, help="pictures of the gallery at most (default 4)")
-    parser.add_argument("--score-threshold", type=float, default=0.3, help="of detections (default 0.3)")
+    parser.add_argument("--limit", type=int, default=4, help="most pictures of the gallery (default 4)")
+    parser.add_argument("--score-threshold", type=float, default=0.3, help="lowest score of detections (default 0.3)")
     parser.add_argument("--output", required=True, metavar="FILE.png")
     add_project_option(parser)
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Pictures of a test set's predictions beside its ground truth.
+"""Draws a test set's predictions beside its ground truth.
 
 python tools/visualize_results.py --config-file FILE --weights FILE --output FOLDER [KEY VALUE ...]
 """
@@ -22,7 +22,7 @@ from adet_iuq.visualization import draw, of_predictions, of_record, side_by_side
 
 
 def visualize(args: argparse.Namespace) -> None:
-    """Writes one PNG an image: input, ground truth, predictions.
+    """Writes one PNG per image: input, ground truth, predictions.
 
     Raises:
         UserError: the config, the weights, the data set or an image is not usable.
@@ -49,7 +49,7 @@ def visualize(args: argparse.Namespace) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Runs the tool; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE")
     add_project_option(parser)

@@ -1,6 +1,6 @@
-"""How checkpoints are written and loaded: atomically, safely, and with a verdict on files that do not fit.
+"""Writes and loads checkpoints: atomically, safely, and with a verdict on files that do not fit.
 
-What stands in a training's checkpoint beside the weights: engine/loop/state.py.
+engine/loop/state.py describes what a training's checkpoint holds beside the weights.
 """
 
 import logging
@@ -33,11 +33,11 @@ class Checkpointer:
     """Writes a run's checkpoints, and loads weights into its model.
 
     Args:
-        model: gets the weights; not inside DistributedDataParallel.
-        save_dir: folder of the files; empty: nothing is written.
-        class_counts: the config's numbers of classes: tensors with such a first dimension may differ from a file's when
-            a training starts from it.
-        save_to_disk: None: on the main process only.
+        model: the model that gets the weights, not inside DistributedDataParallel.
+        save_dir: the folder of the files; empty: nothing is written.
+        class_counts: the config's numbers of classes. When a training starts from a file, tensors whose first dimension
+            is such a number may differ from the file's.
+        save_to_disk: whether this process writes; None: only the main process does.
     """
 
     def __init__(
@@ -54,27 +54,27 @@ class Checkpointer:
     # Writing
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """Writes `<name>.pth`, and names the file in `last_checkpoint`, from where a resume starts.
+        """Writes `<name>.pth`, and names the file in `last_checkpoint`, from which a run is resumed.
 
         Args:
-            name: without folder and suffix.
-            content: the weights under "model", and all else; tensors, numbers, strings and containers of them only.
+            name: the file's name without folder and suffix.
+            content: the weights under "model", and everything else; only tensors, numbers, strings and containers of them.
 
         Raises:
-            UserError: it cannot be written; what was there before is untouched.
+            UserError: the file cannot be written; what was there before is untouched.
         """
         if self._write_file(name, content):
             replace_file(self._last_checkpoint, lambda file: file.write(f"{name}.pth".encode()))
 
     def save(self, name: str, **more: Any) -> None:
-        """Writes the weights, and `more`, to `<name>.pth`; `last_checkpoint` stays, as no run can be resumed from it.
+        """Writes the weights and `more` to `<name>.pth`. `last_checkpoint` stays, as no run can be resumed from this file.
 
         detectron2's hooks, such as its BestCheckpointer, call it by this name.
         """
         self._write_file(name, {"model": self.model.state_dict(), **more})
 
     def _write_file(self, name: str, content: dict[str, Any]) -> bool:
-        """Whether this process is one that writes."""
+        """Writes a file on the process that writes; returns whether this process is one."""
         if not self.save_dir or not self.save_to_disk:
             return False
         path = Path(self.save_dir) / f"{name}.pth"
@@ -92,13 +92,13 @@ class Checkpointer:
         """Loads the weights of a file into the model.
 
         Args:
-            path: local path, anything detectron2's path manager knows (`detectron2://`, https), or `pretrained://` and a
-                name (pretrained.py); empty: nothing is loaded.
-            strict: the file must hold every tensor of the model. Else the training starts from it: what is missing, or
-                belongs to another number of classes, is listed and keeps its initialisation.
+            path: a local path, anything that detectron2's path manager knows (`detectron2://`, https), or
+                `pretrained://` and a name (pretrained.py); empty: nothing is loaded.
+            strict: whether the file must hold every tensor of the model. If not, a training starts from it: tensors
+                that are missing or belong to another number of classes are listed and keep their initialisation.
 
         Raises:
-            UserError: the file is missing, damaged, of another model, or holds values that are not finite.
+            UserError: the file is missing, damaged, made for another model, or holds values that are not finite.
         """
         if not path:
             logger.info("No weights to load: the model keeps its random initialisation.")
@@ -110,13 +110,13 @@ class Checkpointer:
     def load_last(self) -> Checkpoint | None:
         """Loads the weights of the last sound checkpoint in `save_dir`, reading it once.
 
-        Every rank calls it, and what the main process sees counts for all.
+        Every rank calls it, and all use the file that the main process finds.
 
         Returns:
-            The checkpoint with all else that it holds; None, and nothing is loaded, when there is no run to resume.
+            The checkpoint with everything else that it holds; None if there is no run to resume (nothing is loaded then).
 
         Raises:
-            UserError: as `load`.
+            UserError: `load` would refuse the file.
         """
         there = comm.is_main_process() and self._last_checkpoint.is_file()
         name = comm.all_gather(self._last_checkpoint.read_text().strip() if there else None)[0]
@@ -149,7 +149,7 @@ class Checkpointer:
         logger.info("Loaded %d of the model's %d tensors.", len(comparison.matched), len(model))
 
     def _converted(self, own: dict[str, Tensor], content: dict[str, Any], path: str) -> dict[str, Tensor]:
-        """The weights of a file, from its `own` names to this model's."""
+        """The weights of a file, renamed from the file's `own` names to this model's."""
         tensors = timm_names(path, own) if is_pretrained(path) else own
         if content.get("matching_heuristics", False):
             caffe2 = content.get("__author__") == "Caffe2"
@@ -161,10 +161,10 @@ class Checkpointer:
 
 
 def build_checkpointer(cfg: CfgNode, model: nn.Module) -> Checkpointer:
-    """The checkpointer of a run: files in OUTPUT_DIR, class counts from every NUM_CLASSES of the config.
+    """The checkpointer of a run: its files are in OUTPUT_DIR, its class counts are every NUM_CLASSES of the config.
 
     Raises:
-        UserError: MODEL.WEIGHTS names weights of a package that the config does not fit.
+        UserError: MODEL.WEIGHTS names weights of a package that do not fit the config.
     """
     check_pretrained(cfg, model.state_dict().keys())
     return Checkpointer(model, cfg.OUTPUT_DIR, class_counts=all_num_classes(cfg))
@@ -189,13 +189,13 @@ def named_tensors(weights: dict[str, Any], path: str) -> dict[str, Tensor]:
 
 
 def _sources(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, tuple[str]]:
-    """The file's own name of every tensor, whatever has renamed it: renaming leaves the tensor itself alone."""
+    """The file's own name of every tensor, whatever has renamed it; renaming keeps the tensor object."""
     names = {id(tensor): name for name, tensor in own.items()}
     return {name: (names[id(tensor)],) for name, tensor in tensors.items() if id(tensor) in names}
 
 
 def _fetch(path: str) -> str:
-    """A local path of the file, downloaded where need be."""
+    """A local path of the file, which is downloaded if necessary."""
     local = os.path.expanduser(path)
     if os.path.isfile(local) or "://" not in path:
         return local
@@ -210,7 +210,7 @@ def _fetch(path: str) -> str:
 
 
 def _ensure_finite(path: str, tensors: dict[str, Tensor]) -> None:
-    """Refuses the weights of a training that diverged: what they predict is nothing, and AP 0 does not say why."""
+    """Refuses the weights of a training that diverged: their predictions are meaningless, and AP 0 would not say why."""
     spoiled = {name: int((~tensor.isfinite()).sum()) for name, tensor in tensors.items()}
     broken = [f"{name} ({count} of {tensors[name].numel()} values)" for name, count in spoiled.items() if count]
     if broken:

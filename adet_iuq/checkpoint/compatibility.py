@@ -1,4 +1,4 @@
-"""Does a file's set of weights belong to a model? Decided from names and shapes alone."""
+"""Decides from names and shapes alone whether the weights in a file belong to a model."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from adet_iuq.modeling.segmenter import Segmenter
 
 Shape = tuple[int, ...]
 
-# Tensors that carry no information, or are made anew from the config: their presence never matters.
+# Tensors that carry no information, or that are made from the config; whether a file has them never matters.
 _INESSENTIAL = (
     "num_batches_tracked",
     "pixel_mean",
@@ -19,31 +19,31 @@ _INESSENTIAL = (
     "relative_position_index",
     "attn_mask",
 )
-# First parts of the names that image classifiers give to what stands on their trunk; conv_head, bn2 and norm_head: of timm's
-# EfficientNet and MobileNet.
+# The first parts of the names that image classifiers give to the layers behind their trunk. conv_head, bn2 and
+# norm_head are those of timm's EfficientNet and MobileNet.
 CLASSIFIER = frozenset(
     {"fc", "fc1000", "head", "classifier", "linear", "norm", "pre_logits", "pred", "conv_head", "bn2", "norm_head"}
 )
 _BACKBONE = "backbone."
-_TRUNK_PLACES = ("bottom_up.", "0.body.")  # below it: under detectron2's pyramids, and in models of DETR's family
+_TRUNK_PLACES = ("bottom_up.", "0.body.")  # the trunk's place in detectron2's pyramids, and in models of DETR's family
 # Swin's output norms, which no classifier has.
 _OUTPUT_NORM = re.compile(r"backbone\.(bottom_up\.|0\.body\.)?norm\d\.")
-# A trunk that misses, or leaves over, a greater share than this is one of another kind or depth.
+# If a larger share of its tensors is missing or surplus, a trunk is of another kind or depth.
 _TRUNK_TOLERANCE = 0.2
 
 
 @dataclass
 class Comparison:
-    """Names of a file's and a model's tensors, sorted by what becomes of them.
+    """Names of a file's and a model's tensors, sorted by what happens to them.
 
     Attributes:
-        matched: in both, of one shape.
-        resized: in both, of different shapes, because the number of classes differs.
-        mismatched: in both, of different shapes, for any other reason.
-        missing: in the model only.
-        unexpected: in the file only.
-        shapes: of `resized` and `mismatched`: in the file, in the model.
-        sources: what the file itself calls the tensors that have been renamed, by the new names.
+        matched: names in both, with the same shape.
+        resized: names in both, with different shapes because the number of classes differs.
+        mismatched: names in both, with different shapes for any other reason.
+        missing: names in the model only.
+        unexpected: names in the file only.
+        shapes: the shapes of `resized` and `mismatched` in the file and in the model.
+        sources: the file's own names of renamed tensors, by their new names.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Comparison:
     sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def in_file(self, names: Iterable[str]) -> list[str]:
-        """The file's own names, for people who look into it."""
+        """The file's own names, for people who look into the file."""
         return [own for name in names for own in self.sources.get(name, (name,))]
 
 
@@ -65,13 +65,13 @@ def compare(
     optional: Iterable[str] = (),
     class_counts: Collection[int] = (),
 ) -> Comparison:
-    """Sorts the names.
+    """Compares the tensors of a file with those of a model.
 
     Args:
-        file: shapes by name, names already converted to the model's.
+        file: shapes by name, with names already converted to the model's.
         model: shapes by name.
-        optional: names, prefixes or suffixes of tensors whose absence or surplus does not matter.
-        class_counts: the numbers of classes in the config; a first dimension of such a size (or one more, for a
+        optional: names, prefixes or suffixes of tensors that may be missing or surplus.
+        class_counts: the numbers of classes in the config. A first dimension of such a size (or one more, for a
             background class) may differ from the file's.
     """
     result = Comparison()
@@ -91,15 +91,15 @@ def compare(
 
 
 def optional_keys(model: nn.Module) -> tuple[str, ...]:
-    """What a segmenter declares as `optional_checkpoint_keys`; of a part of one, such as a backbone, nothing."""
+    """The segmenter's `optional_checkpoint_keys`; nothing for a part of a segmenter, such as a backbone."""
     return model.optional_checkpoint_keys if isinstance(model, Segmenter) else ()
 
 
 def training_problem(comparison: Comparison) -> str | None:
     """Why a training cannot start from these weights; None if it can.
 
-    It can from the same architecture, also with another number of classes or with parts that are new, and from a file
-    that holds a backbone or an image classifier.
+    It can start from the same architecture, even with another number of classes or with new parts, and from a file that
+    holds a backbone or an image classifier.
     """
     if not comparison.matched:
         return f"not one of its tensors fits the model; it holds {listing(comparison.in_file(comparison.unexpected))}"
@@ -123,14 +123,14 @@ def training_problem(comparison: Comparison) -> str | None:
 
 
 def trunk_prefix(names: Iterable[str]) -> str:
-    """What the names of a model's bottom-up network start with: it stands alone, under a pyramid, or where DETR has it."""
+    """The prefix of the names of a model's bottom-up network: it stands alone, under a pyramid, or where DETR has it."""
     names = list(names)
     deeper = (_BACKBONE + place for place in _TRUNK_PLACES)
     return next((prefix for prefix in deeper if any(name.startswith(prefix) for name in names)), _BACKBONE)
 
 
 def _trunk_problem(comparison: Comparison, trunk: str, trunk_parts: set[str]) -> str | None:
-    """A backbone of another depth or kind, of which only some layers coincide."""
+    """Recognises a backbone of another depth or kind, of which only some layers coincide."""
     matched = [name for name in comparison.matched if name.startswith(trunk)]
     missing = [name for name in comparison.missing if name.startswith(trunk) and not _OUTPUT_NORM.match(name)]
     surplus = [name for name in comparison.unexpected if name.startswith(trunk) or name.split(".")[0] in trunk_parts]
@@ -155,7 +155,7 @@ def evaluation_problem(comparison: Comparison) -> str | None:
 
 
 def listing(names: Collection[str], shapes: Mapping[str, tuple[Shape, Shape]] | None = None, limit: int = 4) -> str:
-    """The first few names, with shapes where given, and how many there are in all."""
+    """The first few names, with shapes if they are given, and the number of the others."""
     shown = []
     for name in list(names)[:limit]:
         there, here = (shapes or {}).get(name, ((), ()))
@@ -169,7 +169,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _class_dependent(there: Shape, here: Shape, class_counts: Collection[int]) -> bool:
-    """Whether two shapes differ in their first dimension only, and that one is a number of classes in the model."""
+    """Whether two shapes differ only in their first dimension, which in the model is a number of classes."""
     if not there or not here or there[1:] != here[1:] or len(there) != len(here):
         return False
     return any(here[0] - count in (0, 1) for count in class_counts)

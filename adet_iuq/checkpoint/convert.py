@@ -1,4 +1,4 @@
-"""From other projects' weights to this one's and back, whole or not at all (tools/convert_weights.py)."""
+"""Converts other projects' weights to this one's and back, completely or not at all (tools/convert_weights.py)."""
 
 import pickle
 from collections.abc import Mapping
@@ -18,22 +18,22 @@ from adet_iuq.checkpoint.renaming import NameTable, Renamed
 from adet_iuq.errors import UserError
 from adet_iuq.files import replace_file
 
-# detectron2: names as here. swin: classifiers of the authors of Swin. timm: timm's and torchvision's, the backbone only.
-# hf: a folder or file of transformers' Mask2Former with Swin.
+# detectron2: the same names as here. swin: classifiers of Swin's authors. timm: timm's and torchvision's, only the
+# backbone. hf: a folder or file of transformers' Mask2Former with Swin.
 FORMATS = ("detectron2", "timm", "swin", "hf")
 
-# Files of safetensors' own suffix, and those that a Hugging Face folder may hold.
+# The suffix of safetensors, and the files that a Hugging Face folder may hold.
 _SAFETENSORS = ".safetensors"
 _HF_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass
 class Conversion:
-    """Converted tensors, and what did not come along.
+    """Converted tensors, and the tensors that were not converted.
 
     Attributes:
-        tensors: under their new names.
-        problems: sentences, each with the names of tensors that spoil the conversion.
+        tensors: the tensors under their new names.
+        problems: sentences, each with the names of tensors that prevent the conversion.
         left_out: names, of the file or of the model, that have no counterpart and need none.
     """
 
@@ -42,10 +42,13 @@ class Conversion:
     left_out: list[str] = field(default_factory=list)
 
     def raise_if_incomplete(self, what: str) -> None:
-        """Refuses half a model.
+        """Refuses an incomplete conversion.
+
+        Args:
+            what: the file, for the message.
 
         Raises:
-            UserError: there are problems; all of their tensors are named.
+            UserError: there are problems; it names all of their tensors.
         """
         if self.problems:
             raise UserError(f"{what} was not converted, nothing was written:\n" + "\n".join(self.problems))
@@ -55,7 +58,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
     """The tensors of a file (.pkl, .pth, .safetensors) or of a Hugging Face folder, on the CPU.
 
     Raises:
-        UserError: it is missing, damaged, or no file of weights.
+        UserError: the file is missing, damaged, or no file of weights.
     """
     place = Path(path).expanduser()
     if place.is_dir():
@@ -77,12 +80,12 @@ def read_weights(path: str) -> dict[str, Tensor]:
 def to_ours(tensors: Mapping[str, Tensor], model: nn.Module, source: str) -> Conversion:
     """Foreign tensors under the names of `model`.
 
-    A file of a backbone must fill the model's bottom-up network except Swin's output norms, which classifiers lack; any
-    other file the whole model.
+    A file of a backbone must fill the model's bottom-up network except Swin's output norms, which classifiers lack. Any
+    other file must fill the whole model.
 
     Args:
-        tensors: of `read_weights`.
-        model: that they are for.
+        tensors: the result of `read_weights`.
+        model: the model that the tensors are for.
         source: one of FORMATS.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -97,7 +100,7 @@ def to_ours(tensors: Mapping[str, Tensor], model: nn.Module, source: str) -> Con
     else:
         needed = comparison.missing
     kept = {name: renamed.tensors[name] for name in comparison.matched}
-    # Of the file: classifiers, and what `compare` calls inessential; of the model: what a backbone's file lacks.
+    # From the file: classifiers, and what `compare` calls inessential. From the model: what a backbone's file lacks.
     dropped = [name for name in placed if name not in {*kept, *comparison.unexpected, *comparison.shapes}]
     left_out = [
         *renamed.ignored,
@@ -108,12 +111,12 @@ def to_ours(tensors: Mapping[str, Tensor], model: nn.Module, source: str) -> Con
 
 
 def from_ours(tensors: Mapping[str, Tensor], model: nn.Module, target: str) -> Conversion:
-    """Tensors with the names of `model`, all of them, under foreign names.
+    """All tensors of a model, under foreign names.
 
     Args:
-        tensors: of a checkpoint of this project.
-        model: that they belong to.
-        target: one of FORMATS; "timm" and "swin" take the backbone without output norms and leave the rest out.
+        tensors: the tensors of a checkpoint of this project.
+        model: the model that they belong to.
+        target: one of FORMATS; "timm" and "swin" take the backbone without output norms and leave out the rest.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     ours = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -129,10 +132,10 @@ def from_ours(tensors: Mapping[str, Tensor], model: nn.Module, target: str) -> C
 
 
 def write_weights(tensors: Mapping[str, Tensor], path: str) -> None:
-    """Writes by suffix: .safetensors; .pkl, detectron2's with arrays of numpy; else torch's with a key "model".
+    """Writes by suffix: .safetensors; .pkl as detectron2 does, with arrays of numpy; otherwise as torch, under "model".
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     place = Path(path)
     content = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
@@ -149,7 +152,7 @@ def write_weights(tensors: Mapping[str, Tensor], path: str) -> None:
 
 
 def _table(name: str, model_names: Mapping[str, Any]) -> NameTable | None:
-    """None: names as here."""
+    """The table for a format's names; None if they are the same as here."""
     trunk = trunk_prefix(model_names)
     if name == "timm":
         return timm_table(trunk, model_names)

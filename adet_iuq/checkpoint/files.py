@@ -1,4 +1,4 @@
-"""Reading checkpoint files: nothing in a file is executed."""
+"""Reads checkpoint files. Nothing in a file is executed."""
 
 import collections
 import io
@@ -13,7 +13,7 @@ import torch
 from adet_iuq.checkpoint.hashes import hash_problem
 from adet_iuq.errors import UserError
 
-# Functions that numpy's arrays and scalars are pickled with, by module (which numpy 2 renamed) and name.
+# The functions that pickle numpy's arrays and scalars, by module (which numpy 2 renamed) and name.
 _NUMPY_FUNCTIONS = {
     "multiarray._reconstruct": np.zeros(0).__reduce__()[0],
     "multiarray.scalar": np.float64(0).__reduce__()[0],
@@ -32,7 +32,7 @@ _ALLOWED: dict[str, Any] = {
     "builtins.frozenset": frozenset,
     "builtins.complex": complex,
     "builtins.bytearray": bytearray,
-    # Python 2's names of the same, and how bytes come in old protocols.
+    # Python 2's names of the same objects, and the form of bytes in old protocols.
     "__builtin__.set": set,
     "__builtin__.frozenset": frozenset,
     "_codecs.encode": lambda text, encoding="utf-8": str(text).encode(encoding),
@@ -43,7 +43,7 @@ class _NumpyUnpickler(pickle.Unpickler):
     """Builds numpy arrays and plain containers; refuses everything else, so that a file cannot run code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The object that a pickle names, if it is on the list."""
+        """The object that a pickle names, if it is in the list."""
         try:
             return _ALLOWED[f"{module}.{name}"]
         except KeyError:
@@ -51,20 +51,20 @@ class _NumpyUnpickler(pickle.Unpickler):
 
 
 class DamagedCheckpointError(UserError):
-    """A checkpoint is missing, cut off or spoiled; another one may be sound."""
+    """A checkpoint is missing, cut off or damaged; another one may be sound."""
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
     """The content of a checkpoint file on the CPU, with the weights under "model".
 
-    * `.pkl`: detectron2's and Detectron's model zoo, through an unpickler that knows numpy only.
-    * all else: `torch.save`d files, with `weights_only=True`; a bare state dict is wrapped, and weights under
+    * `.pkl`: detectron2's and Detectron's model zoo, read by an unpickler that knows only numpy.
+    * all others: `torch.save`d files, read with `weights_only=True`; a bare state dict is wrapped, and weights under
       "state_dict" or "model_state" (pycls) are found.
 
     Raises:
-        DamagedCheckpointError: the file is missing, damaged, not the one whose hash its name carries, or holds other
-            objects than numbers, arrays, tensors and containers.
-        UserError: it holds no dict.
+        DamagedCheckpointError: the file is missing or damaged, does not have the hash in its name, or holds objects
+            other than numbers, arrays, tensors and containers.
+        UserError: the file holds no dict.
     """
     if not os.path.isfile(path):
         raise DamagedCheckpointError(f"Checkpoint {path} does not exist. Check MODEL.WEIGHTS.")
@@ -82,7 +82,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
             f"Checkpoint {path} was not loaded: {reason}. It is damaged, or it holds more than weights; such files could "
             "run code. Save its tensors alone with torch.save and load that file."
         ) from error
-    except Exception as error:  # a spoiled byte can end in any of the readers' own errors
+    except Exception as error:  # a damaged byte can raise any of the readers' own errors
         raise DamagedCheckpointError(
             f"Checkpoint {path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})."
             " It is cut off or damaged: copy or download it again, or use an earlier checkpoint."
@@ -106,7 +106,7 @@ def _read_torch(path: str) -> Any:
 
 def _with_model_key(content: dict[str, Any], path: str) -> dict[str, Any]:
     if path.endswith(".pkl") and not ("model" in content and "__author__" in content):
-        # Caffe2's Detectron: the detection models have "blobs", the ImageNet models are bare.
+        # Caffe2's Detectron: files of detection models have the key "blobs", those of ImageNet models do not.
         blobs = content.get("blobs", content)
         weights = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
         return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}

@@ -1,6 +1,6 @@
-"""Names that other projects give to the tensors of models here (rules for Swin: Mask2Former's parity spec, 3.5).
+"""Names that other projects give to the tensors of models here (Swin: docs/parity/mask2former.md, "Swin").
 
-Trunk: "backbone." or, under a pyramid, "backbone.bottom_up."; `compatibility.trunk_prefix` finds out.
+Trunk: "backbone." or, under a pyramid, "backbone.bottom_up."; `compatibility.trunk_prefix` decides which.
 """
 
 from collections.abc import Iterable
@@ -9,13 +9,13 @@ from adet_iuq.checkpoint.compatibility import CLASSIFIER
 from adet_iuq.checkpoint.renaming import NameTable, Rule
 from adet_iuq.errors import UserError
 
-# Buffers that are made anew from the config, wherever they stand.
+# Buffers that are made from the config, wherever they are.
 _MADE_ANEW = (r".*relative_position_index$", r".*attn_mask$", r".*num_batches_tracked$")
 _CLASSIFIER = (r"(fc|head|norm|classifier|pre_logits)\.", *_MADE_ANEW)
 
 
 def swin_table(trunk: str) -> NameTable:
-    """ImageNet classifiers as the authors of Swin publish them; they have no output norms and a head of their own."""
+    """Names of the ImageNet classifiers that Swin's authors publish; they have no output norms but a classifier's head."""
     parts = ("patch_embed.{rest}", "layers.{rest}", "absolute_pos_embed")
     rules = [Rule(trunk + part, (part,)) for part in parts]
     return NameTable(rules, ignored=_CLASSIFIER, ours_only=_beside_the_trunk(trunk))
@@ -29,13 +29,13 @@ def timm_table(trunk: str, model_names: Iterable[str]) -> NameTable:
     """
     trunk_names = [name.removeprefix(trunk) for name in model_names if name.startswith(trunk)]
     if any(name.startswith("model.") for name in trunk_names):
-        # `features_only` models write the first dot of a level's name as "_".
+        # In `features_only` models the first dot of a level's name is "_".
         levels = [
             (f"{part}_{{i}}.{{rest}}", f"{part}.{{i}}.{{rest}}") for part in ("stem", "stages", "layers", "blocks")
         ]
         rules = [Rule(f"{trunk}model.{ours}", (theirs,)) for ours, theirs in levels if _has(trunk_names, ours)]
         rules.append(Rule(trunk + "model.{rest}", ("{rest}",)))
-        # Not what bears a classifier's name in the trunk itself, such as the second norm of Xception's stem.
+        # Without names that the trunk itself uses for another layer, such as the second norm of Xception's stem.
         heads = sorted(part for part in CLASSIFIER if not any(n.startswith(f"model.{part}.") for n in trunk_names))
         ignored = (rf"({'|'.join(heads)})\.", *_MADE_ANEW)
         return NameTable(rules, ignored=ignored, ours_only=_beside_the_trunk(trunk))
@@ -51,13 +51,13 @@ def _has(trunk_names: list[str], template: str) -> bool:
 
 
 def _beside_the_trunk(trunk: str) -> tuple[str, ...]:
-    """Of our names: output norms, and all that is no bottom-up network."""
+    """Patterns of our names without a counterpart: output norms, and everything outside of the bottom-up network."""
     return (rf"(?!{trunk})", rf"{trunk}norm\d\.", *_MADE_ANEW)
 
 
 def _timm_swin_rules(trunk: str) -> list[Rule]:
     rules = [Rule(trunk + "patch_embed.{rest}", ("patch_embed.{rest}",))]
-    # timm merges patches at the start of a level, the published code at the end of the one before.
+    # timm merges patches at the start of a level, the published code at the end of the level before.
     for separator in (".", "_"):
         for level in range(3):
             step = f"layers{separator}{level + 1}.downsample.{{rest}}"
@@ -84,12 +84,12 @@ def _timm_resnet_rules(trunk: str) -> list[Rule]:
 # Mask2Former in Hugging Face's transformers, as its files name the tensors
 
 _HF_TRUNK = "model.pixel_level_module.encoder."
-# Later versions own a norm behind Swin, under either name, that Mask2Former never uses; the published files lack it.
+# Later versions have a norm behind Swin, under either name, which Mask2Former never uses; the published files lack it.
 _HF_UNUSED_NORM = rf"{_HF_TRUNK}(swin\.)?layernorm\."
 
 
 def hf_mask2former_table(trunk: str) -> NameTable:
-    """A Mask2Former with Swin: the whole model."""
+    """Names of a whole Mask2Former with Swin."""
     rules = _hf_swin_rules(trunk) + _hf_pixel_decoder_rules() + _hf_predictor_rules()
     return NameTable(rules, ignored=(_HF_UNUSED_NORM, *_MADE_ANEW), ours_only=_MADE_ANEW)
 

@@ -1,4 +1,4 @@
-"""Is a file the one that its name says? Published files carry the first digits of their hash in their names."""
+"""Compares a file with the hash in its name: published files carry the first digits of their hash there."""
 
 import hashlib
 import logging
@@ -9,22 +9,22 @@ logger = logging.getLogger(__name__)
 
 # torch hub's convention, which timm, torchvision and OpenMMLab follow: "resnet50-19c8e357.pth" is the start of its sha256.
 _HUB = re.compile(r".*-([0-9a-f]{8,64})\.\w+")
-# A day is eight such digits, too.
+# A date has eight such digits, too.
 _DAY = re.compile(r"(19|20)\d\d(0\d|1[0-2])[0-3]\d")
-# detectron2's model zoo, "model_final_f10217.pkl". No published rule says which hash that is: one of these has to fit.
+# detectron2's model zoo, "model_final_f10217.pkl". No published rule says which hash this is, so any of several may fit.
 _MODEL_ZOO = re.compile(r"model_final_([0-9a-f]{6})\.pkl")
 _MODEL_ZOO_HASHES = ("sha256", "md5", "sha1")
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, hexadecimal."""
+    """The sha256 of a file's content, hexadecimal."""
     return _digest(path, "sha256")
 
 
 def hash_problem(path: Path) -> str | None:
-    """Why a file is not the one that its name says; None if it is, or the name has no hash.
+    """Why a file does not have the hash in its name; None if it has, or if the name has no hash.
 
-    A file of detectron2's model zoo is only warned of, since what its digits mean is not certain.
+    For a file of detectron2's model zoo there is only a warning, since the meaning of its digits is not certain.
     """
     hub, zoo = _HUB.fullmatch(path.name), _MODEL_ZOO.fullmatch(path.name)
     if hub and not _DAY.fullmatch(hub[1]) and not sha256(path).startswith(hub[1]):

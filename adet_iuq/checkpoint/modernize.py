@@ -1,4 +1,4 @@
-"""Names that a file may have instead of the model's, where one look at the model tells what is meant."""
+"""Renames tensors of older or partial files to the model's names, if the model shows which names are meant."""
 
 from collections.abc import Collection, Mapping
 
@@ -10,11 +10,11 @@ _HEAD = "sem_seg_head."
 
 
 def modern_names(tensors: Mapping[str, Tensor], model: Collection[str]) -> dict[str, Tensor]:
-    """A file's tensors, renamed where the name is not the model's and the new one is.
+    """A file's tensors, renamed if the old name is not one of the model's and the new name is.
 
     * Mask2Former before its head's version 2: the pixel decoder stood in the head itself, and `query_feat` was called
-      `static_query` (its parity spec, section 1).
-    * Files of a bare backbone, such as the authors' of Swin: with the prefix of the backbone more names are the model's.
+      `static_query` (docs/parity/mask2former.md, "Model").
+    * Files of a bare backbone, such as those of Swin's authors: they get the prefix with which most names are the model's.
     """
     result = {_renamed(name, model, tensors): tensor for name, tensor in tensors.items()}
     trunk = trunk_prefix(model)

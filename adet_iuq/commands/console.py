@@ -1,4 +1,4 @@
-"""The console command `adet-iuq`: finds the command's main and hands it the rest of the line.
+"""The console command `adet-iuq`, which finds a command's main function and passes the other words to it.
 
 Nothing here imports torch, so that `adet-iuq --help` answers at once.
 """
@@ -10,7 +10,7 @@ import sys
 from adet_iuq import __version__
 from adet_iuq.errors import EXIT_USER_ERROR
 
-# What each does, and its module, which has `main(words: list[str] | None) -> int`, the exit code.
+# For each command its purpose, and its module with `main(words: list[str] | None) -> int`, which returns the exit code.
 COMMANDS = {
     "train": ("trains and evaluates what a config describes, on any number of processes", "commands.train"),
     "predict": ("pictures and one COCO-format JSON file of predictions on images", "commands.predict"),
@@ -23,7 +23,7 @@ COMMANDS = {
 
 
 def help_text() -> str:
-    """What `adet-iuq --help` prints."""
+    """The text that `adet-iuq --help` prints."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {purpose}" for name, (purpose, _) in COMMANDS.items()]
     return "\n".join(
@@ -35,9 +35,9 @@ def main(words: list[str] | None = None) -> int:
     """Runs one command; returns its exit code.
 
     Args:
-        words: of the command line, without the program's name; None: those of this process.
+        words: the command line without the program's name; None: that of this process.
     """
-    import adet_iuq.ctrl_c  # noqa: F401  from here on Ctrl-C ends this with one line, amid the command's imports as well
+    import adet_iuq.ctrl_c  # noqa: F401  from here on Ctrl-C ends the program with one line, even during imports
 
     words = sys.argv[1:] if words is None else words
     if not words or words[0] in ("-h", "--help"):
@@ -52,6 +52,6 @@ def main(words: list[str] | None = None) -> int:
         hint = f" Did you mean {near[0]}?" if near else ""
         print(f"Error: adet-iuq has no command {name!r}.{hint} It has {', '.join(COMMANDS)}.", file=sys.stderr)
         return EXIT_USER_ERROR
-    sys.argv[0] = f"adet-iuq {name}"  # how argparse calls the program in its messages
+    sys.argv[0] = f"adet-iuq {name}"  # the program's name in argparse's messages
     code: int = importlib.import_module(f"adet_iuq.{COMMANDS[name][1]}").main(rest)
     return code

@@ -1,4 +1,4 @@
-"""Converts weights of other projects to this one's names and back; whole, or not at all.
+"""Converts weights of other projects to this one's names and back, either completely or not at all.
 
     adet-iuq convert swin_tiny_patch4_window7_224.pth swin_tiny.pth --from swin --config-file FILE
     adet-iuq convert path/to/hugging_face_folder mask2former.pth --from hf --config-file FILE
@@ -9,7 +9,7 @@ Formats: detectron2 (names as here; a .pkl of the published projects), timm (als
 (classifiers of Swin's authors; backbone only), hf (transformers' Mask2Former with Swin, a folder or a file).
 OUTPUT is written by its suffix: .pkl as detectron2 does, .safetensors, anything else with torch.save.
 
-Exit code 0: every tensor found its place; 1: some did not (all are named), and nothing was written.
+Exit code 0: every tensor found its place; 1: some did not (all of them are named), and nothing was written.
 `python tools/convert_weights.py` is the same program.
 """
 
@@ -28,7 +28,7 @@ from adet_iuq.modeling import Segmenter
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; see the module's text."""
+    """The parsed command line; the module's text describes it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", help="file of weights, or a Hugging Face folder")
     parser.add_argument("output", help="file to write")
@@ -42,15 +42,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config-file", required=True, help="the model")
     add_project_option(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
-    # Intermixed: overrides may follow the options.
+    # Intermixed parsing lets overrides follow the options.
     return parser.parse_intermixed_args(arguments)
 
 
 def convert(arguments: argparse.Namespace) -> str:
-    """Converts and writes; returns what to tell the user.
+    """Converts and writes; returns the message for the user.
 
     Raises:
-        UserError: a tensor did not find its place, or a file is unusable.
+        UserError: a tensor found no place, or a file is unusable.
     """
     options = ["MODEL.DEVICE", "cpu", *arguments.opts]
     cfg = load_config(arguments.config_file, options, import_projects(arguments.project)).cfg

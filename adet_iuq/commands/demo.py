@@ -6,8 +6,8 @@ r"""Predictions on pictures, videos or a camera, as pictures, COCO-format JSON o
     adet-iuq demo --webcam 0 --config-file config.yaml --weights model_final.pth --output shown
 
 Images become pictures and predictions.json, videos become videos (NAME_predicted.mp4); --formats chooses otherwise.
-Ctrl-C ends a video or camera early, and what was written until then can be played. Exit code 1: a source could not be read,
-it is named and left out; 2: nothing could be done; 130: stopped by Ctrl-C.
+Ctrl-C ends a video or camera early; what was written by then can be played. Exit code 1: a source could not be read,
+was named and left out; 2: nothing could be done; 130: stopped by Ctrl-C.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from adet_iuq.inference.videos import VIDEO_SUFFIXES, is_video
 
 
 def main(words: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Runs the command; returns the exit code."""
     args = _parser().parse_args(words)
 
     def work() -> int:
@@ -32,10 +32,10 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _sources(args: argparse.Namespace) -> tuple[list[Path], list[Path | int]]:
-    """Images, and videos with cameras behind them.
+    """The images, and the videos followed by the cameras.
 
     Raises:
-        UserError: there is none, or none of the kind that an option is for; no frame is wanted.
+        UserError: there is no source, or none of the kind that an option needs; or the number of frames is below 1.
     """
     if not args.sources and args.webcam is None:
         raise UserError("Nothing to predict on: name images, videos or folders, or a camera with --webcam 0.")
@@ -57,6 +57,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--webcam", type=int, metavar="N", help="number of a camera; 0 is the first")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=[], help="what is written; see above")
     parser.add_argument("--track", action="store_true", help="number the objects of videos (needs the extra track)")
-    parser.add_argument("--frames", type=int, metavar="N", help="end each video or camera after so many frames")
+    parser.add_argument("--frames", type=int, metavar="N", help="end each video or camera after N frames")
     add_model_options(parser)
     return parser

@@ -4,7 +4,7 @@ r"""Predictions for any images: pictures, and one COCO-format JSON file.
     adet-iuq predict photo.jpg --config-file output/config.yaml --weights output/model_final.pth --output predictions
 
 `predictions.json` has `images`, `categories` and `annotations`; these carry a `score` and run-length encoded masks.
-`adet-iuq demo` takes videos and cameras as well. Exit code 1: an image could not be read, it is named and left out;
+`adet-iuq demo` also takes videos and cameras. Exit code 1: an image could not be read, was named and left out;
 2: nothing could be done; 130: stopped by Ctrl-C.
 `python tools/predict.py` is the same program.
 """
@@ -16,7 +16,7 @@ from adet_iuq.inference.images import find_files
 
 
 def main(words: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Runs the command; returns the exit code."""
     args = _parser().parse_args(words)
 
     def work() -> int:

@@ -31,19 +31,19 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what names a model, an output folder and a threshold."""
-    parser.add_argument("--run", metavar="FOLDER", help="of a finished training: its config.yaml and model_final.pth")
-    parser.add_argument("--config-file", metavar="FILE", help="or the name of a recipe in configs/")
+    """Adds the options that name a model, an output folder and a threshold."""
+    parser.add_argument("--run", metavar="FOLDER", help="a finished training: its config.yaml and model_final.pth")
+    parser.add_argument("--config-file", metavar="FILE", help="or a packaged config, such as CondInst/R50_1x.yaml")
     parser.add_argument("--weights", default="", metavar="FILE", help="needed with --config-file; with --run optional")
     parser.add_argument("--output", required=True, metavar="FOLDER")
-    parser.add_argument("--score-threshold", type=float, default=0.3, help="of what is drawn and saved (default 0.3)")
+    parser.add_argument("--score-threshold", type=float, default=0.3, help="lowest score that counts (default 0.3)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; auto (default): CUDA where there is one")
     parser.add_argument("--half", action="store_true", help="compute in half precision, where the device has it")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images in one forward pass (default 1)")
     parser.add_argument(
         "--tile", type=int, nargs=2, metavar=("H", "W"), help="cut images into tiles, for small objects"
     )
-    parser.add_argument("--overlap", type=float, default=0.2, help="of tiles, at least, as a share (default 0.2)")
+    parser.add_argument("--overlap", type=float, default=0.2, help="smallest overlap of tiles, a share (default 0.2)")
     add_project_option(parser)
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
 
@@ -68,7 +68,7 @@ def build_predictor(args: argparse.Namespace) -> Predictor:
 
 
 def exit_code(work: Callable[[], int]) -> int:
-    """That of a command: what `work` returns; 2 after an error for people, which is printed."""
+    """The exit code of a command: the result of `work`, or 2 after a `UserError`, which is printed."""
     try:
         return work()
     except UserError as error:
@@ -77,16 +77,16 @@ def exit_code(work: Callable[[], int]) -> int:
 
 
 class Prediction:
-    """Predicts on sources and writes what was asked for; a source that cannot be read is named and left out.
+    """Predicts on sources and writes what was asked for. A source that cannot be read is named and left out.
 
     Attributes:
-        failed: whether there was such a source.
+        failed: whether a source was left out.
 
     Args:
-        args: with the options of `add_model_options`.
-        formats: of `FORMATS`; empty: pictures and JSON of images, videos of videos.
-        track: whether objects in videos get numbers.
-        limit: frames of each video; None: all.
+        args: the parsed options of `add_model_options`.
+        formats: some of `FORMATS`; empty: pictures and JSON of images, videos of videos.
+        track: whether objects in videos are numbered.
+        limit: the number of frames to read from each video; None: all.
 
     Raises:
         UserError: the model, the tiles or the output folder cannot be used.
@@ -99,7 +99,7 @@ class Prediction:
         self._tiling = Tiling((args.tile[0], args.tile[1]), args.overlap) if args.tile else None
         self._batch_size, self._threshold = args.batch_size, args.score_threshold
         if track:
-            Tracker(1.0, self._threshold)  # what it needs is there, or is asked for now
+            Tracker(1.0, self._threshold)  # fails now if the library that it needs is missing
         self._output = Path(args.output)
         _make_folder(self._output)
         self._predictor = build_predictor(args)
@@ -109,8 +109,8 @@ class Prediction:
         self.failed = False
 
     def run(self, images: Sequence[Path], videos: Sequence[Path | int]) -> int:
-        """Predicts on all sources, reports what was written, and returns the exit code: 0; 1: a source was left out; 130:
-        stopped by Ctrl-C, with all that was done so far in files that can be used.
+        """Predicts on all sources, reports what was written, and returns the exit code. 0: all went well; 1: a source was
+        left out; 130: stopped by Ctrl-C, with all results up to then in usable files.
 
         Raises:
             UserError: the model gives no instances, or a file cannot be written.
@@ -156,7 +156,7 @@ class Prediction:
         return self._predictor.stream(images, batch_size=self._batch_size, tiling=self._tiling)
 
     def _save(self, pixels: Pixels, found: sv.Detections, stem: str, file: str, by_default: bool, **more: int) -> None:
-        """Writes one image, or one frame, as a picture and as JSON, where these are wanted."""
+        """Writes one image or frame as a picture and as JSON, as far as these are wanted."""
         self._instances += len(found)
         if self._wants(PICTURES, by_default):
             path = self._output / f"{self._images:05d}_{stem}.png"
@@ -191,7 +191,7 @@ class Prediction:
                 print(f"{numbers}: {target if self._wants(VIDEO, by_default=True) else source}")
 
     def _frames(self, video: VideoSource) -> Iterator[tuple[Pixels, sv.Detections]]:
-        """Each frame with what is in it; with tracks, where these are wanted."""
+        """Each frame with its detections, which have tracks if these are wanted."""
         read: deque[Pixels] = deque()
         total = min((count for count in (video.frames, self._limit) if count is not None), default=None)
 
@@ -215,7 +215,7 @@ class Prediction:
 
 
 def _unused(path: Path, taken: set[Path]) -> Path:
-    """The path, with a number where a source of the same name has it already; adds it to those taken."""
+    """The path, with a number added if a source of the same name has used it already; it is added to `taken`."""
     candidates = [path, *(path.with_stem(f"{path.stem}_{number}") for number in range(2, len(taken) + 2))]
     chosen = next(candidate for candidate in candidates if candidate not in taken)
     taken.add(chosen)

@@ -1,8 +1,8 @@
 """Trains and evaluates: --config-file FILE [--project P] [--num-gpus N] [--resume] [--eval-only] [KEY VALUE ...].
 
-On a machine without CUDA, --num-gpus counts CPU processes. torchrun's and SLURM's environments are understood as well; see
-docs/scaling.md. --project imports a folder or module with segmenters and config keys of its own;
-adet_iuq/config/projects.py says what it must be.
+On a machine without CUDA, --num-gpus counts CPU processes. The environments of torchrun and SLURM are understood too;
+see docs/scaling.md. --project imports a folder or module with segmenters and config keys of its own;
+adet_iuq/config/projects.py describes what it must contain.
 """
 
 import argparse
@@ -20,10 +20,10 @@ from adet_iuq.reporting.hook import report_evaluation
 
 
 def run(args: argparse.Namespace) -> None:
-    """What every process does.
+    """Runs in every process.
 
     Raises:
-        UserError: anything that the user can mend.
+        UserError: something fails that the user can mend.
     """
     cfg = setup(args)
     results: dict[str, Any]
@@ -47,6 +47,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Starts the processes of the run; ends the program itself where a code other than 0 is due (`launch`)."""
+    """Starts the processes of the run. If the exit code is not 0, it ends the program itself (`launch`)."""
     launch(run, argument_parser().parse_args(words))
     return 0

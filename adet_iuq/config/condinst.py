@@ -1,4 +1,4 @@
-"""Keys of FCOS and CondInst, under AdelaiDet's names and with its defaults (parity spec of CondInst, section 2)."""
+"""Keys of FCOS and CondInst, under AdelaiDet's names and with its defaults (docs/parity/condinst.md)."""
 
 from detectron2.config import CfgNode
 
@@ -16,33 +16,33 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # whenever training starts without pretrained weights.
     fcos.BBOX_BIAS_INIT = 0.0
 
-    fcos.NORM = "GN"  # of the towers: "GN", "BN" or "SyncBN" (these two one norm a level), "none"
+    fcos.NORM = "GN"  # norm of the towers: "GN", "BN" or "SyncBN" (these two have one norm per level), "none"
     fcos.NUM_CLS_CONVS = 4
     fcos.NUM_BOX_CONVS = 4
     fcos.NUM_SHARE_CONVS = 0
-    fcos.USE_SCALE = True  # a learned factor a level on the box regression
-    fcos.BOX_QUALITY = "ctrness"  # or "iou": what the fourth branch predicts
+    fcos.USE_SCALE = True  # each level has a learned factor for the box regression
+    fcos.BOX_QUALITY = "ctrness"  # what the fourth branch predicts: "ctrness" or "iou"
 
     fcos.CENTER_SAMPLE = True
-    fcos.POS_RADIUS = 1.5  # half side of the centre region, in strides
+    fcos.POS_RADIUS = 1.5  # half the side of the centre region, in strides
     fcos.SIZES_OF_INTEREST = [64, 128, 256, 512]  # pixels; bounds between levels, and scales of relative coordinates
     fcos.LOC_LOSS_TYPE = "giou"  # "iou", "linear_iou", "giou"
-    fcos.LOSS_ALPHA = 0.25  # focal loss of the classes
+    fcos.LOSS_ALPHA = 0.25  # alpha of the classes' focal loss
     fcos.LOSS_GAMMA = 2.0
     fcos.LOSS_NORMALIZER_CLS = "fg"  # "fg", "moving_fg", "all"
     fcos.LOSS_WEIGHT_CLS = 1.0
 
     fcos.INFERENCE_TH_TEST = 0.05  # score threshold before the NMS
-    fcos.PRE_NMS_TOPK_TEST = 1000  # per image and level
-    fcos.POST_NMS_TOPK_TEST = 100  # per image
+    fcos.PRE_NMS_TOPK_TEST = 1000  # candidates per image and level
+    fcos.POST_NMS_TOPK_TEST = 100  # detections per image
     fcos.NMS_TH = 0.6  # IoU; <= 0: no NMS
-    fcos.THRESH_WITH_CTR = False  # multiply by centerness before the threshold
+    fcos.THRESH_WITH_CTR = False  # whether scores are multiplied by the centerness before the threshold
 
 
 def add_bifpn_config(cfg: CfgNode) -> None:
     """Adds `MODEL.BiFPN.*` (EfficientDet, arXiv 1911.09070), for `build_fcos_resnet_bifpn_backbone`."""
     cfg.MODEL.BiFPN = CfgNode()
-    cfg.MODEL.BiFPN.IN_FEATURES = ["res3", "res4", "res5"]  # the two levels above are made of the last
+    cfg.MODEL.BiFPN.IN_FEATURES = ["res3", "res4", "res5"]  # the two levels above are computed from the last one
     cfg.MODEL.BiFPN.OUT_CHANNELS = 160
     cfg.MODEL.BiFPN.NUM_REPEATS = 6
     cfg.MODEL.BiFPN.NORM = ""  # "SyncBN" in the published recipes
@@ -53,8 +53,8 @@ def add_condinst_config(cfg: CfgNode) -> None:
     cfg.MODEL.CONDINST = CfgNode()
     condinst = cfg.MODEL.CONDINST
     condinst.MASK_OUT_STRIDE = 4  # stride of the masks in the loss and of the head's output: 8, 4, 2 or 1
-    condinst.MAX_PROPOSALS = -1  # cap on training queries per GPU, drawn at random
-    condinst.TOPK_PROPOSALS_PER_IM = -1  # or a cap per image, by score; not both
+    condinst.MAX_PROPOSALS = -1  # the most training queries per GPU, drawn at random; -1: no limit
+    condinst.TOPK_PROPOSALS_PER_IM = -1  # the most training queries per image, by score; not both limits
 
     condinst.MASK_HEAD = CfgNode()
     condinst.MASK_HEAD.CHANNELS = 8

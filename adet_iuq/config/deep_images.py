@@ -6,7 +6,7 @@ RULES = ("dtype", "image", "refuse")
 
 
 def check_rule(rule: str) -> str:
-    """INPUT.DEEP_IMAGES as it is.
+    """Returns INPUT.DEEP_IMAGES if it is valid.
 
     Raises:
         UserError: it is not one of `RULES`.

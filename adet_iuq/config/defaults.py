@@ -21,7 +21,7 @@ from adet_iuq.config.training import (
 from adet_iuq.errors import UserError
 from adet_iuq.registry import callable_name
 
-# Adds keys of its own to a config, in place: what detectron2's projects call `add_<project>_config`.
+# A function that adds keys to a config in place; detectron2's projects call it `add_<project>_config`.
 AddConfig = Callable[[CfgNode], object]
 
 
@@ -32,14 +32,14 @@ def get_cfg(add_config: AddConfig | Sequence[AddConfig] = ()) -> CfgNode:
         add_config: one or several functions that add more keys, called in this order.
 
     Returns:
-        A fresh, unfrozen config. AdelaiDet's own YAML files need `load_config`, which knows the keys that they hold and
+        A fresh, unfrozen config. AdelaiDet's own YAML files need `load_config`, which knows those of their keys that
         nothing reads.
 
     Raises:
-        UserError: one of `add_config` fails or is no function.
+        UserError: one of `add_config` fails, or is no function.
     """
     cfg = get_detectron2_cfg()
-    cfg.MODEL.MASK_ON = True  # detectron2 says False, and Mask2Former's published files leave it so: no mask AP then
+    cfg.MODEL.MASK_ON = True  # with detectron2's False, which Mask2Former's published files keep, there is no mask AP
     add_data_config(cfg)
     add_training_config(cfg)
     add_test_config(cfg)
@@ -60,10 +60,10 @@ def get_cfg(add_config: AddConfig | Sequence[AddConfig] = ()) -> CfgNode:
 
 
 def each(add_config: AddConfig | Sequence[AddConfig]) -> list[AddConfig]:
-    """One or several functions as a list.
+    """One or several functions, as a list.
 
     Raises:
-        UserError: something else is among them.
+        UserError: one of them is no function.
     """
     functions = list(add_config) if isinstance(add_config, Sequence) else [add_config]
     if not all(map(callable, functions)):

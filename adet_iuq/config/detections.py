@@ -1,4 +1,4 @@
-"""TEST.DETECTIONS_PER_IMAGE, the one key that says how many results of an image there are, for every segmenter."""
+"""TEST.DETECTIONS_PER_IMAGE is, for every segmenter, the one key that says how many results an image has."""
 
 import logging
 from collections.abc import Set
@@ -10,9 +10,9 @@ from adet_iuq.errors import UserError
 logger = logging.getLogger(__name__)
 
 DETECTIONS = "TEST.DETECTIONS_PER_IMAGE"
-COCO_DETECTIONS = 100  # of an image and class, best first, are what COCO's AP counts
+COCO_DETECTIONS = 100  # COCO's AP counts this number of detections of an image and class, best first
 
-# The keys by which segmenters as published have their own numbers of results, and of the candidates for them.
+# Published segmenters have keys of their own for the number of results and of the candidates for them.
 # Mask2Former reads TEST.DETECTIONS_PER_IMAGE itself.
 _OWN_CAPS = {
     "MODEL.FCOS.POST_NMS_TOPK_TEST": "MODEL.FCOS.PRE_NMS_TOPK_TEST",
@@ -22,19 +22,20 @@ _OWN_CAPS = {
 
 
 def counted_detections(cfg: CfgNode) -> int:
-    """How many detections of an image and class the evaluation counts: COCO's 100, or more if the config asks for more."""
+    """The number of detections of an image and class that the evaluation counts: COCO's 100, or more if the config does."""
     return max(COCO_DETECTIONS, int(cfg.TEST.DETECTIONS_PER_IMAGE))
 
 
 def spread_detections(cfg: CfgNode, in_files: Set[str], overridden: Set[str]) -> None:
-    """Gives every segmenter's own cap the value of TEST.DETECTIONS_PER_IMAGE, if the user has set that.
+    """Gives every segmenter's own key the value of TEST.DETECTIONS_PER_IMAGE, if the user has set that.
 
-    The command line counts more than the files. Where both keys stand in the same place, both stay, and a warning says
-    that the segmenter's own is the lower one. Candidates grow with the results, as on mosaics, unless they are set.
+    The command line counts more than the files. If both keys are set in the same place, both stay, and a warning says
+    that the segmenter's own is lower. The number of candidates grows with the results, as on mosaics, unless it is set.
 
     Args:
-        cfg: unfrozen; changed in place.
-        in_files, overridden: dotted names of the keys that YAML files and the command line have set.
+        cfg: an unfrozen config, which is changed in place.
+        in_files: the dotted names of the keys that YAML files have set.
+        overridden: the dotted names of the keys that the command line has set.
 
     Raises:
         UserError: TEST.DETECTIONS_PER_IMAGE is below 1.
@@ -57,7 +58,7 @@ def spread_detections(cfg: CfgNode, in_files: Set[str], overridden: Set[str]) ->
                 section[pool] = -(-section[pool] * wanted // before)
         elif weight(DETECTIONS) == weight(own) > 0 and before < wanted:
             logger.warning(
-                "%s is %d, but %s is %d: that segmenter gives no more than %d results an image. Remove %s, or set it to %d.",
+                "%s is %d, but %s is %d: it gives no more than %d results per image. Remove %s, or set it to %d.",
                 *(DETECTIONS, wanted, own, before, before, own, wanted),
             )
 

@@ -1,4 +1,4 @@
-"""Reading YAML files and command-line overrides into a config, with errors that a person can act on."""
+"""Merges YAML files and command-line overrides into a config, with errors that a person can act on."""
 
 import logging
 import reprlib
@@ -19,13 +19,13 @@ from adet_iuq.errors import UserError
 logger = logging.getLogger(__name__)
 
 # AdelaiDet's keys that its models never read, or whose other values name parts that this project does not have:
-# {key: the only value accepted, or None for any}. They are dropped with a warning.
+# {key: the only accepted value, or None for any}. They are removed with a warning.
 IGNORED_KEYS: dict[str, Any] = {
     "MODEL.MOBILENET": False,
     "MODEL.BACKBONE.ANTI_ALIAS": False,
     "MODEL.RESNETS.DEFORM_INTERVAL": None,  # every block of a deformable stage is deformable, as in the published SOTR
     "MODEL.FCOS.USE_DEFORMABLE": False,
-    "MODEL.FCOS.INFERENCE_TH_TRAIN": None,  # the three _TRAIN keys serve two-stage users of FCOS
+    "MODEL.FCOS.INFERENCE_TH_TRAIN": None,  # the three _TRAIN keys are for two-stage models on top of FCOS
     "MODEL.FCOS.PRE_NMS_TOPK_TRAIN": None,
     "MODEL.FCOS.POST_NMS_TOPK_TRAIN": None,
     "MODEL.FCOS.YIELD_PROPOSAL": False,
@@ -43,7 +43,7 @@ IGNORED_KEYS: dict[str, Any] = {
     "MODEL.SOTR.USE_DCN_IN_INSTANCE": None,
     "MODEL.SOTR.TYPE_DCN": None,
     "MODEL.SOTR.USE_COORD_CONV": None,
-    # Of Mask2Former's YAML files: the plain ResNet never reads them.
+    # Keys of Mask2Former's YAML files that the plain ResNet never reads.
     "MODEL.RESNETS.STEM_TYPE": None,
     "MODEL.RESNETS.RES5_MULTI_GRID": None,
 }
@@ -51,12 +51,12 @@ IGNORED_KEYS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A config and what the user said of it.
+    """A config, and which of its keys the user set.
 
     Attributes:
         cfg: the merged, unfrozen config.
-        explicit: dotted names of all keys that the YAML files or the overrides set.
-        overridden: of those that the overrides set, which are meant for this run and its data.
+        explicit: the dotted names of all keys that the YAML files or the overrides set.
+        overridden: those of the keys that the overrides set, which are meant for this run and its data.
     """
 
     cfg: CfgNode
@@ -70,15 +70,15 @@ def load_config(
     """The default config, overridden by a YAML file with its `_BASE_` files, then by `KEY VALUE` pairs.
 
     Args:
-        config_file: the YAML file; None or empty: none.
-        opts: the pairs, one after the other.
+        config_file: the YAML file; None or empty: there is none.
+        opts: keys and values in turn.
         add_config: functions that add keys of their own to the defaults; see `get_cfg`.
 
     Raises:
         UserError: a file is missing or is not YAML; a key does not exist (the message names the nearest one); a value
-            has the wrong type; the overrides do not come in pairs; one of `add_config` fails; the config asks for what
-            no training here can do, or a value of INPUT.DEEP_IMAGES, TEST.DETECTIONS_PER_IMAGE or a key of
-            config/values.py makes no sense.
+            has the wrong type; the overrides do not come in pairs; one of `add_config` fails; the config asks for
+            something that no training here can do; or a value of INPUT.DEEP_IMAGES, TEST.DETECTIONS_PER_IMAGE or a key
+            of config/values.py is not allowed.
     """
     cfg = get_cfg(add_config)
     in_files: set[str] = set()
@@ -99,12 +99,17 @@ def load_config(
 
 
 def load_keys(keys: Sequence[str], config_file: str | None, opts: list[str] | None = None) -> CfgNode:
-    """The default config with nothing but `keys` overridden: a look ahead at some of this package's own keys.
+    """The default config with only `keys` overridden, for code that needs some keys before the whole config is loaded.
 
-    Whether all others exist, a project's keys among them, is for `load_config` to say.
+    `load_config` checks later whether all other keys exist, among them those of projects.
+
+    Args:
+        keys: the dotted names of keys of this package or of detectron2.
+        config_file: the YAML file; None or empty: there is none.
+        opts: keys and values in turn.
 
     Raises:
-        UserError: the file is missing or is not YAML; a value of `keys` has the wrong type.
+        UserError: the file is missing or is not YAML, or a value of `keys` has the wrong type.
     """
     cfg = get_cfg()
     tree = dict(leaves(read_yaml(config_file))) if config_file else {}
@@ -116,7 +121,7 @@ def load_keys(keys: Sequence[str], config_file: str | None, opts: list[str] | No
 
 
 def _merge(cfg: CfgNode, values: dict[str, Any], source: str) -> set[str]:
-    """Sets every key of `values` in `cfg`; returns the names of those set."""
+    """Sets every key of `values` in `cfg`; returns the names of the keys that were set."""
     names = dict(leaves(cfg))
     done = set()
     for key, value in values.items():
@@ -136,7 +141,7 @@ def _merge(cfg: CfgNode, values: dict[str, Any], source: str) -> set[str]:
 
 
 def _as_float(value: Any) -> Any:
-    """Numbers written as `1` or `1e-4` (which YAML reads as a string) serve where a float is expected."""
+    """Turns `1` and `1e-4` (which YAML reads as a string) into a float where a float is expected."""
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):

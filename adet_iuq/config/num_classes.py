@@ -1,12 +1,12 @@
-"""Where a config says how many classes there are: the one walk over all its keys called NUM_CLASSES."""
+"""Finds all keys of a config that are called NUM_CLASSES."""
 
 from detectron2.config import CfgNode
 
 
 def num_classes_sections(cfg: CfgNode, prefix: str = "") -> dict[str, CfgNode]:
-    """Every section that has a key NUM_CLASSES, wherever it stands in `cfg`, by the dotted name of that key.
+    """Every section of `cfg` that has a key NUM_CLASSES, by the dotted name of that key.
 
-    The sections are those of `cfg` itself: setting NUM_CLASSES in one of them changes `cfg`.
+    The sections are those of `cfg` itself, so setting NUM_CLASSES in one of them changes `cfg`.
     """
     found: dict[str, CfgNode] = {}
     for name, value in cfg.items():

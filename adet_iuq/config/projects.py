@@ -1,16 +1,16 @@
-"""Projects: code from outside, named by `--project`, that brings segmenters, mappers, evaluators and config keys.
+"""Projects: code outside this package, named by `--project`, with segmenters, mappers, evaluators and config keys.
 
-The contract. A project is a folder with an `__init__.py`, or a Python module that can be imported. Importing it registers
-what it brings: segmenters in detectron2's META_ARCH_REGISTRY, backbones in its BACKBONE_REGISTRY, mappers and samplers in
-MAPPER_REGISTRY and SAMPLER_REGISTRY of `adet_iuq.data`, evaluators in EVALUATOR_REGISTRY of `adet_iuq.evaluation`. Config
-keys, if it has any, are added by a function of this very module, called before YAML files and overrides are merged:
+What a project must be: a folder with an `__init__.py`, or a Python module that can be imported. Importing it registers its
+segmenters in detectron2's META_ARCH_REGISTRY, its backbones in BACKBONE_REGISTRY, its mappers and samplers in
+MAPPER_REGISTRY and SAMPLER_REGISTRY of `adet_iuq.data`, and its evaluators in EVALUATOR_REGISTRY of `adet_iuq.evaluation`.
+If it has config keys, a function of that module adds them before YAML files and overrides are merged:
 
     def add_config(cfg: CfgNode) -> None:
         cfg.MODEL.MINIMAL = CfgNode()
-        cfg.MODEL.MINIMAL.NUM_CLASSES = 80  # keys of this name are filled from the data sets
+        cfg.MODEL.MINIMAL.NUM_CLASSES = 80  # keys of this name get the data sets' number of classes
 
-The files of a folder import each other relatively (`from .model import Minimal`), as the folder need not be on Python's
-path. Every process of a run imports the projects of its command line again.
+The files of a folder import each other relatively (`from .model import Minimal`), because the folder need not be on
+Python's path. Every process of a run imports the projects of its command line again.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from pathlib import Path
 from types import ModuleType
 
 from adet_iuq.config.defaults import AddConfig
+from adet_iuq.config.lookup import packaged_project
 from adet_iuq.errors import UserError
 
 
@@ -47,7 +48,7 @@ def import_projects(places: Sequence[str]) -> tuple[AddConfig, ...]:
         places: folders or dotted names of modules.
 
     Raises:
-        UserError: as `import_project`; an `add_config` is no function.
+        UserError: `import_project` fails, or an `add_config` is no function.
     """
     modules = dict.fromkeys(import_project(place) for place in places)
     found = {place.__name__: vars(place)["add_config"] for place in modules if "add_config" in vars(place)}
@@ -58,15 +59,17 @@ def import_projects(places: Sequence[str]) -> tuple[AddConfig, ...]:
 
 
 def import_project(place: str) -> ModuleType:
-    """Imports a project, unless that has happened before, under whatever name.
+    """Imports a project, unless that has already happened under any name.
 
     Args:
-        place: a folder, or the dotted name of a module.
+        place: a folder, the name "projects/NAME" of one that comes with the package, or the dotted name of a module.
 
     Raises:
-        UserError: there is no such folder or module; the folder has no `__init__.py`; the import fails.
-    """
+        UserError: there is no such folder or module, the folder has no `__init__.py`, or the import fails.
+    """  # noqa: DOC501  `_import_error` makes a UserError
     path = Path(place).expanduser()
+    if not path.exists():
+        path = packaged_project(place) or path
     if path.is_dir():
         return _import_folder(path.resolve(), place)
     if path.exists():
@@ -91,12 +94,12 @@ def _import_folder(folder: Path, place: str) -> ModuleType:
     for module in list(sys.modules.values()):
         if isinstance(module, ModuleType) and _is_module_of(file, vars(module).get("__file__")):
             return module
-    # Two folders may have the same name; neither may hide a module that has it, too.
+    # Two folders may have the same name, and neither may hide a module of that name.
     name = re.sub(r"\W", "_", f"project_{folder.name}_") + hashlib.sha256(str(folder).encode()).hexdigest()[:8]
     spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(folder)])
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it runs: its own files import it
+    sys.modules[name] = module  # before it runs, because its own files import it
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -117,7 +120,7 @@ def _import_error(place: str, error: Exception, folder: Path | None) -> UserErro
 
 
 def _where(error: Exception, folder: Path | None) -> str:
-    """File and line of an error, the innermost of the project's own where it can be told."""
+    """File and line of an error: the innermost place in the project's own code if there is one."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]

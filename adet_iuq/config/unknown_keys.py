@@ -1,16 +1,16 @@
-"""What to tell someone who sets a config key that does not exist."""
+"""The message for someone who sets a config key that does not exist."""
 
 import difflib
 from collections.abc import Sequence, Set
 
 
 def unknown_key_text(key: str, names: Sequence[str], source: str) -> str:
-    """The message for a wrong key: with the keys that may have been meant, never those of another network.
+    """The message for a wrong key. It names the keys that may have been meant, but none of another network.
 
     Args:
-        key: as the user wrote it.
+        key: the key as the user wrote it.
         names: all keys that exist.
-        source: where it stands.
+        source: where the key was set.
     """
     sections = sorted({name.rsplit(".", depth)[0] for name in names for depth in range(1, name.count(".") + 1)})
     if key in sections:
@@ -33,11 +33,11 @@ def unknown_key_text(key: str, names: Sequence[str], source: str) -> str:
 def _may_mean(key: str, name: str, parts: Set[str]) -> bool:
     """Whether the existing key `name` belongs to the part of the model that `key` names, or one of both names no part.
 
-    `parts` are those that exist, in capitals.
+    `parts` are the existing parts, in capitals.
 
-    MODEL.PAFPN is no misspelt MODEL.FPN: a setting of one network says nothing of another. A part is the same if it has
-    the same letters, in capitals or not, in whatever order; and, if there is no such part (MODEL.RPN is no misspelt
-    MODEL.FPN either), if one letter is another, too much or missing.
+    MODEL.PAFPN is not a misspelt MODEL.FPN, because a setting of one network means nothing in another. Two parts are
+    the same if they have the same letters, in any case and order. If there is no such part, they are also the same if a
+    single letter differs, is missing or is extra; MODEL.RPN, which exists, is thus not a misspelt MODEL.FPN either.
     """
     asked, offered = key.removeprefix("MODEL.").split("."), name.split(".")
     leaf = offered[-1]
@@ -48,7 +48,7 @@ def _may_mean(key: str, name: str, parts: Set[str]) -> bool:
 
 
 def _is_one_edit(one: str, other: str) -> bool:
-    """Whether a single letter is another, too much or missing."""
+    """Whether a single letter differs, is missing or is extra."""
     shorter, longer = sorted((one, other), key=len)
     same = next((place for place, letter in enumerate(shorter) if letter != longer[place]), len(shorter))
     rest = same + (len(one) == len(other))

@@ -1,4 +1,4 @@
-"""Values of detectron2's keys that would end a run with a traceback, refused when the config is read."""
+"""Refuses values of detectron2's keys that would end a run with a traceback, when the config is read."""
 
 from detectron2.config import CfgNode
 
@@ -15,10 +15,10 @@ _ENTRIES: dict[str, type] = {
 
 
 def check_values(cfg: CfgNode) -> None:
-    """Judges numbers that have a least value, and lists whose entries have one type.
+    """Checks numbers that have a smallest value, and lists whose entries have one type.
 
     Raises:
-        UserError: one does not fit.
+        UserError: a value is not allowed.
     """
     values = dict(leaves(cfg))
     for key, least in _LEAST.items():

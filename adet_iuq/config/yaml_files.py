@@ -1,4 +1,4 @@
-"""Reading YAML files with their `_BASE_` files. Nothing in a file is executed."""
+"""Reads YAML files with their `_BASE_` files. Nothing in a file is executed."""
 
 import io
 import os
@@ -10,6 +10,7 @@ import yaml
 from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
+from adet_iuq.config.lookup import find_recipe, packaged_recipe
 from adet_iuq.errors import UserError
 from adet_iuq.yaml_values import load_yaml
 
@@ -19,9 +20,14 @@ _PYTHON_TAG = "tag:yaml.org,2002:python/"
 def read_yaml(path: str) -> dict[str, Any]:
     """The tree of sections and values.
 
+    Args:
+        path: a path or the name of a packaged file, as for `find_recipe`. A `_BASE_` that does not exist beside its file may
+            name a packaged file as well.
+
     Raises:
         UserError: the file or a `_BASE_` of it is missing, is not YAML with sections and keys, or holds a Python expression.
     """
+    path = find_recipe(path)
     try:
         return dict(_Files.load_yaml_with_base(path))
     except FileNotFoundError as error:
@@ -30,9 +36,9 @@ def read_yaml(path: str) -> dict[str, Any]:
         raise UserError(f"Config file {missing}{where} does not exist; the working folder is {os.getcwd()}.") from error
     except OSError as error:
         raise UserError(f"Config file {error.filename or path} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:  # a null character in the name of a _BASE_ file
+    except ValueError as error:  # there is a null character in the name of a _BASE_ file
         raise UserError(f"Config file {path} has a _BASE_ that cannot be a file: {error}.") from error
-    except AssertionError as error:  # fvcore's, where one file has a section and another a value
+    except AssertionError as error:  # fvcore raises it if one file has a section and another a value
         raise UserError(
             f"Config file {path} has a section with the name of a value in its _BASE_ file: {error}"
         ) from error
@@ -43,19 +49,22 @@ def read_yaml(path: str) -> dict[str, Any]:
 
 
 class _Text(io.StringIO):
-    """A file's text, which yaml's messages call by its name."""
+    """A file's text with the name by which yaml's messages call it."""
 
     name = ""
 
 
 class _Files(CfgNode):
-    """Reads files for `load_yaml_with_base`, each judged before fvcore relies on what it holds."""
+    """Reads files for `load_yaml_with_base`, and checks each file before fvcore relies on its content."""
 
-    _chain: ClassVar[list[str]] = []  # the file that is being read, after those that name it as their _BASE_
+    _chain: ClassVar[list[str]] = []  # the file that is being read, after the files that lead to it by _BASE_
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
-        """As fvcore's, which calls it for each `_BASE_` in turn; a circle of them is a UserError."""
+        """Reads a file as fvcore does, which calls this for each `_BASE_` in turn; a circle of them is a UserError."""
+        if cls._chain and not os.path.exists(filename):
+            name = os.path.relpath(filename, os.path.dirname(cls._chain[-1]))  # as its _BASE_ says it
+            filename = str(packaged_recipe(name) or filename)
         path = os.path.abspath(filename)
         if path in cls._chain:
             raise UserError(f"Config file {filename} has a _BASE_ file whose own _BASE_ leads back to it.")
@@ -89,7 +98,7 @@ class _Files(CfgNode):
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a tree by its dotted name."""
+    """Every value of a tree, with its dotted name."""
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{name}.")
@@ -98,7 +107,7 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _tag_text(path: str, error: yaml.constructor.ConstructorError) -> str:
-    """What to tell someone whose file holds a tag that plain YAML does not know, Python's ones above all.
+    """The message for someone whose file has a tag that plain YAML does not know, mostly one of Python's.
 
     detectron2 runs `!!python/object/apply:eval`; here a config file cannot run code, as a checkpoint cannot.
     """
@@ -116,7 +125,7 @@ def _tag_text(path: str, error: yaml.constructor.ConstructorError) -> str:
 
 
 def _nodes(node: yaml.Node | None, key: str = "") -> Iterator[tuple[str, yaml.Node]]:
-    """All nodes below one, each with the dotted name of the key that it belongs to."""
+    """All nodes below one node, each with the dotted name of the key that it belongs to."""
     if node is None:
         return
     yield key, node
@@ -131,7 +140,7 @@ def _nodes(node: yaml.Node | None, key: str = "") -> Iterator[tuple[str, yaml.No
 
 
 def _source(node: yaml.Node) -> str:
-    """A tagged node as it stands in its file, on one line."""
+    """The text of a tagged node in its file, on one line."""
     content = node.value
     if isinstance(node, yaml.SequenceNode):
         content = ", ".join(str(part.value) for part in node.value)
@@ -141,11 +150,11 @@ def _source(node: yaml.Node) -> str:
 
 
 def _is_expression(node: yaml.Node) -> bool:
-    """Whether a tagged node is one that a command can print the value of."""
+    """Whether a tagged node is an expression whose value a command can print."""
     return node.tag.endswith(":eval") and not isinstance(node, yaml.MappingNode)
 
 
 def _quoted(node: yaml.Node) -> str:
-    """What prints the value of `!!python/object/apply:eval ["..."]`, as an argument of a shell."""
+    """The shell argument that prints the value of `!!python/object/apply:eval ["..."]`."""
     expression = ", ".join(str(part.value) for part in node.value) if isinstance(node.value, list) else node.value
     return shlex.quote(f"print({expression})")

@@ -1,4 +1,4 @@
-"""Data sets, their check, and the loaders."""
+"""Data sets, the check of their files, and the loaders."""
 
 from adet_iuq.data.annotations.checker import check_coco_json
 from adet_iuq.data.annotations.coco_json import load_coco_records

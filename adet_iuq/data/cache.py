@@ -1,4 +1,4 @@
-"""The folder for everything that can be made again: rendered scenes, mosaics and verdicts of the checker."""
+"""The folder for everything that can be made again: rendered scenes, mosaics, and verdicts of the checker."""
 
 import os
 import shutil
@@ -12,12 +12,12 @@ from adet_iuq.errors import UserError
 
 
 def cache_folder(root: str = "") -> Path:
-    """`root`, else `$ADET_IUQ_CACHE`, else `~/.cache/adet_iuq`; it need not exist yet."""
+    """The cache folder: `root`, else `$ADET_IUQ_CACHE`, else `~/.cache/adet_iuq`. It need not exist yet."""
     return Path(root or os.environ.get("ADET_IUQ_CACHE") or "~/.cache/adet_iuq").expanduser().absolute()
 
 
 def folder_time(path: str) -> int:
-    """When something was last added to a folder or deleted from it, in nanoseconds; -1 if there is no such folder."""
+    """The time when a folder's entries last changed, in nanoseconds; -1 if there is no such folder."""
     try:
         return os.stat(path).st_mtime_ns
     except OSError:
@@ -25,12 +25,12 @@ def folder_time(path: str) -> int:
 
 
 def folders_unchanged(times: Mapping[str, int]) -> bool:
-    """Whether all folders, by path, still have the `folder_time` that they had."""
+    """Whether all folders still have the given `folder_time`."""
     return all(folder_time(folder) == time for folder, time in times.items())
 
 
 def file_identity(path: str) -> tuple[str, int, int]:
-    """Absolute path, modification time in nanoseconds and size in bytes: changes when the file does."""
+    """Absolute path, modification time in nanoseconds and size in bytes, which change when the file does."""
     status = os.stat(path)
     return os.path.abspath(path), status.st_mtime_ns, status.st_size
 
@@ -42,18 +42,18 @@ def make_folder_once(
     is_whole: Callable[[Path], bool] = Path.is_dir,
     remedy: str = "the environment variable ADET_IUQ_CACHE",
 ) -> None:
-    """Lets `fill` make the files of `folder`, unless they are there. Safe when several processes start at once.
+    """Lets `fill` make the files of `folder` unless they exist. Several processes may call it at once.
 
-    It fills a folder beside `folder`, which takes the name when all is there: nobody ever sees a part.
+    The files are made in a temporary folder, which is renamed when it is complete, so that nobody ever sees a part.
 
     Args:
-        folder: to make.
-        fill: writes the files to the folder that it is given.
-        is_whole: whether they are there; somebody may have deleted some of them by hand.
-        remedy: what names another folder, for the message.
+        folder: the folder to make.
+        fill: the function that writes the files to the folder it is given.
+        is_whole: whether all files are in a folder; somebody may have deleted some of them by hand.
+        remedy: the setting that names another folder, for the message.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the folder cannot be written.
     """
     if is_whole(folder):
         return
@@ -65,7 +65,7 @@ def make_folder_once(
             partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}"))
             try:
                 fill(partial)
-                partial.chmod(0o755)  # mkdtemp's folders are private
+                partial.chmod(0o755)  # mkdtemp makes its folders private
                 shutil.rmtree(folder, ignore_errors=True)
                 partial.rename(folder)
             finally:

@@ -1,4 +1,4 @@
-"""Records that are made when they are asked for, behind the interface of a list."""
+"""A sequence whose records are made when they are asked for."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ Record = dict[str, Any]
 
 
 class RecordSequence(Sequence[Record]):
-    """A subclass has `__len__` and makes single records; indices from the end and slices come from here."""
+    """A subclass has `__len__` and makes single records. This class adds negative indices and slices."""
 
     @abstractmethod
     def record(self, place: int) -> Record:

@@ -1,4 +1,4 @@
-"""Random numbers that depend on nothing but a seed: not on the process, the worker or what ran before."""
+"""Random numbers that depend only on a seed, not on the process, the worker or what ran before."""
 
 import random
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ import torch
 
 
 def derive_seed(*parts: int) -> int:
-    """A 63-bit seed from some integers (any sign); a different tuple gives an unrelated seed."""
+    """A 63-bit seed from some integers (of any sign). Different tuples give unrelated seeds."""
     words = np.random.SeedSequence([part % 2**64 for part in parts]).generate_state(1, np.uint64)
     return int(words[0]) >> 1
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, Python's, numpy's and torch's CPU generators start from `seed`; afterwards they are as they were before.
+    """Inside, Python's, numpy's and torch's CPU generators start from `seed`; afterwards they continue as before.
 
-    detectron2's augmentations draw from numpy's global generator, hence the detour over global state.
+    Global generators are seeded because detectron2's augmentations draw from numpy's global generator.
     """
     python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)

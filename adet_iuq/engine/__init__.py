@@ -1,4 +1,4 @@
-"""Training and evaluating what a config describes, on any number of processes."""
+"""Trains and evaluates what a config describes, on any number of processes."""
 
 from adet_iuq.engine.launching.launch import argument_parser, launch
 from adet_iuq.engine.loop.trainer import Trainer

@@ -1,7 +1,7 @@
-"""What a person sees of a run: short lines, and on a terminal one more that updates. log.txt has all of it in full.
+"""What a person sees of a run: short lines, and on a terminal one more line that updates. log.txt has everything in full.
 
-A terminal is what rich takes for an interactive one. TERM=dumb or TTY_INTERACTIVE=0 make it plain lines, as they are in
-pipes, files and continuous integration (CI is set); NO_COLOR leaves out colours.
+The module relies on rich to tell a terminal. TERM=dumb or TTY_INTERACTIVE=0 give plain lines, as in pipes, in files and
+in continuous integration (where CI is set); NO_COLOR leaves out colours.
 """
 
 import io
@@ -18,14 +18,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-# logger.info(..., extra=IN_LOG_ONLY): for log.txt, too long or too detailed for the console.
+# logger.info(..., extra=IN_LOG_ONLY) is for log.txt alone: messages that are too long or too detailed for the console.
 IN_LOG_ONLY: dict[str, Any] = {"in_log_only": True}
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red", logging.CRITICAL: "bold red"}
 _REFRESH_SECONDS = 0.5
 
 
 class Display:
-    """Standard output, with a last line that updates where that is a terminal.
+    """Standard output, with a last line that updates if the output is a terminal.
 
     Attributes:
         is_terminal: whether there is such a line.
@@ -38,31 +38,31 @@ class Display:
         self._updated, self._keeps_prints = 0.0, False
 
     def print(self, line: str, style: str = "") -> None:
-        """Prints above the line that updates; on a full disk, to which the output may go, nothing happens."""
+        """Prints above the line that updates. If the output goes to a full disk, nothing happens."""
         with suppress(OSError):
             self.console.print(Text(line, style))
 
     def is_due(self, seconds: float = _REFRESH_SECONDS) -> bool:
-        """Whether so much time has gone by since the last `update`, or there was none."""
+        """Whether so many seconds have passed since the last `update`, or whether there was none yet."""
         return time.monotonic() - self._updated >= seconds
 
     def update(self, line: str) -> None:
-        """Shows another line that updates; what does not fit into the width is cut off. Elsewhere: prints it."""
+        """Shows a new text in the line that updates, cut to the width. Without a terminal it prints the text."""
         self._updated = time.monotonic()
         if not self.is_terminal:
             self.print(f"{time.strftime('[%m/%d %H:%M:%S]')} {line}")
             return
         text = Text(line, no_wrap=True, overflow="ellipsis")
         if self._live is None:
-            # No thread of its own, which would be there when data workers are forked.
+            # rich may not start a thread, which would exist while data workers are forked.
             self._live = Live(text, console=self.console, auto_refresh=False, redirect_stdout=not self._keeps_prints)
             self._live.start(refresh=True)
-            self.console.show_cursor(True)  # nobody could bring it back if the run were killed
+            self.console.show_cursor(True)  # a killed run could not bring it back
         else:
             self._live.update(text, refresh=True)
 
     def close(self, erase: bool = False) -> None:
-        """The end of the line that updates, which stays as it is or is erased; the next `update` begins another one."""
+        """Ends the line that updates, which stays as it is or is erased; the next `update` begins another one."""
         if self._live is not None:
             self._live.transient = erase
             self._live.stop()
@@ -70,7 +70,7 @@ class Display:
 
     @contextmanager
     def prints_kept(self, log: logging.Logger) -> Iterator[None]:
-        """Within, what others print (the COCO API its tables) goes to log.txt; lines of its own are erased at the end."""
+        """Sends what others print (the COCO API its tables) to log.txt; at the end the line that updates is erased."""
         self.close()
         self.console.file, self._keeps_prints = self.console.file, True
         try:
@@ -80,7 +80,7 @@ class Display:
                 finally:
                     self.close(erase=True)
         finally:
-            self.console.file, self._keeps_prints = None, False  # type: ignore[assignment]  # whatever sys.stdout is
+            self.console.file, self._keeps_prints = None, False  # type: ignore[assignment]  # None: sys.stdout, always
 
 
 class _LogLines(io.TextIOBase):
@@ -98,12 +98,12 @@ class _LogLines(io.TextIOBase):
 
 @cache
 def display() -> Display:
-    """That of this process, which has one terminal."""
+    """The display of this process, which has one terminal."""
     return Display()
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints what is for people: this project's messages, and everybody's warnings and errors."""
+    """Prints the messages that are for people: this project's own, and the warnings and errors of all others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def is_for_people(record: logging.LogRecord) -> bool:
 
 
 def print_for_people(log: logging.Logger) -> None:
-    """Puts a `ConsoleHandler` into the place of the handler by which detectron2 prints all of a log."""
+    """Replaces the handler by which detectron2 prints a whole log by a `ConsoleHandler`."""
     for handler in list(log.handlers):
         if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
             log.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""What a training leaves beside its checkpoints so that they can be used without its data: config and class names."""
+"""Writes config and class names beside a training's checkpoints, so that these can be used without the data."""
 
 import json
 import logging
@@ -17,9 +17,9 @@ CONFIG_FILE, CLASSES_FILE = "config.yaml", "classes.json"
 
 
 def class_names(cfg: CfgNode) -> dict[str, Any]:
-    """Of the first test or training set: `thing_classes`, names by class, and `category_ids`, the data set's own by class.
+    """`thing_classes`, the names by class, and `category_ids`, the data set's own, of the first test or training set.
 
-    Both are empty where the config names no data set.
+    Both are empty if the config names no data set.
     """
     names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
     found = MetadataCatalog.get(names[0]) if names else None
@@ -29,19 +29,19 @@ def class_names(cfg: CfgNode) -> dict[str, Any]:
 
 
 def write_description(cfg: CfgNode) -> None:
-    """Writes both files to OUTPUT_DIR; the main process calls it once a run is certain to start.
+    """Writes both files to OUTPUT_DIR. The main process calls it once a run is certain to start.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: a file cannot be written.
     """
     _write(Path(cfg.OUTPUT_DIR) / CONFIG_FILE, cfg.dump())
     _write(Path(cfg.OUTPUT_DIR) / CLASSES_FILE, json.dumps(class_names(cfg)) + "\n")
 
 
 def read_class_names(weights: str) -> dict[str, Any] | None:
-    """The class names that lie beside a checkpoint, as `class_names` gives them; None without any.
+    """The class names that lie beside a checkpoint, in the form of `class_names`; None if there are none.
 
-    A file of that name that says something else, as other programs may leave one, is passed over with a warning.
+    Another program may leave a file of that name with other content; it is ignored with a warning.
     """
     path = Path(weights).expanduser().parent / CLASSES_FILE
     if not path.is_file():
@@ -51,16 +51,16 @@ def read_class_names(weights: str) -> dict[str, Any] | None:
         numbers = {int(index): number for index, number in content["category_ids"].items()}
         return {**content, "thing_classes": [str(name) for name in content["thing_classes"]], "category_ids": numbers}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        logger.warning("%s holds no class names (%s: %s); it is passed over.", path, type(error).__name__, error)
+        logger.warning("%s holds no class names (%s: %s); it is ignored.", path, type(error).__name__, error)
         return None
 
 
 def trained_classes(weights: str, *, binding: bool) -> TrainedClasses | None:
-    """The classes of a checkpoint by the file beside it; None where nothing is known.
+    """The classes of a checkpoint by the file beside it; None if they are not known.
 
     Args:
-        weights: path of the checkpoint; empty: none.
-        binding: whether they must serve as they are.
+        weights: the path of the checkpoint; empty: there is none.
+        binding: whether the run must use exactly these classes.
     """
     found = read_class_names(weights) if weights else None
     if found is None or not found["thing_classes"]:

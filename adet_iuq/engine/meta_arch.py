@@ -1,4 +1,4 @@
-"""The meta-architecture of a run: found by its name, and checked to be a `Segmenter` before anything is built."""
+"""Finds the meta-architecture of a run by its name, and checks that it is a `Segmenter` before anything is built."""
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -13,7 +13,7 @@ def find_segmenter(cfg: CfgNode) -> type[Segmenter]:
     """The class that MODEL.META_ARCHITECTURE names.
 
     Raises:
-        UserError: there is none, or it is no `Segmenter`.
+        UserError: there is no such class, or it is no `Segmenter`.
     """
     name = cfg.MODEL.META_ARCHITECTURE
     found = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
@@ -31,7 +31,7 @@ def find_segmenter(cfg: CfgNode) -> type[Segmenter]:
 
 
 def checked_segmenter(model: nn.Module) -> Segmenter:
-    """`model` itself.
+    """Returns `model` itself.
 
     Raises:
         UserError: it is no `Segmenter`.
@@ -45,5 +45,5 @@ def checked_segmenter(model: nn.Module) -> Segmenter:
 
 
 def unwrap(model: nn.Module) -> Segmenter:
-    """The segmenter itself, out of DistributedDataParallel."""
+    """The segmenter itself, taken out of DistributedDataParallel."""
     return checked_segmenter(model.module if isinstance(model, DistributedDataParallel) else model)

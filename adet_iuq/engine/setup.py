@@ -1,4 +1,4 @@
-"""From the command line to a frozen config, with logging, seeds and sound data sets."""
+"""Turns a command line into a frozen config, and prepares logging, seeds and data sets."""
 
 import argparse
 import atexit
@@ -32,28 +32,28 @@ logger = logging.getLogger(__name__)
 
 
 def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] = ()) -> CfgNode:
-    """The run's frozen config; the log is in OUTPUT_DIR afterwards.
+    """The run's frozen config. From then on the log goes to OUTPUT_DIR.
 
-    Imports the projects of the command line, so that every process of the run has what they register. Data sets are
-    registered, class counts filled from them, random numbers seeded with SEED + rank, and the data sets checked, before an
-    evaluation those of DATASETS.TEST alone. Not detectron2's default_setup: it would overwrite the config.yaml of an
-    earlier run in OUTPUT_DIR before anything has shown that this one can start. The trainer writes that file.
+    It imports the projects of the command line, so that every process of the run knows what they register. It registers the
+    data sets, fills in class counts from them, seeds random numbers with SEED + rank, and checks the data sets (before an
+    evaluation only those of DATASETS.TEST). detectron2's default_setup does not fit: it would overwrite the config.yaml of
+    an earlier run in OUTPUT_DIR before it is known that this run can start. The trainer writes that file.
 
     Args:
-        args: of `argument_parser`, or of detectron2's parser, which has no projects.
+        args: the result of `argument_parser`, or of detectron2's parser, which has no projects.
         add_config: one or several functions f(cfg) that add keys of their own, besides those of the projects.
 
     Raises:
-        UserError: a project, the config, OUTPUT_DIR or a data set is unusable; the data sets have other classes than
-            each other or, if these are evaluated or resumed, than the weights.
+        UserError: a project, the config, OUTPUT_DIR or a data set is unusable; or the classes of the data sets differ
+            from each other or, in an evaluation or a resumed run, from those of the weights.
     """
     loaded = load_config(
         args.config_file or None, args.opts, [*import_projects(_option(args, "project", ())), *each(add_config)]
     )
     cfg = loaded.cfg
     fell_back = choose_device(cfg, user_set="MODEL.DEVICE" in loaded.explicit)
-    ensure_writable(cfg.OUTPUT_DIR)  # by every rank: each has its own log there
-    for name in ("fvcore", "detectron2", "adet_iuq"):  # before the data sets: what is said of them belongs into the log
+    ensure_writable(cfg.OUTPUT_DIR)  # on every rank, because each has its own log there
+    for name in ("fvcore", "detectron2", "adet_iuq"):  # before the data sets, whose messages belong in the log
         log = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
         print_for_people(log)
         survive_full_disk(log)
@@ -81,7 +81,7 @@ def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] 
 
 
 def _starting_classes(cfg: CfgNode, args: argparse.Namespace) -> TrainedClasses | None:
-    """Those of the checkpoint that the run goes on from, evaluates or starts from, where they are known."""
+    """The classes of the checkpoint that the run resumes, evaluates or starts from, if they are known."""
     last = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
     if args.resume and last.is_file():
         return trained_classes(str(last), binding=True)
@@ -89,12 +89,12 @@ def _starting_classes(cfg: CfgNode, args: argparse.Namespace) -> TrainedClasses 
 
 
 def _option(args: argparse.Namespace, name: str, default: Any) -> Any:
-    """An option that only this project's parser has."""
+    """The value of an option that only this project's parser has."""
     return vars(args).get(name, default)
 
 
 def choose_device(cfg: CfgNode, user_set: bool) -> bool:
-    """Puts MODEL.DEVICE to "cpu" where the default "cuda" is not there; returns whether it did.
+    """Sets MODEL.DEVICE to "cpu" if the default "cuda" does not exist; returns whether it did.
 
     Raises:
         UserError: the user asked for CUDA and there is none.
@@ -111,11 +111,11 @@ def choose_device(cfg: CfgNode, user_set: bool) -> bool:
 
 
 def survive_full_disk(log: logging.Logger) -> None:
-    """Makes logs that cannot be written stand still, without a traceback for every line."""
+    """Makes a log ignore that it cannot be written, instead of printing a traceback for every line."""
     for handler in log.handlers:
         handler.handleError = _skip_disk_error.__get__(handler)  # type: ignore[method-assign]
         if isinstance(handler, logging.StreamHandler) and handler.stream not in (sys.stdout, sys.stderr):
-            # Before detectron2's own, which would end the program with a traceback.
+            # atexit runs it before detectron2's own function, which would end the program with a traceback.
             atexit.register(_close_quietly, handler.stream)
 
 
@@ -133,7 +133,7 @@ def ensure_writable(folder: str) -> None:
     """Creates a folder and writes a file there, once.
 
     Raises:
-        UserError: either fails.
+        UserError: the folder cannot be created or written.
     """
     try:
         os.makedirs(folder, exist_ok=True)

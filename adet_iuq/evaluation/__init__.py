@@ -1,4 +1,4 @@
-"""Evaluators, and what is made of their results."""
+"""Evaluators, and what is done with their results."""
 
 from adet_iuq.evaluation.build import EVALUATOR_REGISTRY, build_evaluator
 from adet_iuq.evaluation.results import print_results, report_results

@@ -1,4 +1,4 @@
-"""Which evaluator a data set gets."""
+"""Chooses the evaluator of a data set."""
 
 import importlib.util
 import logging
@@ -21,7 +21,7 @@ from adet_iuq.registry import Registry
 
 logger = logging.getLogger(__name__)
 
-# By `evaluator_type` of a data set's metadata: a function of the config, the data set's name and the output folder.
+# Functions of the config, the data set's name and the output folder, by the `evaluator_type` of a data set's metadata.
 EVALUATOR_REGISTRY: Registry[Callable[[CfgNode, str, str], DatasetEvaluator]] = Registry("evaluator")
 
 
@@ -29,17 +29,17 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
     """The evaluator that the data set's metadata asks for: COCO's or LVIS's metrics of boxes and masks, PQ, or one that a
     project has put into `EVALUATOR_REGISTRY` under the metadata's `evaluator_type`.
 
-    A panoptic set gets PQ, and mIoU and mask AP where the model gives a semantic map and instances as well.
+    A panoptic set gets PQ and, if the model also gives a semantic map and instances, mIoU and mask AP.
 
     A set without annotations, such as COCO's test-dev, gets none of them: the evaluator writes
     `coco_instances_results.json` (or `lvis_...`) for the evaluation server. A user's COCO-format file with flaws that
     disturb the evaluation is replaced by a mended copy, `ground_truth.json` in `output_folder`.
 
     Args:
-        cfg: MODEL.MASK_ON decides whether masks are evaluated, TEST.DETECTIONS_PER_IMAGE how many detections count if it
-            is above COCO's 100.
-        dataset_name: a registered data set.
-        output_folder: where the predictions, and a mended copy, are written.
+        cfg: the config. MODEL.MASK_ON decides whether masks are evaluated, and TEST.DETECTIONS_PER_IMAGE how many
+            detections count if it is above COCO's 100.
+        dataset_name: the name of a registered data set.
+        output_folder: the folder for the predictions and for a mended copy.
 
     Raises:
         UserError: there is no evaluator for the data set, a package that it needs is missing, or the mended copy cannot
@@ -58,19 +58,23 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
 
 @EVALUATOR_REGISTRY.register("coco")
 def build_coco_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """COCO's metrics, on a mended copy of the JSON file where one is needed, of all detections that the config allows."""
+    """COCO's metrics of all detections that the config allows, on a mended copy of the JSON file if one is needed."""
     name = _evaluated_name(dataset_name, output_folder)
     counted = counted_detections(cfg)
     if counted > COCO_DETECTIONS:
         logger.info(
-            "'%s': %d detections an image count; COCO's own AP counts %d.", dataset_name, counted, COCO_DETECTIONS
+            "'%s': %d detections per image count; COCO's own AP counts %d.", dataset_name, counted, COCO_DETECTIONS
         )
     return InstanceEvaluator(name, tasks=_tasks(cfg), output_dir=output_folder, max_dets_per_image=counted)
 
 
 @EVALUATOR_REGISTRY.register("lvis")
 def build_lvis_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """LVIS's metrics; UserError without the package lvis."""
+    """LVIS's metrics.
+
+    Raises:
+        UserError: the package lvis is missing.
+    """
     if importlib.util.find_spec("lvis") is None:
         raise UserError(f"Evaluating on '{dataset_name}' needs the Python package lvis: pip install --no-deps lvis")
     from adet_iuq.evaluation.lvis import LVISEvaluator
@@ -88,7 +92,7 @@ def build_panoptic_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str
 
 @EVALUATOR_REGISTRY.register(EVALUATOR_TYPE)
 def build_mosaic_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """COCO's metrics, of as many times the detections as a mosaic has images, and the leak rate."""
+    """COCO's metrics, with as many times the detections as a mosaic has images, and the leak rate."""
     counted = TILES * counted_detections(cfg)
     coco = InstanceEvaluator(dataset_name, tasks=_tasks(cfg), output_dir=output_folder, max_dets_per_image=counted)
     if not cfg.MODEL.MASK_ON:
@@ -102,7 +106,7 @@ def _tasks(cfg: CfgNode) -> tuple[str, ...]:
 
 
 def _evaluated_name(name: str, output_folder: str) -> str:
-    """The data set's name, or that of a twin with a mended JSON file: COCOEvaluator takes the file from the metadata."""
+    """The data set's name, or that of a copy with a mended JSON file: COCOEvaluator takes the file from the metadata."""
     source = source_of(name)
     if source is None:
         return name

@@ -1,4 +1,4 @@
-"""COCO's metrics on files that detectron2's evaluator would misread."""
+"""COCO's metrics on files that detectron2's evaluator would read wrongly."""
 
 import os
 from typing import Any
@@ -15,16 +15,16 @@ RESULTS_FILE = "coco_instances_results.json"  # detectron2's name
 
 
 class InstanceEvaluator(COCOEvaluator, RunLengthEvaluator):
-    """detectron2's evaluator of boxes and masks, which here also takes run lengths, and knows three things about the
+    """detectron2's evaluator of boxes and masks, which here also accepts run lengths, and which knows three things about the
     ground truth.
 
-    Classes: pycocotools sorts them by their ids in the file. Where a model numbers them otherwise (classes are matched by
+    Classes: pycocotools sorts them by their ids in the file. If a model numbers them otherwise (classes are matched by
     name), detectron2 would print each AP under another class's name.
 
-    Ids: where the mended ground truth gave its images new ones, predictions get them too. Their files then have these;
-    the ground truth beside them says which image is which.
+    Ids: if the mended ground truth gave its images new ids, predictions get them too. The files of predictions then have
+    these ids, and the ground truth beside them says which image is which.
 
-    Sizes: those of the images (adet_iuq/evaluation/sizes.py).
+    Sizes: they are those of the images (adet_iuq/evaluation/sizes.py).
     """
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -48,7 +48,7 @@ class InstanceEvaluator(COCOEvaluator, RunLengthEvaluator):
         self._sizes.note(inputs)
 
     def evaluate(self, img_ids: list[Any] | None = None) -> dict[str, Any]:
-        """The metrics on the main process, nothing on the others."""
+        """The metrics on the main process; nothing on the others."""
         for identity, size in self._sizes.gather().items():
             self._coco_api.imgs[identity].update(size)
         result: dict[str, Any] = super().evaluate(img_ids)

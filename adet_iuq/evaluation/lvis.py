@@ -1,7 +1,7 @@
 """LVIS's metrics: AP of boxes and masks over all, rare, common and frequent classes (AP, APr, APc, APf).
 
-The package lvis judges detections; its accumulation alone fails with NumPy >= 1.24 (its last release, 0.5.3, still says
-`np.float`), so it is written here. Import this module only where lvis is installed.
+The package lvis judges detections. Its accumulation fails with NumPy >= 1.24 (its last release, 0.5.3, still contains
+`np.float`), so it is written here. Import this module only if lvis is installed.
 """
 
 import itertools
@@ -26,8 +26,8 @@ from adet_iuq.evaluation.source import Source, write_source
 
 logger = logging.getLogger(__name__)
 
-RESULTS_FILE = "lvis_instances_results.json"  # detectron2's name; the evaluation server takes it as it is
-MAX_DETECTIONS = 300  # an image, by the definition of LVIS's metrics
+RESULTS_FILE = "lvis_instances_results.json"  # detectron2's name; the evaluation server accepts the file as it is
+MAX_DETECTIONS = 300  # detections per image, by the definition of LVIS's metrics
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
 Curve = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ class LVISEval(lvis.LVISEval):
 
     def accumulate(self) -> None:
         """Fills `eval` from `eval_imgs` (categories, then area ranges, then images): precision (T, R, K, A) at the
-        recall thresholds and recall (T, K, A); -1 where there is nothing to find.
+        recall thresholds, and recall (T, K, A); -1 if there is nothing to find.
         """
         params = self.params
         images, areas = len(params.img_ids), len(params.area_rng)
@@ -55,14 +55,14 @@ class LVISEval(lvis.LVISEval):
 
 
 def precision_recall(judged: list[dict[str, Any]], recall_thresholds: Curve) -> tuple[Curve, Curve] | None:
-    """Precision (T, R) at the recall thresholds, and the recall reached (T,), of one class and area range.
+    """Precision (T, R) at the recall thresholds, and the recall reached (T,), for one class and area range.
 
     Args:
-        judged: of every image that has objects or detections of the class, what `lvis.LVISEval.evaluate_img` returns.
-        recall_thresholds: (R,) rising.
+        judged: for every image with objects or detections of the class, the result of `lvis.LVISEval.evaluate_img`.
+        recall_thresholds: (R,) the thresholds, rising.
 
     Returns:
-        None without an object that counts. T: IoU thresholds.
+        Both curves for T IoU thresholds; None if no object counts.
     """
     objects = sum(int(np.count_nonzero(np.asarray(one["gt_ignore"]) == 0)) for one in judged)
     if not objects:
@@ -74,7 +74,7 @@ def precision_recall(judged: list[dict[str, Any]], recall_thresholds: Curve) -> 
     misses = np.cumsum(~matched & counted, axis=1)
     recall = hits / objects
     precision = hits / (hits + misses + np.spacing(1))
-    # The best precision at this recall or a higher one; 0 beyond the recall reached.
+    # The best precision at this recall or a higher one; 0 beyond the reached recall.
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     precision = np.pad(precision, ((0, 0), (0, 1)))
     places = [np.searchsorted(row, recall_thresholds, side="left") for row in recall]
@@ -86,9 +86,9 @@ class LVISEvaluator(RunLengthEvaluator):
     """Collects the predictions of all ranks, writes them to a file and measures them.
 
     Args:
-        dataset_name: registered, its metadata has `json_file` (LVIS format).
-        tasks: of "bbox" and "segm".
-        output_dir: where `lvis_instances_results.json` goes.
+        dataset_name: the name of a registered data set whose metadata has `json_file` (LVIS format).
+        tasks: some of "bbox" and "segm".
+        output_dir: the folder for `lvis_instances_results.json`.
     """
 
     def __init__(self, dataset_name: str, *, tasks: Iterable[str], output_dir: str) -> None:
@@ -102,15 +102,15 @@ class LVISEvaluator(RunLengthEvaluator):
         self._predictions, self._sizes = [], ImageSizes()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Takes the results of some images; see `DatasetEvaluator`."""
+        """Takes in the results of some images; see `DatasetEvaluator`."""
         self._sizes.note(inputs)
         for image, output in zip(inputs, outputs, strict=True):
             self._predictions += coco_results(output["instances"], image["image_id"])
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """{task: {metric: percent, nan where there is nothing to find}} on the main process, else nothing.
+        """{task: {metric: percent, nan if there is nothing to find}} on the main process; nothing on the others.
 
-        Nothing either for a data set without annotations: its file goes to the evaluation server.
+        It is also empty for a data set without annotations, whose file is for the evaluation server.
         """
         comm.synchronize()
         predictions = list(itertools.chain(*comm.gather(self._predictions)))
@@ -148,17 +148,17 @@ class LVISEvaluator(RunLengthEvaluator):
 
 
 def lvis_metrics(truth: lvis.LVIS, predictions: list[dict[str, Any]], task: str) -> dict[str, float]:
-    """LVIS's metrics in percent; nan where there is nothing to find, and all of them without any prediction.
+    """LVIS's metrics in percent; nan if there is nothing to find, and for all metrics if there is no prediction.
 
     Args:
         truth: the annotations; "segm" turns their segmentations into run-length masks.
-        predictions: in COCO's results format; unchanged.
+        predictions: the predictions in COCO's results format, which are not changed.
         task: "bbox" or "segm".
     """
     if not predictions:
         logger.warning("No predictions to evaluate.")
         return dict.fromkeys(METRICS, math.nan)
-    # Results with a box would count as small, medium or large by the area of their box, also as masks.
+    # Results with a box would count as small, medium or large by the area of their box, even as masks.
     surplus = "bbox" if task == "segm" else "segmentation"
     kept = [{key: value for key, value in one.items() if key != surplus} for one in predictions]
     evaluation = LVISEval(truth, lvis.LVISResults(truth, kept, max_dets=MAX_DETECTIONS), task)

@@ -1,4 +1,4 @@
-"""The leak rate on mosaics: how much of a mask lies in other images than its box (data/registration/mosaic.py)."""
+"""The leak rate on mosaics: the share of a mask that lies in other images than its box (data/registration/mosaic.py)."""
 
 import itertools
 import math
@@ -15,18 +15,19 @@ from adet_iuq.modeling.layers import mask_boxes
 
 
 class LeakEvaluator(DatasetEvaluator):
-    """The share of predicted masks outside the tile that holds the centre of their box, of certain enough detections.
+    """The share of predicted masks outside of the tile with the centre of their box, for detections above a score.
 
-    Its task `mosaic` has `leak_rate`, the mean share over detections; `leak_rate_area`, their pixels outside by all their
-    pixels, where large masks weigh more (both in percent, not a number without a detection); and `detections`, how many
-    these are. Detections without a pixel do not count. Where the segmenter takes its boxes from its masks, a box's centre
-    says less: a mask that leaks widely may have it in a tile where neither part lies, and then leaks wholly.
+    Its task `mosaic` has `leak_rate`, the mean share over detections; `leak_rate_area`, their pixels outside divided by
+    all their pixels, in which large masks weigh more (both in percent, not a number without a detection); and
+    `detections`, their number. Detections without a pixel do not count. If the segmenter computes boxes from masks, a
+    box's centre means less: a mask that leaks widely may have it in a tile that holds no part of the mask, and then
+    counts as leaking wholly.
 
     Every rank processes its share of the images; rank 0 gets the result.
 
     Args:
-        json_file: of the mosaics.
-        score: detections count from this score on.
+        json_file: the JSON file of the mosaics.
+        score: the lowest score of detections that count.
     """
 
     def __init__(self, json_file: str, score: float) -> None:
@@ -39,7 +40,7 @@ class LeakEvaluator(DatasetEvaluator):
         self._found = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Looks at the results of a batch: `instances` with scores, pred_boxes and pred_masks at the mosaic's size."""
+        """Takes in the results of a batch: `instances` with scores, pred_boxes and pred_masks at the mosaic's size."""
         for one, output in zip(inputs, outputs, strict=True):
             instances = output["instances"]
             certain = instances[instances.scores >= self.score]
@@ -60,12 +61,12 @@ class LeakEvaluator(DatasetEvaluator):
 
 
 def mask_leaks(masks: Tensor, boxes: Tensor, tiles: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Pixels of each mask outside the tile of its box's centre, and all its pixels, (N,) long each.
+    """The pixels of each mask outside of the tile with its box's centre, and all its pixels, (N,) long each.
 
     Args:
         masks: (N, H, W) bool.
-        boxes: (N, 4) XYXY in pixels; for an empty one the mask's own box serves.
-        tiles: T rectangles x0, y0, x1, y1, that divide (H, W).
+        boxes: (N, 4) XYXY in pixels; an empty box is replaced by the mask's own box.
+        tiles: T rectangles x0, y0, x1, y1, which divide (H, W).
     """
     given = (boxes[:, 2:] > boxes[:, :2]).all(dim=1, keepdim=True)
     boxes = torch.where(given, boxes, mask_boxes(masks).to(boxes))

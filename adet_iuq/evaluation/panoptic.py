@@ -1,8 +1,8 @@
 """Panoptic quality (Kirillov et al., arXiv 1801.00868) of COCO-format panoptic data sets.
 
-An own evaluator, because detectron2's needs the package panopticapi, of which PyPI only has a copy by others; results
-agree with that one to rounding. The rules are COCO's: a pair of one class matches above an IoU of 0.5, crowds and
-unlabelled pixels count for nobody. Images are measured as they come; only counts are kept.
+detectron2's evaluator needs the package panopticapi, of which PyPI only has a copy by others. So this one is written
+here; its results agree with that one to rounding. The rules are COCO's: a pair of one class matches above an IoU of
+0.5, and crowds and unlabelled pixels do not count. Images are measured as they come; only counts are kept.
 """
 
 import logging
@@ -30,7 +30,7 @@ IdMap = npt.NDArray[np.int64]
 
 @dataclass
 class Counts:
-    """Of one class: matched pairs, segments predicted too much, segments missed, and the sum of the pairs' IoU."""
+    """The counts of one class: matched pairs, surplus predicted segments, missed segments, and the sum of the pairs' IoU."""
 
     matched: int = 0
     surplus: int = 0
@@ -38,14 +38,14 @@ class Counts:
     iou: float = 0.0
 
     def add(self, other: "Counts") -> None:
-        """Sums up."""
+        """Adds the counts of another set of images."""
         self.matched += other.matched
         self.surplus += other.surplus
         self.missed += other.missed
         self.iou += other.iou
 
     def qualities(self) -> tuple[float, float, float]:
-        """PQ, SQ, RQ, each 0 to 1; NaN where the class neither occurs nor is predicted."""
+        """PQ, SQ and RQ, each 0 to 1; NaN if the class neither occurs nor is predicted."""
         segments = self.matched + 0.5 * self.surplus + 0.5 * self.missed
         if segments == 0:
             return (float("nan"),) * 3
@@ -63,8 +63,8 @@ class Segments:
 
 
 def count_matches(truth: Segments, predicted: Segments) -> dict[int, Counts]:
-    """What one image adds to the counts of the classes."""
-    # Pairs as one number each: sorting rows of two takes twenty times as long.
+    """The numbers that one image adds to the counts of the classes."""
+    # Each pair becomes one number, as sorting rows of two takes twenty times as long.
     width = int(predicted.ids.max()) + 1
     pairs, numbers = np.unique(truth.ids * width + predicted.ids, return_counts=True)
     common = {divmod(int(pair), width): int(number) for pair, number in zip(pairs, numbers, strict=True)}
@@ -79,7 +79,7 @@ def count_matches(truth: Segments, predicted: Segments) -> dict[int, Counts]:
         label = truth.classes.get(a)
         if label is None or a in truth.crowds or label != predicted.classes.get(b):
             continue
-        # Unlabelled pixels of a prediction do not speak against it.
+        # Unlabelled pixels do not count against a prediction.
         iou = number / (true_area[a] + predicted_area[b] - number - common.get((VOID, b), 0))
         if iou > 0.5:
             counts[label].add(Counts(matched=1, iou=iou))
@@ -87,7 +87,7 @@ def count_matches(truth: Segments, predicted: Segments) -> dict[int, Counts]:
             done_predicted.add(b)
     for a, label in truth.classes.items():
         counts[label].missed += a not in done_true
-    # The last crowd of a class stands for all of them, as in COCO's script.
+    # As in COCO's script, the last crowd of a class represents all its crowds.
     crowds = {truth.classes[a]: a for a in sorted(truth.crowds, key=list(truth.classes).index)}
     for b, label in predicted.classes.items():
         ignored = common.get((VOID, b), 0) + common.get((crowds.get(label, VOID), b), 0) * (label in crowds)
@@ -97,17 +97,17 @@ def count_matches(truth: Segments, predicted: Segments) -> dict[int, Counts]:
 
 
 class PanopticTruth:
-    """The panoptic maps of a registered data set, read one by one.
+    """The panoptic maps of a registered data set, which are read one by one.
 
     Attributes:
-        class_names: by contiguous class number.
-        things: the numbers that are things.
+        class_names: the names of the classes in the order of their numbers.
+        things: the numbers of the classes that are things.
 
     Args:
-        dataset_name: with `panoptic_json` and `panoptic_root` in its metadata.
+        dataset_name: the name of a data set with `panoptic_json` and `panoptic_root` in its metadata.
 
     Raises:
-        UserError: its panoptic JSON is missing or damaged.
+        UserError: the panoptic JSON is missing or damaged.
     """
 
     def __init__(self, dataset_name: str) -> None:
@@ -124,7 +124,7 @@ class PanopticTruth:
         """The map of an image.
 
         Raises:
-            UserError: its PNG file is missing or is not of this size.
+            UserError: the PNG file is missing or does not have this size.
         """
         entry = self._entries[image_id]
         path = os.path.join(self._root, entry["file_name"])
@@ -139,17 +139,17 @@ class PanopticTruth:
 class PanopticEvaluator(DatasetEvaluator):
     """PQ, SQ and RQ in percent, over all classes, things (`_th`) and stuff (`_st`), and PQ of every class (`PQ-name`).
 
-    Reads `panoptic_seg` of the outputs, as detectron2's models give it: ids (H, W) and, for each, `id` and contiguous
-    `category_id`. Outputs without it are left out, with a warning.
+    It reads `panoptic_seg` of the outputs in the form of detectron2's models: ids (H, W) and, for each id, `id` and the
+    class number `category_id`. Outputs without it are left out, with a warning.
     """
 
     def __init__(self, dataset_name: str) -> None:
         """
         Args:
-            dataset_name: registered, with `panoptic_json` and `panoptic_root` in its metadata.
+            dataset_name: the name of a registered data set with `panoptic_json` and `panoptic_root` in its metadata.
 
         Raises:
-            UserError: its panoptic JSON is missing or damaged.
+            UserError: the panoptic JSON is missing or damaged.
         """
         self._name, self._truth = dataset_name, PanopticTruth(dataset_name)
         self.reset()
@@ -178,7 +178,7 @@ class PanopticEvaluator(DatasetEvaluator):
             self._images += 1
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """{"panoptic_seg": {metric: percent}} of all processes' images, on the main process."""
+        """{"panoptic_seg": {metric: percent}} for the images of all processes, on the main process."""
         gathered = comm.gather((self._images, dict(self._counts)))
         if not comm.is_main_process():
             return {}

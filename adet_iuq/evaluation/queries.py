@@ -1,8 +1,8 @@
-"""What instance-unique querying is about, measured on held-out images with ground truth.
+"""Measures the aims of instance-unique querying on held-out images with ground truth.
 
-For every probe image and its view g(I): does a query fire on pixels of other images (Eq. 5), do the queries of g(I) find
-the same masks on g(I) and on the warped map of I (Eq. 8), and do the two maps agree (Eq. 6)? The numbers depend on the
-weights and the images only, not on the terms that the model was trained with, so that runs can be compared.
+For every probe image and its view g(I) it asks: does a query fire on pixels of other images (Eq. 5)? Do the queries of
+g(I) find the same masks on g(I) and on the warped map of I (Eq. 8)? Do the two maps agree (Eq. 6)? The numbers depend
+only on the weights and the images, not on the terms that the model was trained with, so that runs can be compared.
 """
 
 import logging
@@ -38,10 +38,10 @@ logger = logging.getLogger(__name__)
 
 
 def check_probe(cfg: CfgNode, model: Segmenter) -> IUQMetaArch | None:
-    """`model`, if TEST.QUERY_PROBE asks for measurements of it; else None.
+    """Returns `model` if TEST.QUERY_PROBE asks for its measurements, otherwise None.
 
     Raises:
-        UserError: it is a base segmenter, which tells nothing of its queries; one image has no other ones.
+        UserError: the model is a base segmenter, which does not show its queries; or fewer than 2 images are asked for.
     """
     probe = cfg.TEST.QUERY_PROBE
     if not probe.ENABLED:
@@ -53,18 +53,20 @@ def check_probe(cfg: CfgNode, model: Segmenter) -> IUQMetaArch | None:
             "as the base does), or switch TEST.QUERY_PROBE.ENABLED off."
         )
     if probe.IMAGES < 2:
-        raise UserError(f"TEST.QUERY_PROBE.IMAGES is {probe.IMAGES}; pixels of other images take at least 2.")
+        raise UserError(
+            f"TEST.QUERY_PROBE.IMAGES is {probe.IMAGES}; give at least 2, as queries are tested on other images."
+        )
     return model
 
 
 def probe_queries(cfg: CfgNode, model: Segmenter) -> dict[str, dict[str, float]]:
-    """`measure_queries` of every COCO-type set in DATASETS.TEST, by name; nothing unless TEST.QUERY_PROBE asks for it.
+    """The results of `measure_queries` for every COCO-type set in DATASETS.TEST, by name; empty without TEST.QUERY_PROBE.
 
-    Every rank goes through all probe images, which are few: a forward pass in training may be a collective call, and
-    rank 0's numbers are then those of one process.
+    Every rank processes all probe images, which are few: a forward pass in training may be a collective call, and rank
+    0's numbers are then those of one process.
 
     Raises:
-        UserError: as `check_probe`; a data set or an image cannot be read.
+        UserError: `check_probe` fails, or a data set or an image cannot be read.
     """
     asked = check_probe(cfg, model)
     results: dict[str, dict[str, float]] = {}
@@ -80,11 +82,11 @@ def probe_queries(cfg: CfgNode, model: Segmenter) -> dict[str, dict[str, float]]
 
 
 def probe_samples(cfg: CfgNode, name: str) -> Iterator[dict[str, Any]]:
-    """Training samples of a test set's images at the test size, without augmentation: those with an instance, shuffled
-    by the seed, TEST.QUERY_PROBE.IMAGES at most.
+    """Training samples of a test set's images at the test size, without augmentation: of at most TEST.QUERY_PROBE.IMAGES
+    images with an instance, which are shuffled by the seed.
 
     Raises:
-        UserError: the data set or an image cannot be read; no image has an instance.
+        UserError: the data set or an image cannot be read, or no image has an instance.
     """
     probe = cfg.TEST.QUERY_PROBE
     records = [record for record in load_dataset(name) if _has_instance(record)]
@@ -105,11 +107,11 @@ def probe_samples(cfg: CfgNode, name: str) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def undisturbed(model: IUQMetaArch) -> Iterator[None]:
-    """Inside, the model may be run as in training, without gradient; afterwards it is what it was before.
+    """Lets the model be run as in training, but without gradient; afterwards it is as it was before.
 
-    All modules are in evaluation mode: normalisation layers neither update their statistics nor use the batch's, nothing
-    drops out. Modes and buffers (CondInst counts its passes in one) come back. The memory, which nobody writes to, is
-    left alone.
+    All modules are in evaluation mode: normalisation layers neither update their statistics nor use those of the batch,
+    and there is no dropout. Modes and buffers (CondInst counts its passes in one) are restored. The memory stays as it
+    is, because nothing writes to it.
     """
     modes = [(module, module.training) for module in model.modules()]
     memory = {id(buffer) for buffer in model.iuq_criterion.buffers()}
@@ -128,21 +130,22 @@ def undisturbed(model: IUQMetaArch) -> Iterator[None]:
 
 
 def measure_queries(model: IUQMetaArch, samples: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Measurements on images with ground truth; random states are left as they were.
+    """Measurements on images with ground truth. They leave the random states unchanged.
 
     Args:
-        model: within `undisturbed`.
-        samples: with `image_id`, all different, and `sample_seed`, which decides pixels and view.
+        model: the model, within `undisturbed`.
+        samples: samples with `image_id`, all different, and `sample_seed`, which decides pixels and view.
 
     Returns:
-        fire_rate: share of the pairs of a matched query and a pixel of another image with a logit above 0, in percent.
-        fire_probability: mean probability of these pairs, in percent.
+        fire_rate: the share of pairs of a matched query and a pixel of another image with a logit above 0, in percent.
+        fire_probability: the mean probability of these pairs, in percent.
         own_fire_rate: the same share on pixels of the query's own image, of its own instance and of others.
         equi_error: Eq. 8, the segmenter's mask loss of q^g on g(f(I)), mean over images.
-        equi_feature_error: Eq. 6, mean squared difference of f(g(I)) and g(f(I)), by the variance of f(I).
-        equi_iou: of the masks of q^g on g(I) and on g(f(I)), over cells that both have, mean over queries, in percent.
-        images: how many.
-        What has nothing to be measured on is not a number.
+        equi_feature_error: Eq. 6, the mean squared difference of f(g(I)) and g(f(I)), divided by the variance of f(I).
+        equi_iou: the IoU of the masks of q^g on g(I) and on g(f(I)),
+            over cells that both have, mean over queries, in percent.
+        images: the number of images.
+        A value for which there is nothing to measure is not a number.
     """
     asked: list[tuple[Queries, Tensor]] = []
     pixels: list[Pixels] = []
@@ -169,8 +172,8 @@ def measure_queries(model: IUQMetaArch, samples: Iterable[dict[str, Any]]) -> di
 
 
 def _uniqueness(model: IUQMetaArch, asked: list[tuple[Queries, Tensor]], pixels: Pixels) -> dict[str, float]:
-    """Eq. 5's pairs: queries of each image, whose id (1,) goes with them, on the pixels of all images."""
-    loss = InterSceneLoss(loss="l1")  # of an all-zero target: its sum over foreign pairs is that of their probabilities
+    """The pairs of Eq. 5: the queries of each image, with its id (1,), on the pixels of all images."""
+    loss = InterSceneLoss(loss="l1")  # its sum over foreign pairs is the sum of their probabilities
     total = torch.zeros(5, dtype=torch.float64)
     for queries, image_id in asked:
         ones = torch.ones(len(queries), device=image_id.device)
@@ -186,18 +189,18 @@ def _uniqueness(model: IUQMetaArch, asked: list[tuple[Queries, Tensor]], pixels:
 
 
 def _equivariance(model: IUQMetaArch, scene: Scene, transform: CropFlip) -> dict[str, Tensor]:
-    """`error` (1,) and `ious` (q,), both (0,) without a query in the view, `squared` and `variance` of the features.
+    """`error` (1,) and `ious` (q,), both (0,) without a query in the view; `squared` and `variance` of the features.
 
     Args:
-        model: of the scene.
-        scene: of an image and its view.
-        transform: g.
+        model: the model that made the scene.
+        scene: the scene of an image and its view.
+        transform: the g of the view.
     """
     stride, offset, size = scene.stride, scene.offset, scene.image_sizes[0]
     warped, valid = warp_features(scene.features[:1], [transform], [size], stride=stride, offset=offset)
     view = scene.views(slice(1, 2))
     queries = view.queries.to(dtype=warped.dtype)
-    # Without any query, too: the mask loss may be a collective call.
+    # The mask loss is called without any query too, because it may be a collective call.
     error, _ = EquivarianceLoss(target="query")(model, scene, [transform])
     squared, _ = EquivarianceLoss(target="feature")(model, scene, [transform])
     rows, columns = (valid_cells(size[i], scene.features.shape[2 + i], stride, offset) for i in (0, 1))

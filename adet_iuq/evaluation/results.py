@@ -1,4 +1,4 @@
-"""Results of an evaluation: the table for people, results.json for programs."""
+"""The results of an evaluation: a table for people, and results.json for programs."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ Results = Mapping[str, Mapping[str, float]]
 
 
 def by_dataset(results: Mapping[str, Any], datasets: Sequence[str]) -> dict[str, Results]:
-    """Results under the names of their data sets; detectron2 leaves the name out when there is only one."""
+    """The results under the names of their data sets; detectron2 omits the name if there is only one."""
     return {datasets[0]: results} if len(datasets) == 1 else dict(results)
 
 
@@ -47,14 +47,14 @@ def report_results(results: Mapping[str, Any], datasets: Sequence[str], output_d
 
 
 def print_results(results: Mapping[str, Any], datasets: Sequence[str], console: Console | None = None) -> None:
-    """Prints tables with a row a task (bbox, segm), a column a metric; metrics per category are left out.
+    """Prints tables with a row per task (bbox, segm) and a column per metric; metrics per category are left out.
 
-    Tasks with the same metrics share a table; a data set measured in other ways as well (PQ) has more than one.
+    Tasks with the same metrics share a table. A data set with other metrics as well (PQ) has more than one table.
 
     Args:
-        results: as `Trainer.test` returns them, or as results.json holds them, with None for what is not a number.
+        results: the results of `Trainer.test` or of results.json, with None for a value that is not a number.
         datasets: DATASETS.TEST.
-        console: where to; None: standard output.
+        console: the console to print to; None: standard output.
     """
     console = console or Console(width=100)
     for name, tasks in by_dataset(results, datasets).items():

@@ -10,18 +10,18 @@ from adet_iuq.modeling.layers import EncodedMasks
 
 
 class RunLengthEvaluator(DatasetEvaluator):
-    """An evaluator that takes `EncodedMasks` as well as a tensor for `pred_masks`.
+    """An evaluator that accepts for `pred_masks` both `EncodedMasks` and a tensor.
 
-    Where all evaluators of an evaluation do, the segmenter encodes its masks one by one. Any other evaluator gets tensors.
+    If all evaluators of an evaluation do, the segmenter encodes its masks one by one. Any other evaluator gets tensors.
     """
 
 
 def coco_results(instances: Instances, image_id: Any) -> list[dict[str, Any]]:
-    """One image's results in COCO's format, best kept in memory: masks as run lengths that JSON can hold.
+    """One image's results in COCO's format, which needs little memory: masks are run lengths that JSON can hold.
 
     Args:
-        instances: as a segmenter's `inference` gives them.
-        image_id: of the image, written to each result.
+        instances: the result of a segmenter's `inference`.
+        image_id: the id of the image, which is written to each result.
     """
     instances = instances.to("cpu")
     masks = instances.pred_masks if instances.has("pred_masks") else None

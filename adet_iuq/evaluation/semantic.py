@@ -1,7 +1,7 @@
-"""Semantic segmentation on COCO-format panoptic data sets: what a pixel shows, without telling instances apart.
+"""Semantic segmentation on COCO-format panoptic data sets: the class of each pixel, without telling instances apart.
 
-An own evaluator, because detectron2's needs a map of classes beside every panoptic map; the numbers are those of its main
-branch (docs/evaluation.md). Images are measured as they come; only a table of pixel counts is kept.
+detectron2's evaluator needs a map of classes beside every panoptic map, so this one is written here. Its numbers are those
+of detectron2's main branch (docs/evaluation.md). Images are measured as they come; only a table of pixel counts is kept.
 """
 
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def class_map(segments: Segments, classes: int) -> npt.NDArray[np.int64]:
-    """(H, W) class of every pixel, `classes` where it is not labelled; crowds count as their class."""
+    """(H, W) the class of every pixel, `classes` if it is not labelled; crowds count as their class."""
     ids, places = np.unique(segments.ids, return_inverse=True)
     labels = np.array([segments.classes.get(int(i), classes) for i in ids], dtype=np.int64)
     return np.asarray(labels[places].reshape(segments.ids.shape))
@@ -27,16 +27,16 @@ def class_map(segments: Segments, classes: int) -> npt.NDArray[np.int64]:
 class SemanticEvaluator(DatasetEvaluator):
     """mIoU, frequency-weighted IoU, mean and overall pixel accuracy in percent, and IoU of every class (`IoU-name`).
 
-    Reads `sem_seg` of the outputs, scores (classes, H, W). Outputs without it are left out, with a message.
+    It reads `sem_seg` of the outputs, scores (classes, H, W). Outputs without it are left out, with a message.
     """
 
     def __init__(self, dataset_name: str) -> None:
         """
         Args:
-            dataset_name: registered, with `panoptic_json` and `panoptic_root` in its metadata.
+            dataset_name: the name of a registered data set with `panoptic_json` and `panoptic_root` in its metadata.
 
         Raises:
-            UserError: its panoptic JSON is missing or damaged.
+            UserError: the panoptic JSON is missing or damaged.
         """
         self._name, self._truth = dataset_name, PanopticTruth(dataset_name)
         self.reset()
@@ -62,11 +62,11 @@ class SemanticEvaluator(DatasetEvaluator):
             self._pixels += np.bincount(pairs.ravel(), minlength=self._pixels.size).reshape(self._pixels.shape)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """{"sem_seg": {metric: percent}} of all processes' images, on the main process."""
+        """{"sem_seg": {metric: percent}} for the images of all processes, on the main process."""
         gathered = comm.gather(self._pixels)
         if not comm.is_main_process():
             return {}
-        pixels = np.sum(gathered, axis=0)[:-1]  # unlabelled pixels count for nobody
+        pixels = np.sum(gathered, axis=0)[:-1]  # without the unlabelled pixels, which do not count
         if not pixels.any():
             logger.info("'%s': the model gave no semantic segmentation; mIoU is not measured.", self._name)
             return {}
@@ -78,7 +78,7 @@ class SemanticEvaluator(DatasetEvaluator):
         iou = np.full(len(true), np.nan)
         iou[present] = 100 * correct[present] / (true + predicted - correct)[present]
         result = {
-            # As in detectron2's main branch; 0.6 also counts a class that is only predicted, as 0.
+            # As in detectron2's main branch; version 0.6 also counts a class that is predicted but does not occur, as 0.
             "mIoU": float(iou[present].mean()),
             "fwIoU": float((iou[present] * true[present]).sum() / true.sum()),
             "mACC": float(100 * (correct[present] / true[present]).mean()),

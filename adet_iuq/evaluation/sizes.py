@@ -1,6 +1,6 @@
-"""Ground truth of the size that images have in their files, for COCO's and LVIS's metrics.
+"""Gives COCO's and LVIS's ground truth the sizes that images have in their files.
 
-The mapper gives a record the height and width of its image, and predicted masks have that size. Where an entry of the JSON
+The mapper gives a record the height and width of its image, and predicted masks have that size. If an entry of the JSON
 file swaps the two, its annotations would be rasterised in another size, and masks of two sizes never match.
 """
 
@@ -17,10 +17,10 @@ class ImageSizes:
         self._found: dict[Any, dict[str, int]] = {}
 
     def note(self, inputs: list[dict[str, Any]]) -> None:
-        """Takes `height` and `width`, where a mapper gives them, of some inputs of the model."""
+        """Notes `height` and `width` of some inputs of the model, if a mapper gives them."""
         for image in inputs:
             self._found[image["image_id"]] = {side: image[side] for side in ("height", "width") if side in image}
 
     def gather(self) -> dict[Any, dict[str, int]]:
-        """What all processes noted, on the main one; every process must call it."""
+        """The sizes that all processes noted, on the main process; every process must call it."""
         return dict(itertools.chain(*(found.items() for found in comm.gather(self._found))))

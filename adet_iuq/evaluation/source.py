@@ -1,4 +1,4 @@
-"""What an evaluation leaves beside its predictions, so that files alone tell what they were measured against."""
+"""The note beside an evaluation's predictions that says what they were measured against."""
 
 import dataclasses
 import json
@@ -19,11 +19,11 @@ class Source:
 
     Attributes:
         ground_truth: the JSON file that the metrics were computed with, absolute, or a file of the same folder.
-        image_root: folder of the images, absolute.
-        task: "segm" if masks were evaluated, else "bbox".
-        rules: "coco", or "lvis" where a class counts only on images that it is labelled on.
-        predictions: name of the file with the predictions, in COCO's results format, in the same folder.
-        max_detections: counted in an image, of one class ("coco") or of all together ("lvis").
+        image_root: the folder of the images, absolute.
+        task: "segm" if masks were evaluated, otherwise "bbox".
+        rules: "coco", or "lvis", by which a class counts only on images that are labelled for it.
+        predictions: the name of the file in the same folder with the predictions, in COCO's results format.
+        max_detections: the number of detections that count in an image, per class ("coco") or together ("lvis").
     """
 
     ground_truth: str
@@ -35,23 +35,23 @@ class Source:
 
 
 def write_source(folder: str, source: Source) -> None:
-    """Writes it to `folder`, where the predictions are.
+    """Writes the note to `folder`, which holds the predictions.
 
     Raises:
         UserError: it cannot be written.
     """
     truth, root = os.path.abspath(source.ground_truth), os.path.abspath(source.image_root)
     if os.path.dirname(truth) == os.path.abspath(folder):
-        truth = os.path.basename(truth)  # goes with the folder, wherever that is moved
+        truth = os.path.basename(truth)  # this name stays valid if the folder is moved
     text = json.dumps(dataclasses.asdict(dataclasses.replace(source, ground_truth=truth, image_root=root)), indent=2)
     replace_file(Path(folder) / SOURCE_FILE, lambda file: file.write(f"{text}\n".encode()))
 
 
 def read_source(folder: Path) -> Source:
-    """What `write_source` wrote, paths absolute.
+    """The note that `write_source` wrote, with absolute paths.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is no note, or it is damaged.
     """
     path = folder / SOURCE_FILE
     try:

@@ -1,4 +1,4 @@
-"""Predictions for images and videos outside of any data set: from Python, and for the commands that a user starts."""
+"""Predictions for images and videos outside of any data set, from Python and for the commands that a user starts."""
 
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.inference.config import find_config, inference_config

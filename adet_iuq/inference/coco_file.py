@@ -18,8 +18,8 @@ class CocoFile:
     """`images`, `annotations` (with `score`, run-length encoded masks, `track_id` of a tracked object) and `categories`.
 
     Args:
-        class_names: by index.
-        category_ids: the training set's own number of each class, where it has any.
+        class_names: the names of the classes in the order of their indices.
+        category_ids: the training set's own number of each class, if it has any.
     """
 
     def __init__(self, class_names: Sequence[str], category_ids: Mapping[int, int]) -> None:
@@ -32,11 +32,11 @@ class CocoFile:
         """Takes in one image.
 
         Args:
-            number: its id.
-            file_name: as it was given.
-            size: of the image.
-            detections: with boxes XYXY in its pixels; masks as an array or in supervision's form, or none.
-            more: of its entry, such as the `frame` of a video.
+            number: the id of the image.
+            file_name: the image's file as it was given.
+            size: the size of the image.
+            detections: the detections, with boxes XYXY in pixels; masks as an array or in supervision's form, or no masks.
+            more: further entries of the image, such as the `frame` of a video.
         """
         self.images.append({"id": number, "file_name": file_name, "height": size[0], "width": size[1], **more})
         assert detections.class_id is not None and detections.confidence is not None
@@ -60,10 +60,10 @@ class CocoFile:
             self.annotations.append(entry)
 
     def write(self, path: Path) -> None:
-        """Writes the file, whole or not at all.
+        """Writes the file, either completely or not at all.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: the file cannot be written.
         """
         content = {"images": self.images, "annotations": self.annotations, "categories": self.categories}
         replace_file(path, lambda file: file.write(json.dumps(content).encode()))
@@ -73,7 +73,7 @@ class CocoFile:
 
 
 def _mask_entry(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Segmentation and area of an (H, W) mask."""
+    """The segmentation and the area of an (H, W) mask."""
     rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
     text = {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
     return {"segmentation": text, "area": int(mask_util.area(rle))}

@@ -1,6 +1,5 @@
-"""From what a user names (a YAML file, a recipe, the folder of a run) to the frozen config of a predictor."""
+"""Turns a user's choice (a YAML file, a recipe, the folder of a run) into the frozen config of a predictor."""
 
-import difflib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +7,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
-import adet_iuq
-from adet_iuq.config import AddConfig, load_config
+from adet_iuq.config import AddConfig, find_recipe, load_config
 from adet_iuq.data import fill_class_counts
 from adet_iuq.engine.description import CONFIG_FILE, read_class_names, trained_classes
 from adet_iuq.errors import UserError
@@ -20,32 +18,27 @@ FINAL_WEIGHTS = "model_final.pth"
 AUTO = "auto"
 
 
-def config_folders() -> list[Path]:
-    """Where recipes lie that can be named without their folder."""
-    return [Path(adet_iuq.__file__).parents[1] / "configs"]
-
-
 def find_config(config_or_name: str, weights: str = "") -> tuple[str, str]:
     """The paths of a config file and of its weights.
 
     Args:
-        config_or_name: path of a YAML file, the name of a recipe such as "CondInst/R50_1x_iuq.yaml", or the folder of a
-            finished run.
-        weights: path of the weights; empty: those of the run.
+        config_or_name: the path of a YAML file, the name of a packaged one such as "CondInst/R50_1x_iuq.yaml", or the folder
+            of a finished run.
+        weights: the path of the weights; empty: those of the run.
 
     Raises:
-        UserError: there is no such file or recipe, or no weights.
+        UserError: there is no such file or recipe, or there are no weights.
     """
     path = Path(config_or_name).expanduser()
     if path.is_dir():
         return _of_run(path, weights)
-    found = path if path.is_file() else _recipe(config_or_name)
+    found = find_recipe(config_or_name)
     if not weights:
         raise UserError(
-            f"No weights: name those that {found} is to be used with (--weights). Only the folder of a finished run has its "
+            f"No weights: name the weights for {found} with --weights. Only the folder of a finished run has weights of its "
             "own."
         )
-    return str(found), weights
+    return found, weights
 
 
 def _of_run(folder: Path, weights: str) -> tuple[str, str]:
@@ -61,19 +54,6 @@ def _of_run(folder: Path, weights: str) -> tuple[str, str]:
     raise UserError(f"{folder} has no {FINAL_WEIGHTS}: the run is not finished. {has}")
 
 
-def _recipe(name: str) -> Path:
-    wanted = name.removeprefix("configs/")
-    names: list[str] = []
-    for folder in config_folders():
-        for candidate in (folder / wanted, folder / f"{wanted}.yaml"):
-            if candidate.is_file():
-                return candidate
-        names += [path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")]
-    near = difflib.get_close_matches(wanted, names, n=3)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise UserError(f"{name} is neither a file, nor the folder of a run, nor a recipe in configs/.{hint}")
-
-
 def inference_config(
     config_file: str,
     weights: str,
@@ -81,17 +61,18 @@ def inference_config(
     add_config: AddConfig | Sequence[AddConfig] = (),
     device: str = AUTO,
 ) -> CfgNode:
-    """A frozen config for predicting with `weights`; writes nothing.
+    """A frozen config for predicting with `weights`. Nothing is written.
 
-    Without the data sets of the config on this machine, the class names beside the weights serve, and the config must give
-    its NUM_CLASSES, as the config.yaml of a training does. `add_config` is as for `load_config`.
+    If the config's data sets are not on this machine, the class names beside the weights are used, and the config must
+    give its NUM_CLASSES, as the config.yaml of a training does.
 
     Args:
-        config_file, weights: paths.
-        opts: overrides, KEY VALUE in turn.
-        add_config: functions that add keys.
-        device: as torch names it; "auto": MODEL.DEVICE of `opts`, else CUDA where there is one, else the CPU. What the
-            file says of the device is where the training ran, which need not be here.
+        config_file: the path of the config file.
+        weights: the path of the weights.
+        opts: overrides, KEY and VALUE in turn.
+        add_config: functions that add keys, as for `load_config`.
+        device: a device by torch's name; "auto": MODEL.DEVICE of `opts`, else CUDA if there is one, else the CPU. The
+            file's device is that of the training, which need not exist here.
 
     Raises:
         UserError: the config is wrong, neither the data sets nor `weights` name its classes, or there is no such device.
@@ -101,7 +82,7 @@ def inference_config(
     if device != AUTO or "MODEL.DEVICE" not in loaded.overridden:
         cfg.MODEL.DEVICE = _default_device() if device == AUTO else device
     check_device(cfg.MODEL.DEVICE)
-    cfg.MODEL.TIMM.PRETRAINED = False  # `weights` has the whole model: nothing is to be downloaded
+    cfg.MODEL.TIMM.PRETRAINED = False  # `weights` holds the whole model, so nothing need be downloaded
     try:
         fill_class_counts(cfg, loaded.overridden, trained_classes(weights, binding=True))
     except UserError as error:
@@ -121,7 +102,7 @@ def check_device(device: str) -> None:
     """Refuses a device that PyTorch does not have here.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: there is no device of this name.
     """
     try:
         found = torch.device(device)

@@ -1,4 +1,4 @@
-"""What a user hands over as images, as pixels; and the files that words of a command line stand for."""
+"""Turns a user's images into pixels, and the words of a command line into files."""
 
 import glob
 import os
@@ -24,11 +24,11 @@ def pixels_of(picture: Picture, order: str = "BGR", deep_images: str = "dtype") 
 
     Args:
         picture: a path, a picture of Pillow's, or an array: (H, W, 3) uint8, or grey (H, W) or (H, W, 1).
-        order: of an array's channels, "BGR" (OpenCV's) or "RGB".
+        order: the order of an array's channels, "BGR" (OpenCV's) or "RGB".
         deep_images: INPUT.DEEP_IMAGES, for paths and Pillow's pictures.
 
     Raises:
-        UserError: it cannot be read, or is none of these.
+        UserError: the picture cannot be read, or is none of these.
     """
     if isinstance(picture, Image.Image):
         return read_picture(picture, deep_images=deep_images)
@@ -57,11 +57,11 @@ def _array_pixels(array: npt.NDArray[np.generic], order: str) -> Pixels:
 
 
 def find_files(words: Iterable[str | os.PathLike[str]], suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """Files as they are, those of folders by their suffix, and matches of patterns, in order and each once.
+    """The files that words name, in order and each of them once: files, those in folders, and the matches of patterns.
 
     Args:
-        words: paths and patterns.
-        suffixes: in small letters, of what is taken from folders.
+        words: paths of files and folders, and patterns.
+        suffixes: the lower-case suffixes of the files that are taken from folders.
 
     Raises:
         UserError: a folder or a pattern holds nothing, or there is no word.

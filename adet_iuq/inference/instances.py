@@ -1,4 +1,4 @@
-"""The inner predictor: pixels in, detectron2's Instances out. The public one, the tools and the pages build on it."""
+"""The inner predictor, from pixels to detectron2's Instances. The public one, the tools and the pages use it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,19 +21,19 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class InstancePredictor:
-    """A model in evaluation mode with the test-time resizing of its config.
+    """A model in evaluation mode, with the test-time resizing of its config.
 
     Attributes:
         model: the segmenter.
         metadata: `thing_classes` and `category_ids`.
-        deep_images: INPUT.DEEP_IMAGES, for whoever reads images for it.
+        deep_images: INPUT.DEEP_IMAGES, for code that reads images for the predictor.
 
     Args:
-        cfg: MODEL.WEIGHTS names the weights, which must fit exactly.
-        half: compute in bfloat16 or float16 (`half_dtype`).
+        cfg: the config, whose MODEL.WEIGHTS names the weights, which must fit exactly.
+        half: whether it computes in bfloat16 or float16 (`half_dtype`).
 
     Raises:
-        UserError: the weights are missing or do not fit; INPUT.DEEP_IMAGES is unknown.
+        UserError: the weights are missing or do not fit, or INPUT.DEEP_IMAGES is unknown.
     """
 
     def __init__(self, cfg: CfgNode, half: bool = False) -> None:
@@ -56,14 +56,14 @@ class InstancePredictor:
         return self._run([self._input(image)])[0]
 
     def encoded(self, images: Sequence[Pixels], batch_size: int = 1) -> list[Instances]:
-        """The same for several images, with `pred_masks` as `EncodedMasks`, which take little memory.
+        """Predictions for several images, with `pred_masks` as `EncodedMasks`, which need little memory.
 
-        Images go through the network together where their size there is the same, so that none is padded: padding takes
+        Images pass the network together if they have the same size there, so that none is padded. Padding would take
         part in the detection, and a result would depend on an image's neighbours.
 
         Args:
             images: (H, W, 3) uint8 each, BGR.
-            batch_size: of them in one forward pass at most.
+            batch_size: the most images in one forward pass.
         """
         inputs = [self._input(image) for image in images]
         groups: dict[tuple[int, ...], list[int]] = {}

@@ -1,16 +1,17 @@
-"""One detection for an object that several tiles have seen: non-maximum suppression by masks, class by class.
+"""Merges the detections of several tiles, one per object: non-maximum suppression by masks, class by class.
 
-Three measures for three cases, because one does not serve all:
+There are three measures for three cases, because none is right for all:
 
-* Two that are whole in their tiles are the same object where their masks agree: intersection over union. Intersection over
-  the smaller one would take a small object that lies on a large one away.
-* One that its tile's border cuts is a fragment. Where most of it lies in an object that another tile has seen whole, that
-  one stays, whatever the scores: intersection over the fragment. Their union says nothing, for it may be a sliver.
-* Two fragments of an object larger than the overlap agree where both tiles look: intersection over union within what both
-  see. They are united, for each has what the other lacks.
+* Two detections that are whole in their tiles are the same object if their masks agree, by intersection over union.
+  Intersection over the smaller mask would remove a small object that lies on a large one.
+* A detection that its tile's border cuts is a fragment. If most of it lies in an object that another tile has seen whole,
+  the whole one stays, whatever the scores: the measure is intersection over the fragment. Their union says nothing, as
+  the fragment may be a sliver.
+* Two fragments of an object larger than the overlap agree if they agree where both tiles look: the measure is intersection
+  over union within that region. They are united, because each has what the other lacks.
 
-What one look has found is not compared with itself: the segmenter has had its own suppression. So a picture of one tile
-gives the same as without tiles.
+Detections of the same look are not compared, because the segmenter has its own suppression. So a picture of one tile
+gives the same result as without tiles.
 """
 
 from collections.abc import Sequence
@@ -27,13 +28,13 @@ def merged(parts: Sequence[Part], threshold: float = THRESHOLD) -> list[Part]:
     """The distinct objects, best score first.
 
     Args:
-        parts: of all windows of one picture; those without masks are compared by their boxes.
-        threshold: above it, two are the same; see the head of this file.
+        parts: the detections in all windows of one picture; those without masks are compared by their boxes.
+        threshold: the value above which two detections are the same; the module's text explains the measures.
     """
     ordered = sorted(parts, key=lambda part: (part.cut, -part.score))
     boxes = np.array([_place(part) for part in ordered], dtype=np.int64).reshape(-1, 4)
     labels = np.array([part.label for part in ordered])
-    groups: dict[int, list[int]] = {}  # by the number of their first part, which leads
+    groups: dict[int, list[int]] = {}  # by the number of their first part, which leads the group
     group_of: dict[int, int] = {}
     for number, part in enumerate(ordered):
         near = _touching(boxes[:number], boxes[number]) & (labels[:number] == part.label)
@@ -44,7 +45,7 @@ def merged(parts: Sequence[Part], threshold: float = THRESHOLD) -> list[Part]:
         fragments = [other for other in rivals if part.cut and ordered[other].cut]
         same = {group_of[other] for other in fragments if _agreement(part, ordered[other]) > threshold}
         lead = min(same, default=number)
-        for group in sorted({*same, number}):  # it may be what holds several groups together
+        for group in sorted({*same, number}):  # the part may connect several groups
             members = groups.pop(group, [number])
             groups.setdefault(lead, []).extend(members)
             group_of.update(dict.fromkeys(members, lead))
@@ -52,7 +53,7 @@ def merged(parts: Sequence[Part], threshold: float = THRESHOLD) -> list[Part]:
 
 
 def _place(part: Part) -> Window:
-    """The pixels of its mask; of its box, where it has none."""
+    """The pixels that the part's mask covers; those of its box if it has no mask."""
     if part.place is not None:
         return part.place
     low, high = np.floor(part.box[:2]), np.ceil(part.box[2:])
@@ -60,12 +61,12 @@ def _place(part: Part) -> Window:
 
 
 def _touching(boxes: npt.NDArray[np.int64], box: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which of the (N, 4) boxes share pixels with one."""
+    """Which of the (N, 4) boxes share pixels with one box."""
     return np.asarray(((boxes[:, :2] < box[2:]) & (box[:2] < boxes[:, 2:])).all(axis=1), dtype=np.bool_)
 
 
 def _is_same(part: Part, whole: Part, threshold: float) -> bool:
-    """Whether a part is a fragment of, or the same object as, one that is whole."""
+    """Whether a part is a fragment of a whole one, or the same object."""
     shared = _intersection(part, whole, None)
     own, other = _area(part, None), _area(whole, None)
     return bool(shared > threshold * (own if part.cut else own + other - shared))
@@ -79,7 +80,7 @@ def _agreement(first: Part, second: Part) -> float:
 
 
 def _intersection(first: Part, second: Part, within: Window | None) -> int:
-    """Pixels that both have, within a window (None: anywhere)."""
+    """The number of pixels that both have, within a window (None: anywhere)."""
     shared = _common(_place(first), _place(second))
     shared = shared if within is None else _common(shared, within)
     return int((_pixels(first, shared) & _pixels(second, shared)).sum())
@@ -91,7 +92,7 @@ def _area(part: Part, within: Window | None) -> int:
 
 
 def _pixels(part: Part, window: Window) -> Crop:
-    """(h, w) bool of a window inside the part's place; without a mask its box is full."""
+    """(h, w) bool: the part's pixels in a window inside its place. Without a mask its box is full."""
     x0, y0, x1, y1 = window
     if part.mask is None:
         return np.ones((y1 - y0, x1 - x0), dtype=bool)
@@ -100,14 +101,14 @@ def _pixels(part: Part, window: Window) -> Crop:
 
 
 def _common(first: Window, second: Window) -> Window:
-    """What two windows share; without anything shared, a window without pixels inside the first."""
+    """The pixels that two windows share; if they share none, a window without pixels inside the first one."""
     x0, y0 = max(first[0], second[0]), max(first[1], second[1])
     x1, y1 = min(first[2], second[2]), min(first[3], second[3])
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else (first[0], first[1], first[0], first[1])
 
 
 def _united(group: Sequence[Part]) -> Part:
-    """One part of all fragments: the first one's class and score, everybody's pixels."""
+    """One part that unites all fragments: it has the first one's class and score, and the pixels of all."""
     lead = group[0]
     if len(group) == 1:
         return lead

@@ -1,7 +1,7 @@
-"""One detection as it is kept between the network and the user: where it was seen, and its mask cut to its own size.
+"""One detection between the network and the user: the window in which it was seen, and its mask cut to its own size.
 
-Hundreds of masks of a picture with 4000 x 3000 pixels are gigabytes as (N, H, W) bool, and a few megabytes as crops.
-All coordinates are pixels of the whole picture; (x0, y0, x1, y1) with x1 and y1 one past the last pixel.
+Hundreds of masks of a picture with 4000 x 3000 pixels take gigabytes as (N, H, W) bool, but a few megabytes as crops.
+All coordinates are pixels of the whole picture; in (x0, y0, x1, y1), x1 and y1 lie behind the last pixel.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,16 +24,16 @@ Crop = npt.NDArray[np.bool_]
 
 @dataclass
 class Part:
-    """What one look at a window of the picture has found.
+    """A detection in a window of the picture.
 
     Attributes:
-        label: index of the class.
-        score: confidence.
+        label: the index of the class.
+        score: the confidence.
         box: (4,) float32, XYXY.
-        place: the window that `mask` covers; None: without a mask.
+        place: the window that `mask` covers; None: there is no mask.
         mask: (h, w) bool of the place; None: the segmenter gives boxes only.
-        window: what was looked at.
-        cut: whether the window's border, where it is not the picture's, may cut the object off.
+        window: the window that was looked at.
+        cut: whether the window's border, if it is not the picture's, may cut the object off.
     """
 
     label: int
@@ -49,11 +49,11 @@ def parts_of(instances: Instances, window: Window, size: Size, score_threshold: 
     """The instances of a window, in their order, in pixels of the picture.
 
     Args:
-        instances: of the picture's window, at its own size; with or without `pred_masks`.
-        window: where it lies.
-        size: of the picture.
-        score_threshold: those that score less are left out.
-        margin: pixels; a box that comes so near to a border is cut by it.
+        instances: the instances of the picture's window, at its own size; with or without `pred_masks`.
+        window: the window's place in the picture.
+        size: the size of the picture.
+        score_threshold: the lowest score of the instances that are kept.
+        margin: the distance in pixels at which a border counts as cutting a box.
     """
     kept = instances[instances.scores >= score_threshold]
     masks: list[tuple[Window | None, Crop | None]] = [(None, None)] * len(kept)
@@ -68,7 +68,7 @@ def parts_of(instances: Instances, window: Window, size: Size, score_threshold: 
 
 
 def _single_masks(masks: Masks) -> Iterator[Crop]:
-    """One (H, W) bool after the other."""
+    """The masks, one (H, W) bool after the other."""
     if isinstance(masks, EncodedMasks):
         yield from (mask_util.decode(rle).astype(bool) for rle in masks.rles)
     else:
@@ -76,7 +76,7 @@ def _single_masks(masks: Masks) -> Iterator[Crop]:
 
 
 def _cropped(mask: Crop, window: Window) -> tuple[Window, Crop]:
-    """A window's mask as its place in the picture, and its pixels there; an empty one has a place without pixels."""
+    """The place of a window's mask in the picture, and its pixels there; an empty mask has a place without pixels."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     y0, y1 = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
     x0, x1 = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 0)
@@ -94,7 +94,7 @@ def is_cut(place: Sequence[float], window: Window, size: Size, margin: int) -> b
 
 
 def detections_of(parts: Sequence[Part], size: Size, class_names: Sequence[str]) -> sv.Detections:
-    """supervision's detections, with masks as its `CompactMask`; `data` has `class_name`."""
+    """supervision's detections, with masks as its `CompactMask` and the names of the classes as `class_name`."""
     pieces = [
         compact_mask(part.mask, part.place, size) for part in parts if part.mask is not None and part.place is not None
     ]
@@ -108,7 +108,7 @@ def detections_of(parts: Sequence[Part], size: Size, class_names: Sequence[str])
 
 
 def compact_mask(mask: Crop, place: Window, size: Size) -> sv.CompactMask:
-    """One mask in supervision's form; one without pixels becomes a single pixel that is off."""
+    """One mask in supervision's form; a mask without pixels becomes a single pixel that is off."""
     if not mask.size:
         mask, place = np.zeros((1, 1), dtype=bool), (0, 0, 1, 1)
     height, width = mask.shape
@@ -117,5 +117,5 @@ def compact_mask(mask: Crop, place: Window, size: Size) -> sv.CompactMask:
 
 
 def no_masks(size: Size) -> sv.CompactMask:
-    """None of a picture of this size."""
+    """An empty set of masks for a picture of this size."""
     return sv.CompactMask.from_dense(np.zeros((0, *size), dtype=bool), np.zeros((0, 4)), size)

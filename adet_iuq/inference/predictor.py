@@ -1,4 +1,4 @@
-"""`Predictor`: from whatever a user has to supervision's detections.
+"""`Predictor` turns any kind of images into supervision's detections.
 
     from adet_iuq import Predictor
     predictor = Predictor("output/quickstart")
@@ -6,7 +6,7 @@
     found = predictor(["a.jpg", array], batch_size=4)  # a list of them
     many = predictor("aerial.tif", tile=(640, 640))
 
-docs/predicting.md has the rest.
+docs/predicting.md describes it fully.
 """
 
 import os
@@ -26,17 +26,17 @@ from adet_iuq.inference.merging import merged
 from adet_iuq.inference.parts import Part, Size, Window, detections_of, parts_of
 from adet_iuq.inference.tiles import Tiling
 
-_LOOK_AHEAD = 4  # batches; images of one size are then found among neighbours of other sizes
+_LOOK_AHEAD = 4  # number of batches that are read ahead, to find images of one size among those of other sizes
 
 
 class Predictor:
-    """A trained model that takes paths, arrays, pictures of Pillow's, lists of these, folders and patterns.
+    """A trained model that accepts paths, arrays, Pillow's pictures, lists of these, folders and patterns.
 
     Attributes:
-        inner: gives detectron2's Instances for pixels; it has the model.
-        class_names: by `class_id`.
-        category_ids: the training set's own number of each class, where it has any.
-        score_threshold: detections that score less are left out.
+        inner: the predictor that turns pixels into detectron2's Instances; it holds the model.
+        class_names: the names of the classes in the order of `class_id`.
+        category_ids: the training set's own number of each class, if it has any.
+        score_threshold: the lowest score of the detections that are kept.
     """
 
     def __init__(
@@ -54,12 +54,13 @@ class Predictor:
         Args:
             config_or_name: a YAML file, the name of a recipe such as "CondInst/R50_1x_iuq.yaml", or the folder of a
                 finished run, which has its own weights.
-            weights: a checkpoint's path.
-            device: as torch names it; "auto": CUDA where there is one, else the CPU.
-            half: compute in bfloat16, or float16 on GPUs without it; a CPU without it warns and computes in float32.
-            opts: overrides of the config, KEY VALUE in turn.
-            projects: folders or modules with segmenters of one's own.
-            score_threshold: 0 keeps everything that the model gives.
+            weights: the path of a checkpoint.
+            device: a device by torch's name; "auto": CUDA if there is one, else the CPU.
+            half: whether it computes in bfloat16, or in float16 on GPUs
+                without it. A CPU without it warns and computes in float32.
+            opts: overrides of the config, KEY and VALUE in turn.
+            projects: folders or modules with segmenters of your own.
+            score_threshold: the lowest score of the detections that are kept; 0 keeps all.
 
         Raises:
             UserError: the config, the weights, a project or the device is not usable.
@@ -82,19 +83,19 @@ class Predictor:
         whole: bool = True,
         compact: bool = False,
     ) -> sv.Detections | list[sv.Detections]:
-        """Detections of one image, or a list of them for a list, a folder or a pattern, in order.
+        """The detections of one image, or a list of them, in order, for a list, a folder or a pattern.
 
         Args:
-            images: a path, an array (H, W, 3) uint8, a picture of Pillow's; a list of these; a folder or a pattern.
-            order: of arrays' channels: "BGR", as OpenCV has them, or "RGB".
-            batch_size: images (or tiles) in one forward pass; those of one size at the network go together.
-            tile: (height, width) in pixels: the image is cut into tiles, and each enlarged as a whole image would be.
-            overlap: of neighbouring tiles, as a share; objects up to this size are seen whole.
-            whole: with tiles, whether the image as a whole is looked at, too, for larger objects.
-            compact: masks as supervision's CompactMask, some kilobytes each, instead of one array (N, H, W) bool.
+            images: a path, an array (H, W, 3) uint8, or a picture of Pillow's; a list of these; a folder or a pattern.
+            order: the order of arrays' channels: "BGR", as in OpenCV, or "RGB".
+            batch_size: the number of images (or tiles) in one forward pass; they must have one size at the network.
+            tile: (height, width) in pixels. If given, the image is cut into tiles, and each is enlarged like a whole image.
+            overlap: the overlap of neighbouring tiles, as a share; objects up to this size are seen whole.
+            whole: whether, besides the tiles, the image as a whole is used, for larger objects.
+            compact: whether masks are supervision's CompactMask, some kilobytes each, instead of one array (N, H, W) bool.
 
         Raises:
-            UserError: an image cannot be read; an argument makes no sense.
+            UserError: an image cannot be read, or the value of an argument is not possible.
         """
         tiling = None if tile is None else Tiling((tile[0], tile[1]), overlap, whole)
         one = isinstance(images, str) or not isinstance(images, Sequence)
@@ -110,12 +111,12 @@ class Predictor:
     def stream(
         self, images: Iterable[Pixels], *, batch_size: int = 1, tiling: Tiling | None = None
     ) -> Iterator[sv.Detections]:
-        """Detections of one image after the other, masks as CompactMask; what videos and long lists take.
+        """The detections of one image after the other, with masks as CompactMask; for videos and long lists.
 
         Args:
             images: (H, W, 3) uint8 each, BGR.
-            batch_size: as of a call.
-            tiling: None: without tiles.
+            batch_size: the number of images in one forward pass.
+            tiling: how images are cut into tiles; None: they are not.
 
         Raises:
             UserError: the batch size is below 1.
@@ -150,7 +151,7 @@ class Predictor:
 
 
 def dense(detections: sv.Detections) -> sv.Detections:
-    """The same with masks as one array (N, H, W) bool."""
+    """The same detections with masks as one array (N, H, W) bool."""
     if not isinstance(detections.mask, sv.CompactMask):
         return detections
     return replace(detections, mask=detections.mask.to_dense())

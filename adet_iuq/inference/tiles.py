@@ -1,7 +1,7 @@
-"""Tiles for small objects: windows of a large picture, each of which goes through the network at the test resolution.
+"""Tiles for small objects: windows of a large picture, each of which passes the network at the test resolution.
 
-Objects no larger than the overlap of two tiles lie whole in at least one of them, wherever they are. Larger ones may be cut
-in all; a look at the whole picture is there for these.
+Objects no larger than the overlap of two tiles lie whole in at least one of them, wherever they are. All tiles may cut
+a larger object; the whole picture is used for these.
 """
 
 import math
@@ -11,20 +11,20 @@ from itertools import pairwise
 from adet_iuq.errors import UserError
 from adet_iuq.inference.parts import Part, Size, Window
 
-_MARGIN = 0.01  # of a tile's side: masks may end that short of the border that cuts their object
+_MARGIN = 0.01  # share of a tile's side; masks may end this short of the border that cuts their object
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How pictures are cut.
+    """How pictures are cut into tiles.
 
     Attributes:
         size: (height, width) of a tile in pixels of the picture.
-        overlap: of neighbours, at least, as a share of the tile.
-        whole: whether the picture as a whole is looked at, too, for objects larger than the overlap.
+        overlap: the smallest overlap of neighbours, as a share of the tile.
+        whole: whether the picture as a whole is used as well, for objects larger than the overlap.
 
     Raises:
-        UserError: a number makes no sense.
+        UserError: a number is not possible.
     """
 
     size: Size
@@ -38,18 +38,18 @@ class Tiling:
             raise UserError(f"An overlap of {self.overlap}: it is a share of the tile, from 0 to below 1, such as 0.2.")
 
     def windows(self, size: Size) -> list[Window]:
-        """The tiles of a picture, row by row; all have one size, that of the picture where it is smaller."""
+        """The tiles of a picture, row by row. All have the same size; if the picture is smaller, its size."""
         rows, columns = (_starts(*sides, self.overlap) for sides in zip(size, self.size, strict=True))
         height, width = (min(sides) for sides in zip(size, self.size, strict=True))
         return [(x, y, x + width, y + height) for y in rows for x in columns]
 
     @property
     def margin(self) -> int:
-        """Pixels from a border within which objects count as cut by it."""
+        """The distance in pixels from a border within which objects count as cut by it."""
         return max(1, round(_MARGIN * min(self.size)))
 
     def is_large(self, part: Part, size: Size) -> bool:
-        """Whether tiles may have cut what the look at the whole picture has found."""
+        """Whether tiles may have cut an object that was found in the whole picture."""
         sides = (part.box[3] - part.box[1], part.box[2] - part.box[0])
         return any(
             bool(side > _least_overlap(_starts(whole, tile, self.overlap), tile) - 2 * self.margin)
@@ -58,7 +58,7 @@ class Tiling:
 
 
 def _starts(whole: int, tile: int, overlap: float) -> list[int]:
-    """First pixels of the tiles along one side, evenly spread, so that the last one ends with the picture."""
+    """The first pixels of the tiles along one side, evenly spread, so that the last tile ends with the picture."""
     if tile >= whole:
         return [0]
     step = max(1, math.floor(tile * (1 - overlap)))
@@ -67,5 +67,5 @@ def _starts(whole: int, tile: int, overlap: float) -> list[int]:
 
 
 def _least_overlap(starts: list[int], tile: int) -> float:
-    """Of neighbours along one side, in pixels; without any nothing is cut."""
+    """The smallest overlap of neighbours along one side, in pixels; if there is one tile only, nothing is cut."""
     return min((first + tile - second for first, second in pairwise(starts)), default=math.inf)

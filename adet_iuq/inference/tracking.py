@@ -1,4 +1,4 @@
-"""Objects that keep their number from frame to frame: ByteTrack, as the authors of supervision have it."""
+"""Numbers that objects keep from frame to frame, by ByteTrack in the version of supervision's authors."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,17 +6,17 @@ import supervision as sv
 
 from adet_iuq.errors import UserError
 
-FLOOR = 0.5  # detections above this share of the score threshold may go on with a track, but start none
+FLOOR = 0.5  # share of the score threshold from which detections may continue a track; they do not start one
 
 
 class Tracker:
-    """Gives detections of one video, frame after frame, a `tracker_id`; those that belong to no track are left out.
+    """Gives the detections of one video, frame after frame, a `tracker_id`. Detections without a track are left out.
 
-    An object has its number from the second frame on that shows it, so that what flickers up once gets none.
+    An object gets its number in the second frame that shows it, so a detection that appears only once gets none.
 
     Args:
-        rate: frames a second.
-        score_threshold: from it on a detection starts a track.
+        rate: the number of frames per second.
+        score_threshold: the lowest score of a detection that starts a track.
 
     Raises:
         UserError: the package trackers is not installed.
@@ -38,7 +38,7 @@ class Tracker:
         )
 
     def __call__(self, detections: sv.Detections) -> sv.Detections:
-        """The tracked ones of the next frame."""
+        """The tracked detections of the next frame."""
         found: sv.Detections = self._tracker.update(detections)
         if found.tracker_id is not None and (found.tracker_id >= 0).any():
             return _chosen(found, found.tracker_id >= 0)

@@ -1,4 +1,4 @@
-"""Videos, frame by frame, with OpenCV: files and cameras in, mp4 files out."""
+"""Reads video files and cameras frame by frame, and writes mp4 files, with OpenCV."""
 
 import math
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ import numpy.typing as npt
 
 from adet_iuq.errors import UserError
 
-# In small letters; what is taken for a video among the sources.
+# The lower-case suffixes of the sources that count as videos.
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 
-_USUAL_RATE = 25.0  # frames a second, where a source does not tell
+_USUAL_RATE = 25.0  # frames per second, if a source does not say
 
 Pixels = npt.NDArray[np.uint8]
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is taken for a video, by its suffix."""
+    """Whether a file counts as a video, by its suffix."""
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
@@ -29,19 +29,19 @@ class VideoSourceError(UserError):
 
 
 class VideoSource(AbstractContextManager["VideoSource"]):
-    """An open video file or camera; iterating gives frames (H, W, 3) uint8 in BGR. Closed at the end of the block.
+    """An open video file or camera, closed at the end of the block. Iterating gives frames (H, W, 3) uint8 in BGR.
 
     Attributes:
-        name: what messages and the names of output files call it.
-        rate: frames a second.
-        frames: how many its header promises; None: it does not say, or never ends.
-        done: how many were read.
+        name: its name in messages and in the names of output files.
+        rate: the number of frames per second.
+        frames: the number of frames in its header; None: it does not say, or never ends.
+        done: the number of frames that were read.
 
     Args:
         source: a path, or the number of a camera.
 
     Raises:
-        VideoSourceError: it cannot be opened.
+        VideoSourceError: the source cannot be opened.
     """
 
     def __init__(self, source: Path | int) -> None:
@@ -71,12 +71,12 @@ class VideoSource(AbstractContextManager["VideoSource"]):
             yield np.asarray(frame, dtype=np.uint8)
 
     def check_end(self) -> None:
-        """Whether the frames that were read are all; not asked while iterating, so that none is lost to the answer.
+        """Checks that all frames were read. It is a method of its own so that iterating loses no frame to an error.
 
         Raises:
-            VideoSourceError: there were none, or far fewer than the header says.
+            VideoSourceError: there were no frames, or far fewer than the header says.
         """
-        # Headers may be off by a few frames, a second is more than that.
+        # Headers may be wrong by a few frames; a second is more than that.
         if self.done == 0 or (self.frames is not None and self.done < self.frames - self.rate):
             promised = "" if self.frames is None else f" of {self.frames}"
             raise VideoSourceError(
@@ -85,14 +85,14 @@ class VideoSource(AbstractContextManager["VideoSource"]):
 
 
 class VideoFile(AbstractContextManager["VideoFile"]):
-    """An mp4 file to write; the file is whole after the block, however that ends.
+    """An mp4 file to write. The file is whole after the block, however the block ends.
 
     Args:
-        path: of the file.
-        rate: frames a second.
+        path: the path of the file.
+        rate: the number of frames per second.
 
     Raises:
-        UserError: on the first frame: the file cannot be written.
+        UserError: the file cannot be written; raised at the first frame.
     """
 
     def __init__(self, path: Path, rate: float) -> None:
@@ -100,7 +100,11 @@ class VideoFile(AbstractContextManager["VideoFile"]):
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, picture: Pixels) -> None:
-        """Adds a frame (H, W, 3) in BGR; all have the first one's size."""
+        """Adds a frame (H, W, 3) in BGR; all frames have the first one's size.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
         if self._writer is None:
             height, width = picture.shape[:2]
             self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), self._rate, (width, height))

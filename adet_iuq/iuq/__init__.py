@@ -1,7 +1,7 @@
-"""Instance-unique querying in plain torch: works in any trainer, needs nothing but torch.
+"""Instance-unique querying in plain torch. It works in any trainer and needs nothing but torch.
 
-A segmenter hands over a `Scene` and its retrieval (`Retriever`); `IUQCriterion` returns the two losses. To change Eq. 5
-read `inter_scene.py`, for Eq. 6 to 8 `equivariance.py`.
+A segmenter hands over a `Scene` and its retrieval (`Retriever`); `IUQCriterion` returns the two losses. Whoever wants
+to change Eq. 5 reads `inter_scene.py`; Eq. 6 to 8 are in `equivariance.py`.
 """
 
 from .cells import masks_at_cells, valid_cells

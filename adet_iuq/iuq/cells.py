@@ -14,16 +14,16 @@ def valid_cells(size: int, cells: int, stride: int, offset: float) -> int:
     Args:
         size: extent of the unpadded image on this axis, in input pixels.
         cells: extent of the padded map on this axis.
-        stride: input pixels from cell to cell.
-        offset: input pixel that supervises cell 0.
+        stride: distance between neighbouring cells, in input pixels.
+        offset: position of the input pixel that supervises cell 0.
     """
     return min(max(math.floor((size - 1 - offset) / stride) + 1, 0), cells)
 
 
 def masks_at_cells(masks: Tensor, stride: int, offset: float, map_size: tuple[int, int]) -> Tensor:
-    """Masks (K, H, W) bool at the supervised pixels of a map of size (Hf, Wf): (K, Hf, Wf) bool.
+    """Masks (K, H, W) bool read at the supervised pixels of a map of size (Hf, Wf): (K, Hf, Wf) bool.
 
-    An offset between two pixels (x.5) reads the later one. Cells beyond the masks are False.
+    An offset that lies between two pixels (x.5) reads the later one. Cells beyond the masks are False.
     """
     first = math.floor(offset + 0.5)
     sampled = masks[:, first::stride, first::stride][:, : map_size[0], : map_size[1]]

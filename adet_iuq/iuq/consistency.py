@@ -1,4 +1,4 @@
-"""Finds ranks whose tensors should be the same and are not."""
+"""Finds ranks whose tensors differ although they should be the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .distributed import all_gather_rows, world_size
 
 
 def checksum(tensor: Tensor) -> Tensor:
-    """BLAKE2b over the bytes of a tensor (any dtype, contiguous), its first 64 bits as a number (scalar, long).
+    """The first 64 bits of BLAKE2b over the bytes of a contiguous tensor of any dtype, as a number (scalar, long).
 
     The bytes are copied to the CPU. torch.hash_tensor does not serve: it ignores the order of the elements.
     """
@@ -23,22 +23,22 @@ def checksum(tensor: Tensor) -> Tensor:
 
 
 def check_same_on_all_ranks(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Compares checksums; a collective call, in which every rank comes to the same verdict.
+    """Compares the ranks' checksums. It is a collective call, and every rank comes to the same verdict.
 
     Args:
-        tensors: the same names on every rank.
-        what: they are part of, for the message.
+        tensors: the tensors to compare, under the same names on every rank.
+        what: what the tensors are part of, for the message.
 
     Raises:
-        RuntimeError: on every rank, with the names of the tensors and the ranks that differ from most others (from
-            rank 0, where there is no majority).
+        RuntimeError: some tensors differ. Every rank raises it, with the names of the tensors and of the ranks that
+            differ from the majority (from rank 0 where there is no majority).
     """
     if world_size() == 1:
         return
     (sums,) = all_gather_rows([torch.stack([checksum(tensor) for tensor in tensors.values()])[None]])
     found = []
     for name, values in zip(tensors, sums.t().tolist(), strict=True):
-        usual = Counter(values).most_common(1)[0][0]  # of equally many the first one met, rank 0's
+        usual = Counter(values).most_common(1)[0][0]  # among equally frequent values the first one counts: rank 0's
         differing = [rank for rank, value in enumerate(values) if value != usual]
         if differing:
             found.append(f"'{name}' on rank {', '.join(map(str, differing))}")

@@ -1,4 +1,4 @@
-"""IUQCriterion: sample, enqueue, retrieve, weigh. The two loss terms that the method adds (Eq. 5 and 8)."""
+"""IUQCriterion computes the two loss terms of the method (Eq. 5 and 8): it samples, enqueues, retrieves and weighs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .transforms import CropFlip
 class IUQCriterion(nn.Module):
     """Instance-unique querying on top of the base losses.
 
-    Its only state is the memory's, which is in no `state_dict`.
+    Its only state is that of the memory, which no `state_dict` contains.
 
     Args:
-        memory: of the inter-scene term; None: no such term, nothing is sampled or stored.
-        sampler: picks the pixels that enter the memory.
-        inter: the inter-scene term, which needs a memory; None: the defaults, if there is a memory.
-        equi: the equivariance term; None: no such term.
-        reduce_normalizer: divide sums by the mean of the ranks' counts instead of this rank's own, so that the ranks'
-            losses average to that of one process with all their images. It does not reach the segmenter's own mask loss.
+        memory: the memory of the inter-scene term. None: there is no such term, and nothing is sampled or stored.
+        sampler: the sampler that picks the pixels which enter the memory.
+        inter: the inter-scene term, which needs a memory. None: its defaults, if there is a memory.
+        equi: the equivariance term. None: there is no such term.
+        reduce_normalizer: whether sums are divided by the mean of the ranks' counts instead of by this rank's count. The
+            ranks' losses then average to that of one process with all images. The segmenter's own mask loss is untouched.
     """
 
     def __init__(
@@ -58,18 +58,21 @@ class IUQCriterion(nn.Module):
         num_originals: int,
         iteration: int,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """One training step; with the inter-scene term it is a collective call, due on every rank.
+        """Computes the losses of one training step. With the inter-scene term every rank must call it (collective).
 
         Args:
-            segmenter: its retrieval functions; without AMP inside.
-            scene: all views, `num_originals` untransformed ones first; view num_originals + b is g_b of image b.
-            transforms: the g_b; None if there are no transformed views.
-            num_originals: number of untransformed views.
-            iteration: of the training, for the ramp.
+            segmenter: the segmenter, of which the retrieval functions are called, without AMP.
+            scene: all views. The `num_originals` untransformed ones come first; view num_originals + b is g_b of image b.
+            transforms: the transforms g_b; None if there are no transformed views.
+            num_originals: the number of untransformed views.
+            iteration: the current iteration of the training, for the ramp.
 
         Returns:
-            Losses, weighted: `loss_inter` and `loss_equi`, those that are enabled. Statistics, without gradient, as
-            float scalars: see `_inter_loss` and `EquivarianceLoss`.
+            The weighted losses `loss_inter` and `loss_equi`, as far as they are enabled; and statistics without
+            gradient, which are float scalars described in `_inter_loss` and `EquivarianceLoss`.
+
+        Raises:
+            ValueError: the numbers of transforms and of views do not fit each other.
         """
         if transforms is not None and not len(transforms) == num_originals == len(scene) - num_originals:
             raise ValueError(
@@ -90,12 +93,12 @@ class IUQCriterion(nn.Module):
     def _inter_loss(
         self, memory: PixelMemory, segmenter: Retriever, scene: Scene, num_originals: int, iteration: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. 5 against the memory. It fills from the first iteration on, so it is warm when the ramp starts.
+        """Eq. 5 against the memory. The memory fills from the first iteration on, so the ramp starts with a filled one.
 
         Returns:
-            The weighted loss, and `memory_fill` (0 to 1), `num_valid_pairs`, `fire_rate` (share of foreign pixels on
-            which queries fire), `own_fire_rate` (the same on memory pixels of the query's own image). The rates and
-            pairs are 0 before `start_iter`, and those of the drawn pixels where `sample` draws some.
+            The weighted loss, and `memory_fill` (0 to 1), `num_valid_pairs`, `fire_rate` (the share of foreign pixels
+            on which queries fire), `own_fire_rate` (the same share on memory pixels of the query's own image). Rates
+            and pairs are 0 before `start_iter`. Where `sample` draws pixels, they describe the drawn pixels.
         """
         zero = connected_zero(scene)
         stats = {"memory_fill": torch.full_like(zero, memory.fill)}
@@ -106,13 +109,13 @@ class IUQCriterion(nn.Module):
         return weight * result.value + zero, stats | _statistics(result)
 
     def _match(self, memory: PixelMemory, segmenter: Retriever, scene: Scene, num_originals: int) -> InterLoss:
-        """Queries against the memory or a sample of it. Normalised over the whole memory in any case."""
+        """Queries against the memory or a sample of it. The whole memory counts in the normalisation in either case."""
         queries = cap_queries(scene, self.inter.max_queries, num_originals)
         query_ids = scene.image_ids[queries.image_index]
         foreign = memory.image_counts().foreign(query_ids)
         pixels, pixel_weights = memory.sample(self.inter.sample)
         if self.inter.normalizer == "image":
-            # An image counts once however often it is stored.
+            # An image has the same weight however often it was stored.
             shares = 1.0 / memory.visits().of(pixels.image_ids).clamp(min=1)
             pixel_weights = shares if pixel_weights is None else shares * pixel_weights
         match = partial(sharded_inter_loss, self.inter) if memory.sharded else self.inter

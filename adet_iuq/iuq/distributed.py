@@ -1,4 +1,4 @@
-"""Exchange between ranks; without a process group everything here does nothing."""
+"""Exchange between ranks. Without a process group nothing here exchanges anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_PIECE_BYTES = 64 * 1024**2  # of all ranks together
+_PIECE_BYTES = 64 * 1024**2  # size of a piece, over all ranks together
 
 
 def world_size() -> int:
@@ -26,12 +26,12 @@ def all_gather_rows(columns: Sequence[Tensor]) -> list[Tensor]:
     """The rows of all ranks, rank after rank; every rank must call it, also with 0 rows.
 
     Args:
-        columns: tensors (n, ...) with the same n, of any dtypes; n may differ from rank to rank, dtypes and trailing
-            shapes may not. On the device that the process group's backend works on.
+        columns: tensors (n, ...) with the same n, of any dtypes, on the device that the process group's backend works
+            on. n may differ from rank to rank; dtypes and trailing shapes may not.
 
     Returns:
-        The same columns (sum of all n, ...), bit for bit, without gradient. Two collectives: one exchange of sizes,
-        one gather of all columns packed into bytes and padded to the longest rank.
+        The same columns (sum of all n, ...), bit for bit, without gradient. Two collective calls are made: one
+        exchanges the sizes, one gathers all columns, packed into bytes and padded to the longest rank.
     """
     columns = [column.detach() for column in columns]
     ranks = world_size()
@@ -51,7 +51,7 @@ def all_gather_rows(columns: Sequence[Tensor]) -> list[Tensor]:
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Elementwise sum of the ranks' tensors, without gradient, the same bits on every rank; shapes must agree."""
+    """Elementwise sum of the ranks' tensors, without gradient, with the same bits on every rank; shapes must agree."""
     values = values.detach().clone()
     if world_size() > 1:
         dist.all_reduce(values)
@@ -59,15 +59,15 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def gather_interleaved(rows: Tensor, count: int) -> Tensor | None:
-    """Puts together on rank 0 what was dealt out row by row; every rank must call it.
+    """Puts rows together on rank 0 that were dealt out to the ranks one by one; every rank must call it.
 
     Args:
-        rows: (n, ...), rows rank, rank + ranks, ... of the whole, n = len(range(rank, count, ranks)).
-        count: number of rows of the whole.
+        rows: (n, ...), the rows `rank`, `rank + ranks`, ... of the whole, n = len(range(rank, count, ranks)).
+        count: the number of rows of the whole.
 
     Returns:
-        The whole (count, ...) on the CPU, bit for bit; None on the other ranks. It travels in pieces, so that no device
-        has to hold more than its own rows and a piece of the others'.
+        The whole (count, ...) on the CPU, bit for bit; None on the other ranks. The rows travel in pieces, so that no
+        device has to hold more than its own rows and one piece of the others'.
     """
     ranks, index = world_size(), rank()
     width = math.prod(rows.shape[1:]) * rows.element_size()
@@ -89,28 +89,28 @@ def gather_interleaved(rows: Tensor, count: int) -> Tensor | None:
 
 
 def _exchange_sizes(packed: Tensor, ranks: int) -> list[int]:
-    """Number of rows of every rank; raises when the ranks' rows differ in width, which would hang the gather."""
+    """The number of rows of every rank. It raises when the rows' widths differ, because the gather would then hang."""
     shape = torch.tensor(packed.shape, device=packed.device, dtype=torch.int64)
     gathered = [torch.empty_like(shape) for _ in range(ranks)]
     dist.all_gather(gathered, shape)
     shapes = torch.stack(gathered).tolist()
     if len({width for _, width in shapes}) > 1:
         raise RuntimeError(
-            "Rows to gather differ between processes: bytes a row by rank "
+            "Rows to gather differ between processes, in bytes per row, by rank: "
             f"{[width for _, width in shapes]}. All processes must use the same model and the same precision."
         )
     return [rows for rows, _ in shapes]
 
 
 def _to_bytes(column: Tensor) -> Tensor:
-    """(n, ...) of any dtype to (n, bytes a row) uint8."""
-    # clone, here and below: only freshly laid out storage can be viewed as another dtype whatever the strides were.
+    """Turns (n, ...) of any dtype into (n, bytes per row) uint8."""
+    # clone, here and below: only freshly allocated storage can be viewed as another dtype, whatever its strides were.
     flat = column.reshape(-1).clone(memory_format=torch.contiguous_format)
     return flat.view(torch.uint8).reshape(len(column), math.prod(column.shape[1:]) * column.element_size())
 
 
 def _from_bytes(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Undoes `_to_bytes` and the concatenation; dtypes and trailing shapes are those of `like`."""
+    """Undoes `_to_bytes` and the concatenation. The results have the dtypes and trailing shapes of `like`."""
     widths = [math.prod(column.shape[1:]) * column.element_size() for column in like]
     parts = torch.split(rows, widths, dim=1)
     return [

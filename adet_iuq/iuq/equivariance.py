@@ -1,4 +1,4 @@
-"""The equivariance loss (Eq. 6 to 8): what a segmenter says of a cropped and flipped image, it says of the image itself."""
+"""The equivariance loss (Eq. 6 to 8): a segmenter should see in a cropped and flipped image what it sees in the image."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ EQUI_TARGETS = ("query", "feature", "augmentation")
 
 @dataclass(frozen=True, kw_only=True)
 class EquivarianceLoss:
-    """Eq. 8 ("query"), Eq. 6 ("feature") or Eq. 7 ("augmentation": the views join the base losses, there is no term).
+    """Eq. 8 ("query"), Eq. 6 ("feature"), or Eq. 7 ("augmentation": the views join the base losses; there is no term).
 
     Raises:
-        ValueError: an unknown target.
+        ValueError: the target is unknown.
     """
 
     target: str = "query"
-    weight: float = 3.0  # lambda (Table 4e), of the whole term
+    weight: float = 3.0  # lambda (Table 4e), the factor of the whole term
 
     def __post_init__(self) -> None:
         if self.target not in EQUI_TARGETS:
@@ -38,16 +38,16 @@ class EquivarianceLoss:
     def __call__(
         self, segmenter: Retriever, scene: Scene, transforms: Sequence[CropFlip], *, reduce: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The term, not yet multiplied by `weight`; outside autocast, in at least float32.
+        """The term before the multiplication by `weight`, computed outside autocast in at least float32.
 
         Args:
-            segmenter: its retrieval on maps and its mask loss.
-            scene: of B images and then their B views, view b being g_b of image b.
+            segmenter: the segmenter, of which the retrieval on maps and the mask loss are called.
+            scene: the scene of B images followed by their B views; view b is g_b of image b.
             transforms: the B transforms g_b.
-            reduce: means over cells count those of all ranks. The segmenter's own mask loss decides for itself.
+            reduce: whether means over cells count the cells of all ranks. The segmenter's own mask loss decides for itself.
 
         Returns:
-            The loss, and for "query" `equi_fire_rate`, the share of queries that fire on any valid cell of g(I).
+            The loss and, for "query", `equi_fire_rate`: the share of queries that fire on any valid cell of g(I).
         """
         count = len(transforms)
         views = scene.views(slice(count, 2 * count))
@@ -66,33 +66,33 @@ class EquivarianceLoss:
 
 
 def _query_loss(segmenter: Retriever, views: Scene, warped: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 8: L_mask of <q_n^g, g(I)> against g(M_sigma(n)); gradient into the queries of g(I) and the features of I.
+    """Eq. 8: L_mask of <q_n^g, g(I)> against g(M_sigma(n)). It trains the queries of g(I) and the features of I.
 
     Args:
-        segmenter: as above.
-        views: the scene of the views, its queries are those of g(I).
+        segmenter: the segmenter, as above.
+        views: the scene of the views, which holds the queries of g(I).
         warped: g(f(I)), (B, D, Hf, Wf).
-        valid: (B, Hf, Wf) bool.
+        valid: (B, Hf, Wf) bool, the cells that count.
     """
-    # Also without any query: L_mask may be a collective call.
+    # L_mask is called without any query too, because it may be a collective call.
     logits = segmenter.retrieve_map(views.queries.to(dtype=warped.dtype), warped)
     fired = ((logits.detach() > 0) & valid[views.queries.image_index]).flatten(1).any(dim=1)
     return segmenter.mask_loss(logits, views, valid), fired.float().sum() / max(len(fired), 1)
 
 
 def _feature_loss(view_features: Tensor, warped: Tensor, valid: Tensor, reduce: bool) -> Tensor:
-    """Eq. 6: mean over valid cells and channels of (f(g(I)) - g(f(I)))^2; a connected zero without a valid cell.
+    """Eq. 6: mean of (f(g(I)) - g(f(I)))^2 over valid cells and channels; a connected zero if no cell is valid.
 
-    Gradient into both sides.
+    The gradient reaches both sides.
 
     Args:
         view_features: f(g(I)), (B, D, Hf, Wf).
         warped: g(f(I)), (B, D, Hf, Wf).
-        valid: (B, Hf, Wf) bool.
-        reduce: the mean counts the valid cells of all ranks; a collective call then.
+        valid: (B, Hf, Wf) bool, the cells that count.
+        reduce: whether the mean counts the valid cells of all ranks; it is a collective call then.
     """
     squared = (view_features.to(warped.dtype) - warped).square().mean(dim=1)
-    # where, not a product: what lies outside `valid` may be anything.
+    # torch.where and not a product, because the values outside `valid` may be infinite or NaN.
     total = torch.where(valid, squared, 0.0).sum()
     if not reduce:
         return total / valid.sum().clamp(min=1)

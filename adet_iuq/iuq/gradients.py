@@ -1,4 +1,4 @@
-"""How strong one loss is beside another: their gradients on the same tensors. A loss's value does not tell."""
+"""Compares the strength of two losses by their gradients on the same tensors. The losses' values do not show it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# A power of two, so that it is exact; it keeps the gradients of half-precision tensors from vanishing.
+# The factor keeps the gradients of half-precision tensors from vanishing. As a power of two it is exact.
 _SCALE = 2.0**10
 
 
 def compare_gradients(term: Tensor, reference: Tensor, at: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Both losses' gradients with respect to the same tensors; the graph is kept and no `.grad` is touched.
+    """The gradients of both losses with respect to the same tensors. The graph is kept and no `.grad` is touched.
 
     Args:
-        term, reference: scalars with a graph.
-        at: tensors of that graph, of any floating dtypes; a loss that does not depend on one has the gradient 0 there.
+        term: a scalar with a graph.
+        reference: the scalar to compare it with, of the same graph.
+        at: tensors of that graph, of any floating dtype. A loss that does not depend on one of them has gradient 0 there.
 
     Returns:
-        `gradient_ratio`, |grad term| / |grad reference|, and `gradient_cosine` between them, float32 scalars, both 0 where
-        the term has no gradient. Empty where there is nothing to compare with: the reference has no gradient.
+        `gradient_ratio`, |grad term| / |grad reference|, and `gradient_cosine` between them, float32 scalars; both are
+        0 where the term has no gradient. The result is empty where the reference has no gradient to compare with.
     """
     at = [tensor for tensor in at if tensor.requires_grad]
     if not at or not reference.requires_grad:
@@ -35,7 +36,7 @@ def compare_gradients(term: Tensor, reference: Tensor, at: Sequence[Tensor]) -> 
 
 
 def _gradient(loss: Tensor, at: Sequence[Tensor]) -> Tensor:
-    """The gradients one after the other, flat, float32."""
+    """The gradients, flattened and joined into one float32 vector."""
     if not loss.requires_grad:
         return torch.zeros(sum(tensor.numel() for tensor in at), device=loss.device)
     outer = torch.full_like(loss, _SCALE)

@@ -1,10 +1,10 @@
 """The inter-scene loss (Eq. 5): no query may retrieve a pixel of another image.
 
-u is a logit <q_n, i'>, p = sigmoid(u) its probability, and the target of every pair is zero. A query n is asked about a
-pixel if the pixel's slot is filled (id >= 0) and the pixel comes from another image than the query.
+u is a logit <q_n, i'>, p = sigmoid(u) is its probability, and the target of every pair is zero. Query n is paired with
+a pixel if the pixel's slot is filled (id >= 0) and the pixel comes from another image than the query.
 
-The memory takes no gradient, so that of the queries is a plain sum over pixels: it is accumulated chunk by chunk during
-the forward pass, exactly, and nothing of a chunk is kept.
+The memory takes no gradient, so the gradient of the queries is a plain sum over pixels. It is accumulated chunk by
+chunk during the forward pass, which is exact, and nothing of a chunk is kept.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from .structures import Pixels, Queries
 Retrieve = Callable[[Queries, Pixels], Tensor]
 
 NORMALIZERS = ("pixel", "image")
-# The loss itself holds about so many floats for each (query, pixel) pair: logit, loss, their intermediates, gradients.
+# The number of floats that the loss itself holds for each (query, pixel) pair: logit, loss, intermediates, gradients.
 _LOSS_FLOATS_PER_PAIR = 8
-# A CPU wants its chunks in the cache; a GPU wants few kernels to launch (docs/performance.md).
+# On a CPU a chunk should fit in the cache; on a GPU few kernels should be launched (docs/performance.md).
 _CPU_CHUNK_BYTES, _GPU_CHUNK_BYTES = 16 * 1024**2, 128 * 1024**2
 
 
 class InterLoss(NamedTuple):
-    """The loss and, without gradient, how often queries fire (logit > 0); all tensors are scalars."""
+    """The loss, and how often queries fire (logit > 0), which has no gradient. All tensors are scalars."""
 
     value: Tensor  # float32 (float64 for float64 queries)
-    num_pairs: Tensor  # long, valid (query, foreign pixel) pairs
-    num_fired: Tensor  # long, those of them that fire
-    num_own_pairs: Tensor  # long, pairs of a query and a pixel of its own image, which the loss leaves out
-    num_own_fired: Tensor  # long
+    num_pairs: Tensor  # long, number of valid (query, foreign pixel) pairs
+    num_fired: Tensor  # long, number of those that fire
+    num_own_pairs: Tensor  # long, number of pairs of a query and a pixel of its own image, which the loss leaves out
+    num_own_fired: Tensor  # long, number of those that fire
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +45,19 @@ class InterSceneLoss:
     """Eq. 5 and its settings.
 
     Raises:
-        ValueError: an unknown loss or normalizer.
+        ValueError: the loss or the normalizer is unknown.
     """
 
     loss: str = "focal"  # Table 4a: "l1", "l2", "cross_entropy", "focal"
     gamma: float = 2.5  # focusing exponent of "focal" (section 3.3)
-    neg_weight: float = 0.1  # of "focal", which has negatives only: the paper's alpha (0.9 if it weighs positives)
+    neg_weight: float = 0.1  # factor of "focal" (all are negatives): the paper's alpha (0.9 if it weighs positives)
     normalizer: str = "pixel"  # "pixel" or "image", see `weigh_queries`
-    weight: float = 1.0  # of the whole term, see `ramp`
+    weight: float = 1.0  # final weight of the whole term, see `ramp`
     start_iter: int = 0
     ramp_iters: int = 0
-    max_queries: int = -1  # queries of a step that take part, see `cap_queries`
-    sample: int = -1  # pixels of the memory that take part, see `PixelMemory.sample`
-    chunk_bytes: int = 0  # what one chunk may take; 0: 16 MiB on the CPU, 128 MiB elsewhere
+    max_queries: int = -1  # number of queries of a step that take part, see `cap_queries`
+    sample: int = -1  # number of pixels of the memory that take part, see `PixelMemory.sample`
+    chunk_bytes: int = 0  # bytes that one chunk may take; 0: 16 MiB on the CPU, 128 MiB elsewhere
 
     def __post_init__(self) -> None:
         if self.loss not in INTER_LOSSES:
@@ -66,25 +66,25 @@ class InterSceneLoss:
             raise ValueError(f"Unknown normalizer '{self.normalizer}'; choose one of {', '.join(NORMALIZERS)}.")
 
     def ramp(self, iteration: int) -> float:
-        """Weight of the term: 0 before `start_iter`, then linear up to `weight`, reached after `ramp_iters` iterations."""
+        """The term's weight: 0 before `start_iter`, then rising linearly to `weight` within `ramp_iters` iterations."""
         if iteration < self.start_iter:
             return 0.0
         return self.weight * min((iteration - self.start_iter + 1) / max(self.ramp_iters, 1), 1.0)
 
     def weigh_queries(self, foreign_pixels: Tensor, foreign_images: Tensor, *, reduce: bool = False) -> Tensor:
-        """What each query's loss, summed over all foreign pixels of the memory, is multiplied by.
+        """The factor of each query's loss, which is summed over all foreign pixels of the memory.
 
-        "pixel": mean over all valid (query, pixel) pairs. "image": sum over the pixels of each foreign image, mean over
-        foreign images, mean over all Q queries; the pixels of an image that was stored v times then weigh 1 / v.
+        "pixel": mean over all valid (query, pixel) pairs. "image": sum over the pixels of each foreign image, then mean over
+        foreign images, then mean over all Q queries; a pixel of an image that was stored v times then weighs 1 / v.
 
         Args:
-            foreign_pixels: (Q,) long, number of pixels in the whole memory that are not of the query's own image.
-            foreign_images: (Q,) long, number of images that these are of.
-            reduce: pairs or queries are counted as their mean over ranks instead of on this one, so that the average of
-                the ranks' losses is the loss of one process that has all queries; a collective call then.
+            foreign_pixels: (Q,) long, the number of pixels in the whole memory that come from other images.
+            foreign_images: (Q,) long, the number of those other images.
+            reduce: whether pairs or queries are counted as their mean over the ranks instead of on this rank alone. The
+                ranks' losses then average to that of one process with all queries; it is a collective call then.
 
         Returns:
-            (Q,) float32; 0 for a query without a foreign pixel.
+            (Q,) float32, which is 0 for a query without a foreign pixel.
         """
         if self.normalizer == "pixel":
             shares, total = (foreign_pixels > 0).float(), foreign_pixels.sum()
@@ -106,25 +106,26 @@ class InterSceneLoss:
         pixel_weights: Tensor | None = None,
         bytes_per_pair: int = 0,
     ) -> InterLoss:
-        """All queries on all pixels of other images, with an all-zero target; not yet multiplied by `ramp`.
+        """The loss of all queries on all pixels of other images, whose target is zero, before the factor of `ramp`.
 
-        Computed outside autocast in float32 (float64 if the embeddings are). The gradient reaches `queries.embeddings`
-        only. Differentiable once: a second derivative raises RuntimeError.
+        It is computed outside autocast in float32 (float64 if the embeddings are). The gradient reaches
+        `queries.embeddings` only. It is differentiable once: a second derivative raises RuntimeError.
 
         Args:
-            queries, query_ids: Q queries and, (Q,) long, their image ids; pixels of a query's own image are left out.
-            pixels: P pixels of any floating dtype; id -1 marks empty slots, which never count.
-            retrieve: gives (Q, P) logits; it is called with parts of `pixels`.
-            query_weights: (Q,) float, of each query's sum over the pixels (`weigh_queries`).
-            pixel_weights: (P,) float, how many pixels each one stands for (`PixelMemory.sample`), over how often its image
-                was stored where each image counts once; None: for itself.
-            bytes_per_pair: `Retriever.bytes_per_pair`; changes the loss by rounding only.
+            queries: Q queries.
+            query_ids: (Q,) long, the image id of each query; pixels of a query's own image are left out.
+            pixels: P pixels of any floating dtype. The id -1 marks empty slots, which never count.
+            retrieve: the function that gives (Q, P) logits; it is called with parts of `pixels`.
+            query_weights: (Q,) float, the factor of each query's sum over the pixels (`weigh_queries`).
+            pixel_weights: (P,) float, the number of pixels that each one stands for (`PixelMemory.sample`), divided by
+                how often its image was stored where each image counts once. None: each pixel stands for itself.
+            bytes_per_pair: the segmenter's `Retriever.bytes_per_pair`. It changes the loss by rounding only.
         """
         embeddings = queries.embeddings
         with_gradient = torch.is_grad_enabled() and embeddings.requires_grad
         dtype = torch.promote_types(embeddings.dtype, torch.float32)
         with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
-            queries = queries.select(slice(None)).to(dtype=dtype)  # slices under no_grad have no graph
+            queries = queries.select(slice(None)).to(dtype=dtype)  # slices that are made under no_grad have no graph
             query_weights = query_weights.to(dtype)
             gradient = torch.zeros_like(queries.embeddings)
             value = gradient.new_zeros(())
@@ -147,7 +148,7 @@ class InterSceneLoss:
                     value += per_pair @ shares @ query_weights
                     slope.mul_(query_weights[:, None] * shares)
                 slope.masked_fill_(left_out, 0.0)
-                # Autograd only takes the slope back through the retrieval; that of silent queries underflows to zero.
+                # Autograd only carries the slope back through the retrieval. A silent query's slope underflows to zero.
                 if with_gradient and slope.any():
                     gradient += torch.autograd.grad(logits, point, slope.to(logits.dtype))[0]
         if with_gradient:
@@ -165,7 +166,7 @@ class InterSceneLoss:
         return max(1, chunk_bytes // max(per_pixel, 1))
 
 
-# Each loss gives its value and its slope, elementwise. 1 - p is sigmoid(-u): the difference would lose its digits at 1.
+# Each loss gives its value and its slope, elementwise. 1 - p is computed as sigmoid(-u), as p near 1 has no digits left.
 
 
 def l1_loss(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,7 +187,7 @@ def cross_entropy_loss(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def focal_loss(logits: Tensor, gamma: float, neg_weight: float) -> tuple[Tensor, Tensor]:
-    """neg_weight * p^gamma * s, s = softplus(u): the focal loss of a negative.
+    """The focal loss of a negative: neg_weight * p^gamma * s with s = softplus(u).
 
     The slope is neg_weight * p^gamma * (gamma * (1 - p) * s + p), and p^gamma = exp(gamma (u - s)).
     """
@@ -197,10 +198,10 @@ def focal_loss(logits: Tensor, gamma: float, neg_weight: float) -> tuple[Tensor,
 
 
 def fast_softplus(logits: Tensor) -> Tensor:
-    """log(1 + e^u), elementwise, to rounding.
+    """log(1 + e^u), elementwise, exact to rounding.
 
-    On the CPU with Kahan's log1p(t) = log(w) t / (w - 1), w = 1 + t: torch's own log1p takes three times as long as all
-    of these together.
+    On the CPU it is computed with Kahan's log1p(t) = log(w) t / (w - 1), w = 1 + t, because torch's own log1p takes
+    three times as long as all of these operations together.
     """
     if logits.device.type != "cpu":
         return F.softplus(logits)
@@ -219,7 +220,7 @@ INTER_LOSSES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
 
 
 def _examine(fired: Tensor, query_ids: Tensor, pixel_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Which pairs (Q, P) bool the loss leaves out, and (4,) long: foreign pairs, firing ones, own pairs, firing ones."""
+    """The pairs (Q, P) bool that the loss leaves out; and the four counts of `InterLoss`, in its order, (4,) long."""
     filled = (pixel_ids >= 0)[None]
     own = (query_ids[:, None] == pixel_ids[None]) & filled
     own_pairs, own_fired = own.sum(), (fired & own).sum()
@@ -228,8 +229,8 @@ def _examine(fired: Tensor, query_ids: Tensor, pixel_ids: Tensor) -> tuple[Tenso
 
 
 def known_gradient(embeddings: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-    """The scalar `value` as a function of embeddings (Q, d), whose gradient (Q, d) is known. Differentiable once."""
-    # once_differentiable notices a second derivative only where the incoming gradient has a graph: this factor gives it one.
+    """The scalar `value` as a function of embeddings (Q, d) whose gradient (Q, d) is known; differentiable once."""
+    # once_differentiable notices a second derivative only if the incoming gradient has a graph; this factor gives it one.
     one = 1 + embeddings[:0].to(value.dtype).sum()
     known: Tensor = _KnownGradient.apply(embeddings, value, gradient)
     return one * known
@@ -243,7 +244,7 @@ class _KnownGradient(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return (grad_output * gradient).to(ctx.dtype), None, None

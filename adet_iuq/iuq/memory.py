@@ -15,31 +15,32 @@ from .randomness import keyed_generator
 from .structures import Pixels
 
 _CONTEXT = "context_"
-# Rows of `cursor`.
+# The rows of `cursor`.
 _POINTER, _FILLED, _WRITES = 0, 1, 2
 
 
 class PixelMemory(nn.Module):
     """Keeps the newest `capacity` pixels that all ranks enqueued.
 
-    All state is in buffers, none of which belongs to the model's `state_dict`: a trainer keeps `state()` beside the
-    weights. `enqueue` is a collective call. No gradient is ever stored, nor does one reach the memory. The columns have no
-    rows before something is stored or loaded, so that a model that only evaluates spends nothing on them.
+    All state is in buffers, and none of them belongs to the model's `state_dict`: a trainer stores `state()` beside the
+    weights. `enqueue` is a collective call. No gradient is ever stored, and none reaches the memory. The columns have
+    no rows before something is stored or loaded, so a model that only evaluates spends nothing on them.
 
-    Sharded, slot s lies on rank s % ranks only, in its row s // ranks; `cursor` counts slots of the whole memory and is
-    the same everywhere. Every write and every partly filled memory is spread evenly, to within one slot.
+    With sharding, slot s lies on rank s % ranks only, in its row s // ranks; `cursor` counts slots of the whole memory
+    and is the same everywhere. Every write, and every partly filled memory, is spread evenly to within one slot.
 
     Args:
-        pixel_dim: D.
+        pixel_dim: the dimension D of a pixel embedding.
         capacity: number of pixels C (Table 4c); 0 holds exactly the pixels of the latest `enqueue`.
-        dtype: float32, float16 or bfloat16, of the features only; positions and context stay float32.
+        dtype: float32, float16 or bfloat16, the dtype of the features only; positions and context stay float32.
         context: names and trailing shapes of `Pixels.context`, e.g. {"scale": ()}.
-        seed: of all random draws.
-        shard: split the columns over the ranks; the process group exists before the memory does.
-        check_period: compare the ranks' contents after every so many `enqueue`s, the first included; 0: never.
+        seed: the seed of all random draws.
+        shard: whether the columns are split over the ranks; the process group must exist before the memory does.
+        check_period: the number of `enqueue`s between two comparisons of the ranks' contents. The first `enqueue` is
+            followed by one too. 0: never.
     """
 
-    features: Tensor  # (C, D), at first (0, D); sharded: this rank's rows, like all columns
+    features: Tensor  # (C, D), at first (0, D); with sharding only this rank's rows, like all columns
     locations: Tensor  # (C, 2) float32
     image_ids: Tensor  # (C,) long, -1 where empty
     cursor: Tensor  # (3,) long: slot of the next write, filled slots, number of writes so far
@@ -73,55 +74,55 @@ class PixelMemory(nn.Module):
             self.register_buffer(_CONTEXT + name, torch.zeros(0, *shape), persistent=False)
 
     def __len__(self) -> int:
-        """Number of filled slots; for capacity 0 the rows of the latest `enqueue`."""
+        """Number of filled slots; with capacity 0 the number of rows of the latest `enqueue`."""
         return int(self.cursor[_FILLED])
 
     @property
     def fill(self) -> float:
-        """Share of filled slots, 0 to 1; for capacity 0 it is 1 as soon as there is any pixel."""
+        """Share of filled slots, 0 to 1; with capacity 0 it is 1 as soon as there is any pixel."""
         return len(self) / self.capacity if self.capacity else float(len(self) > 0)
 
     @property
     def sharded(self) -> bool:
-        """Whether this rank holds a part only."""
+        """Whether this rank holds only a part of the memory."""
         return self.ranks > 1
 
     def pixels(self) -> Pixels:
-        """The filled slots (sharded: of this rank), as views: read them before the next `enqueue` (autograd detects it if
-        you do not). Slot order, not age. Slots whose pixel was not finite have id -1, like empty ones.
+        """The filled slots (of this rank, with sharding) in slot order, not by age. The tensors are views: read them before
+        the next `enqueue` (autograd notices if you do not). Slots whose pixel was not finite have id -1, like empty ones.
         """
         filled = slice(0, self._own_rows(len(self)))
         context = {name: self.get_buffer(_CONTEXT + name)[filled] for name in self.context_shapes}
         return Pixels(self.features[filled], self.locations[filled], self.image_ids[filled], context)
 
     def sample(self, count: int) -> tuple[Pixels, Tensor | None]:
-        """A uniform sample of the filled slots, no slot twice; the same on every rank until the next `enqueue`.
+        """A uniform sample of the filled slots, without repetition; the same on every rank until the next `enqueue`.
 
         Args:
-            count: of the whole memory; 0, -1 or at least as many as are filled: all. Sharded, every rank draws its
-                share from its own slots, at least one (so that sums over them stay unbiased).
+            count: the number of pixels drawn from the whole memory; 0, -1 or at least as many as are filled: all of them.
+                With sharding every rank draws its share from its own slots, at least one (so that sums stay unbiased).
 
         Returns:
-            The sample, P pixels, and how many filled slots (sharded: of this rank) each of them stands for, (P,) float32,
-            so that sums weighted by it are unbiased; None: for itself.
+            The sample of P pixels, and how many filled slots (of this rank, with sharding) each of them stands for,
+            (P,) float32, so that sums weighted by it are unbiased. None: each pixel stands for itself.
         """
         pixels = self.pixels()
         share = max(self._own_rows(count), 1)
         if count <= 0 or len(pixels) <= share:
             return pixels, None
         generator = keyed_generator(self.seed, f"sample/{int(self.cursor[_WRITES])}/{self.shard}")
-        # Sorted: reading the slots in order is faster.
+        # Sorted, because reading the slots in order is faster.
         chosen = torch.randperm(len(pixels), generator=generator)[:share].sort().values
         weights = torch.full((share,), len(pixels) / share, device=self.cursor.device)
         return pixels.select(chosen.to(self.cursor.device)), weights
 
     def image_counts(self) -> ImageCounts:
-        """The images of the whole memory and their numbers of pixels; sharded it is a collective call."""
+        """The images of the whole memory and their numbers of pixels. With sharding it is a collective call."""
         counts = count_images(self.pixels().image_ids)
         return ImageCounts.sum(*all_gather_rows(counts)) if self.sharded else counts
 
     def visits(self) -> ImageCounts:
-        """How often each image of the whole memory was stored (`count_visits`); sharded it is a collective call."""
+        """How often each image of the whole memory was stored (`count_visits`). With sharding it is a collective call."""
         ids = self.pixels().image_ids
         if self.sharded:
             slots = self.shard + self.ranks * torch.arange(len(ids), device=ids.device)
@@ -131,13 +132,14 @@ class PixelMemory(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, pixels: Pixels) -> None:
-        """Writes the pixels of all ranks, oldest slots first; every rank calls it each step, also with 0 pixels.
+        """Writes the pixels of all ranks over the oldest slots. Every rank must call it each step, even with 0 pixels.
 
-        Rows are sorted by `pixels.order` (stable; by rank without it), so that the number of ranks does not matter.
-        Of more rows than the capacity, a uniform random subset of exactly that many is written, the same everywhere.
+        Rows are sorted by `pixels.order` (stable; by rank if there is none), so that the number of ranks does not matter. If
+        there are more rows than the capacity, a uniform random subset of that size is written, the same on every rank.
 
         Raises:
-            RuntimeError: `check_period` is set and the ranks' contents differ; on every rank.
+            RuntimeError: `check_period` is set and the ranks' contents differ (raised on every rank), or the number of
+                processes is not the one that the memory was split over.
         """
         if self.sharded and self.ranks != world_size():
             raise RuntimeError(f"The memory was split over {self.ranks} processes, but {world_size()} are running.")
@@ -155,15 +157,15 @@ class PixelMemory(nn.Module):
             self._write(rows, count)
         self.cursor[_WRITES] += 1
         if self.check_period > 0 and self._enqueues % self.check_period == 0:
-            # Counted by the process itself: what the check looks for must not decide whether a rank takes part in it.
+            # Each process counts by itself: a tensor that may differ must not decide whether a rank takes part in the check.
             self._check_ranks()
         self._enqueues += 1
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of everything needed to continue exactly: columns (C, ...) and `cursor`.
+        """A copy of everything that is needed to continue exactly: the columns (C, ...) and `cursor`.
 
-        Sharded it is a collective call, rank 0 gets the columns of the whole memory, put together on the CPU, the others
-        an empty dict: what is saved does not depend on the number of ranks.
+        With sharding it is a collective call: rank 0 gets the columns of the whole memory on the CPU, and the others
+        get an empty dict. So the saved state does not depend on the number of ranks.
         """
         self._allocate()
         if self.sharded:
@@ -175,10 +177,13 @@ class PixelMemory(nn.Module):
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over a `state()`; ValueError if it is that of another segmenter.
+        """Takes over a `state()`.
 
-        It may come from any number of ranks, sharded or not. A state of another capacity is accepted with a warning: the
-        newest pixels that fit are kept.
+        It may come from any number of ranks, with or without sharding. A state of another capacity is accepted with a
+        warning: the newest pixels that fit are kept.
+
+        Raises:
+            ValueError: the state is that of another segmenter.
         """
         self._check_state(state)
         self._allocate()
@@ -206,7 +211,7 @@ class PixelMemory(nn.Module):
         self.cursor[_WRITES] = writes
 
     def _columns(self) -> list[str]:
-        """Names of the buffers with one row a slot."""
+        """Names of the buffers that have one row per slot."""
         return ["features", "locations", "image_ids", *(_CONTEXT + name for name in self.context_shapes)]
 
     def _own_rows(self, slots: int) -> int:
@@ -214,7 +219,7 @@ class PixelMemory(nn.Module):
         return len(range(self.shard, slots, self.ranks))
 
     def _allocate(self) -> None:
-        """Makes room for all slots, where there is none yet."""
+        """Allocates all slots if that has not been done yet."""
         if self.capacity == 0 or len(self.image_ids):
             return
         for name in self._columns():
@@ -227,7 +232,7 @@ class PixelMemory(nn.Module):
         check_same_on_all_ranks({name: self.get_buffer(name) for name in names}, "pixel memory")
 
     def _gather(self, pixels: Pixels) -> dict[str, Tensor]:
-        """Rows of all ranks by column, in this memory's dtypes and the global order."""
+        """The rows of all ranks, by column, in this memory's dtypes and in the global order."""
         if pixels.context.keys() != self.context_shapes.keys():
             raise ValueError(
                 f"Pixels carry the context {sorted(pixels.context)}, the memory was built for "
@@ -241,14 +246,14 @@ class PixelMemory(nn.Module):
         *gathered, order = all_gather_rows([*local, order])
         by_sample = order.argsort(stable=True)
         rows = {name: value[by_sample] for name, value in zip(self._columns(), gathered, strict=True)}
-        # A pixel that overflowed would spoil every loss until it is overwritten: its slot counts as empty instead.
+        # A pixel that overflowed would spoil every loss until it is overwritten. So its slot counts as empty.
         finite = rows["features"].isfinite().all(dim=1)
         rows["features"] = rows["features"].masked_fill(~finite[:, None], 0.0)
         rows["image_ids"] = rows["image_ids"].masked_fill(~finite, -1)
         return rows
 
     def _write(self, rows: Mapping[str, Tensor], count: int) -> None:
-        """Writes `count` <= capacity rows behind the pointer, modulo the capacity."""
+        """Writes `count` <= capacity rows from the pointer on, modulo the capacity."""
         slots = (self.cursor[_POINTER] + torch.arange(count, device=self.cursor.device)) % self.capacity
         own = slots % self.ranks == self.shard if self.sharded else slice(None)
         places = slots[own] // self.ranks
@@ -259,13 +264,13 @@ class PixelMemory(nn.Module):
         self.cursor[_FILLED] = (self.cursor[_FILLED] + count).clamp(max=self.capacity)
 
     def _replace(self, rows: Mapping[str, Tensor]) -> None:
-        """Capacity 0: the rows become the whole content."""
+        """Makes the rows the whole content; for capacity 0."""
         for name, value in rows.items():
             setattr(self, name, value[self.shard :: self.ranks].contiguous())
         self.cursor[_FILLED] = len(rows["image_ids"])
 
     def _check_state(self, state: Mapping[str, Tensor]) -> None:
-        """ValueError unless `state` has this memory's columns and dimensions."""
+        """Raises ValueError unless `state` has this memory's columns and dimensions."""
         expected = {*self._columns(), "cursor"}
         if state.keys() != expected:
             raise ValueError(
@@ -282,7 +287,7 @@ class PixelMemory(nn.Module):
 
 
 def _convert(value: Tensor, column: Tensor) -> Tensor:
-    """`value` on the device and in the dtype of a column; finite numbers beyond a half-precision range are clipped."""
+    """`value` on the device and in the dtype of a column. Finite numbers beyond a half-precision range are clipped."""
     value = value.detach()
     if column.is_floating_point() and torch.finfo(column.dtype).max < torch.finfo(value.dtype).max:
         limit = torch.finfo(column.dtype).max

@@ -1,4 +1,4 @@
-"""Random draws that depend on a key, never on process, worker or order of calls."""
+"""Random draws that depend on a key, and never on the process, the worker or the order of calls."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def tagged_seed(seed: int, tag: str) -> int:
 
 
 def keyed_generator(seed: int, tag: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator on `device` for one purpose: draws with the same seed and different tags are independent."""
+    """A generator on `device` for one purpose. Draws with the same seed and different tags are independent."""
     return torch.Generator(device=device).manual_seed(tagged_seed(seed, tag))
 
 
 def image_generator(
     seeds: list[int] | None, image: int, tag: str, device: torch.device | str = "cpu"
 ) -> torch.Generator | None:
-    """Generator of one image of a batch; None, i.e. torch's global generator, for a batch without seeds."""
+    """The generator of one image of a batch; None, which means torch's global one, for a batch without seeds."""
     return None if seeds is None else keyed_generator(seeds[image], tag, device)

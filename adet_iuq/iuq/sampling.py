@@ -1,6 +1,6 @@
-"""Which pixels of a scene enter the memory (Table 4b), and which of its queries meet them.
+"""Selects the pixels of a scene that enter the memory (Table 4b), and the queries of a scene that meet the memory.
 
-Pixels lie always inside ground-truth instances, never in the background.
+Pixels always lie inside ground-truth instances, never in the background.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ PixelSampler = Callable[[Scene], Pixels]
 
 @dataclass(frozen=True)
 class DenseSampler:
-    """Every cell inside an instance, once; of overlapping instances the smallest owns it."""
+    """Takes every cell inside an instance once. Where instances overlap, the smallest one owns the cell."""
 
     def __call__(self, scene: Scene) -> Pixels:
-        """Pixels of all images, detached."""
+        """The pixels of all images, detached."""
         return _sample_images(scene, self._draw)
 
     def _draw(self, grid: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,12 +33,12 @@ class DenseSampler:
 
 @dataclass(frozen=True)
 class SparseSampler:
-    """`pixels_per_image` random cells of an image's instances (all, if there are fewer), each once."""
+    """Takes `pixels_per_image` random cells of an image's instances (all, if there are fewer), each of them once."""
 
     pixels_per_image: int = 500
 
     def __call__(self, scene: Scene) -> Pixels:
-        """Pixels of all images, detached."""
+        """The pixels of all images, detached."""
         return _sample_images(scene, self._draw)
 
     def _draw(self, grid: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,15 +48,15 @@ class SparseSampler:
 
 @dataclass(frozen=True)
 class InstanceSampler:
-    """`pixels_per_instance` random cells of each instance (all, if it has fewer), section 3.3 of the paper.
+    """Takes `pixels_per_instance` random cells of each instance (all, if it has fewer), section 3.3 of the paper.
 
-    A cell in two overlapping instances may be drawn for both: each instance is sampled as if it were alone.
+    A cell in two overlapping instances may be drawn for both, as each instance is sampled as if it were alone.
     """
 
     pixels_per_instance: int = 50
 
     def __call__(self, scene: Scene) -> Pixels:
-        """Pixels of all images, detached."""
+        """The pixels of all images, detached."""
         return _sample_images(scene, self._draw)
 
     def _draw(self, grid: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +68,16 @@ SAMPLERS: dict[str, type] = {"dense": DenseSampler, "sparse": SparseSampler, "in
 
 
 def build_sampler(name: str, *, pixels_per_instance: int = 50, pixels_per_image: int = 500) -> PixelSampler:
-    """The sampler of that name with the number that concerns it; ValueError for unknown names and numbers below 1."""
+    """The sampler of that name, with the number that it uses.
+
+    Args:
+        name: "dense", "sparse" or "instance".
+        pixels_per_instance: the number that "instance" uses.
+        pixels_per_image: the number that "sparse" uses.
+
+    Raises:
+        ValueError: the name is unknown, or its number is below 1.
+    """
     if name not in SAMPLERS:
         raise ValueError(f"Unknown pixel sampler '{name}'; choose one of {', '.join(SAMPLERS)}.")
     if name == "dense":
@@ -82,13 +91,13 @@ def build_sampler(name: str, *, pixels_per_instance: int = 50, pixels_per_image:
 def cap_queries(scene: Scene, max_queries: int, num_originals: int) -> Queries:
     """At most `max_queries` of the scene's queries (-1: all), spread evenly over the instances of all views.
 
-    Every instance gives one random query, then every one a second, and so on; the last round is a random choice of
-    instances. Draws are keyed by each image's seed and by whether it is the original or the view.
+    Every instance gives one random query, then every instance a second one, and so on. In the last round the instances
+    are chosen at random. The draws depend on each image's seed and on whether it is the original or the view.
     """
     queries = scene.queries
     if max_queries < 0 or len(queries) <= max_queries:
         return queries
-    # Two independent draws for each query: its place within the instance, and the instance's place in that round.
+    # Each query needs two independent draws: its place within the instance, and the instance's place in that round.
     scores = torch.zeros(len(queries), 2, dtype=torch.float64, device=queries.image_index.device)
     for image in range(len(scene)):
         generator = image_generator(scene.sample_seeds, image, f"query_cap/{image // max(num_originals, 1)}")
@@ -105,9 +114,9 @@ def cap_queries(scene: Scene, max_queries: int, num_originals: int) -> Queries:
 
 
 def instance_cells(scene: Scene, image: int) -> Tensor:
-    """Cells that each instance of an image may be sampled from: (K_b, Hf * Wf) bool.
+    """The cells that each instance of an image may be sampled from: (K_b, Hf * Wf) bool.
 
-    Those that its mask holds by `Scene.mask_cells`. An instance too small to own one has no pixel of its own to store.
+    These are the cells that `Scene.mask_cells` gives to its mask. An instance too small for a cell has no pixel to store.
     """
     masks, map_size = scene.masks[image], (scene.features.shape[2], scene.features.shape[3])
     if scene.mask_cells is not None:
@@ -116,9 +125,9 @@ def instance_cells(scene: Scene, image: int) -> Tensor:
 
 
 def _sample_images(scene: Scene, draw: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Pixels:
-    """Applies `draw` to each image: cells of instances (K, Hf * Wf) bool and a random score a cell to (cells, owners).
+    """Applies `draw` to each image: cells of instances (K, Hf * Wf) bool and a score per cell become (cells, owners).
 
-    Scores come from the image's own seed, so that neither the batch nor the process has a say in them.
+    The scores come from the image's own seed, so that they depend neither on the batch nor on the process.
     """
     parts = []
     device = scene.features.device
@@ -138,7 +147,7 @@ def _top_cells(grid: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor
 
 
 def _owner(grid: Tensor, cells: Tensor) -> Tensor:
-    """The smallest instance on each of the cells: (n,) long. Small ones tend to lie in front."""
+    """The smallest instance on each of the cells, (n,) long. Small instances tend to lie in front."""
     if grid.shape[0] == 0:
         return cells
     area = grid.sum(dim=1, keepdim=True)
@@ -146,7 +155,7 @@ def _owner(grid: Tensor, cells: Tensor) -> Tensor:
 
 
 def _pixels(scene: Scene, image: int, cells: Tensor, instances: Tensor) -> Pixels:
-    """The pixels (n, ...) at flat cells (n,) of one image, each with the context of its instance (n,)."""
+    """The pixels (n, ...) at flat cells (n,) of one image, each of them with the context of its instance (n,)."""
     order = None
     if scene.sample_indices is not None:
         order = torch.full_like(cells, scene.sample_indices[image])

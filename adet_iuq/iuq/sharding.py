@@ -1,8 +1,9 @@
 """The inter-scene loss on a memory that is split over the ranks.
 
-Queries are few and pixels are many, so the queries travel: every rank matches those of all ranks with its own part of the
-memory, and losses and gradients are summed for the owners. The gradient is known when the forward pass ends (as in
-`inter_scene.py`), so the backward pass needs no exchange: its order may differ between ranks, collectives may not.
+Queries are few and pixels are many, so the queries travel: every rank compares the queries of all ranks with its own
+part of the memory, and the losses and gradients are summed for the ranks that own the queries. As in `inter_scene.py`
+the gradient is known when the forward pass ends, so the backward pass exchanges nothing. It could not do so safely:
+ranks may run it in different orders, while collective calls need the same order everywhere.
 """
 
 from __future__ import annotations
@@ -28,25 +29,26 @@ def sharded_inter_loss(
     pixel_weights: Tensor | None = None,
     bytes_per_pair: int = 0,
 ) -> InterLoss:
-    """What a call of `loss` gives for this rank's queries on the pixels of all shards; a collective call.
+    """The result of `loss` for this rank's queries on the pixels of all shards; a collective call.
 
-    It exchanges the same number of messages whatever the ranks hold: no query, no pixel, anything not finite. What is
-    not finite in one rank's queries reaches the loss of that rank only.
+    The number of messages does not depend on what the ranks hold: no query, no pixel, values that are not finite.
+    Values that are not finite in one rank's queries reach the loss of that rank only.
 
     Args:
-        loss: the same on all ranks.
-        queries: Q queries of this rank, with the same context names and dtypes as those of the others.
-        query_ids: (Q,) long, image id of each query.
+        loss: the inter-scene loss, the same on all ranks.
+        queries: Q queries of this rank, with the same context names and dtypes as those of the other ranks.
+        query_ids: (Q,) long, the image id of each query.
         shard: the pixels of this rank's part, or a sample of them.
-        retrieve, bytes_per_pair: as for `loss`.
-        query_weights: (Q,) of each query's loss, summed over the pixels of all shards.
-        pixel_weights: (P,) how many pixels of this shard each of its pixels stands for; None: for itself.
+        retrieve: the function that `loss` calls for logits.
+        query_weights: (Q,) factors of each query's loss, summed over the pixels of all shards.
+        pixel_weights: (P,) how many pixels of this shard each pixel stands for; None: each stands for itself.
+        bytes_per_pair: the value that `loss` takes under this name.
 
     Returns:
-        Loss and counts of this rank's queries. Differentiable once.
+        The loss and the counts of this rank's queries, differentiable once.
     """
     parts = _gather(queries, query_ids, query_weights)
-    # At least float32: a gradient that is still to be summed and scaled would vanish in half precision.
+    # At least float32, because a gradient that is still to be summed and scaled would vanish in half precision.
     dtype = torch.promote_types(queries.embeddings.dtype, torch.float32)
     matched = []
     for everyone, ids, weights in parts:
@@ -74,7 +76,7 @@ def sharded_inter_loss(
 
 
 def _gather(queries: Queries, query_ids: Tensor, weights: Tensor) -> list[tuple[Queries, Tensor, Tensor]]:
-    """Queries, image ids and weights of every rank."""
+    """The queries, image ids and weights of every rank."""
     owner = torch.full_like(query_ids, rank())
     columns = [owner, query_ids, weights, queries.embeddings, queries.image_index, queries.target_index]
     owner, ids, weights, embeddings, image_index, target_index, *context = all_gather_rows(

@@ -1,4 +1,4 @@
-"""What the method sees of a segmenter: queries, pixels, scenes, and the three functions that relate them.
+"""What the method needs from a segmenter: queries, pixels, scenes, and the three functions that relate them.
 
 Shape legend of the whole package:
     B        images of the forward pass (every view of an image counts)
@@ -39,7 +39,7 @@ class Queries:
         return self.embeddings.shape[0]
 
     def select(self, index: Tensor | slice) -> Queries:
-        """The queries at `index`: (n,) long, (Q,) bool, or a slice."""
+        """The queries at `index`, which is (n,) long, (Q,) bool or a slice."""
         return Queries(
             self.embeddings[index],
             self.image_index[index],
@@ -48,7 +48,7 @@ class Queries:
         )
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Queries:
-        """Moved to `device`, floating-point tensors cast to `dtype`; gradients flow through."""
+        """A copy on `device`, with floating-point tensors cast to `dtype`; gradients flow through."""
         return Queries(
             _cast(self.embeddings, device, dtype),
             _cast(self.image_index, device, dtype),
@@ -59,7 +59,7 @@ class Queries:
 
 @dataclass
 class Pixels:
-    """Pixel embeddings, one a row, each of them complete for retrieval by any query of any image."""
+    """Pixel embeddings, one per row. Each row holds all that a query of any image needs to retrieve it."""
 
     features: Tensor  # (P, D) float
     locations: Tensor  # (P, 2) float, x, y: NOMINAL position of the cell (CondInst: 8 j + 4, whatever Scene.offset is)
@@ -71,7 +71,7 @@ class Pixels:
         return self.features.shape[0]
 
     def select(self, index: Tensor | slice) -> Pixels:
-        """The pixels at `index`: (n,) long, (P,) bool, or a slice (then a view)."""
+        """The pixels at `index`, which is (n,) long, (P,) bool or a slice (the result is then a view)."""
         return Pixels(
             self.features[index],
             self.locations[index],
@@ -81,7 +81,7 @@ class Pixels:
         )
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Pixels:
-        """Moved to `device`, floating-point tensors cast to `dtype`."""
+        """A copy on `device`, with floating-point tensors cast to `dtype`."""
         return Pixels(
             _cast(self.features, device, dtype),
             _cast(self.locations, device, dtype),
@@ -92,7 +92,7 @@ class Pixels:
 
     @staticmethod
     def cat(parts: Sequence[Pixels]) -> Pixels:
-        """Rows of all parts (at least one), one after the other; all parts have the same context names."""
+        """The rows of all parts (at least one), one after the other. All parts have the same context names."""
         orders = [part.order for part in parts if part.order is not None]
         return Pixels(
             torch.cat([part.features for part in parts]),
@@ -115,18 +115,22 @@ class Scene:
     image_ids: Tensor  # (B,) long
     image_sizes: list[tuple[int, int]]  # B x (h, w) before padding
     nominal_offset: float | None = None  # Pixels.locations of cell i: stride * i + nominal_offset; None: stride / 2
-    sample_seeds: list[int] | None = None  # B; keys all random draws of an image (None: torch's global generator)
-    sample_indices: list[int] | None = None  # B; position in the global sample stream
+    sample_seeds: list[int] | None = None  # B seeds for all random draws of an image (None: torch's global generator)
+    sample_indices: list[int] | None = None  # B positions in the global sample stream
     instance_context: dict[str, list[Tensor]] = field(default_factory=dict)  # B x (K_b, ...), copied to Pixels.context
-    # Which cells lie in an instance, as the segmenter's mask loss sees it: masks (K, H, W) bool and (Hf, Wf) to (K, Hf, Wf)
-    # bool. None: those whose supervised pixel does.
+    # Gives the cells that lie in an instance, as the segmenter's mask loss sees them: from masks (K, H, W) bool and
+    # (Hf, Wf) to (K, Hf, Wf) bool. None: the cells whose supervised pixel lies in it.
     mask_cells: Callable[[Tensor, tuple[int, int]], Tensor] | None = None
 
     def __len__(self) -> int:
         return self.features.shape[0]
 
     def views(self, images: slice) -> Scene:
-        """The scene of a contiguous range of images, e.g. `slice(0, n)`; its queries count images from there."""
+        """The scene of a contiguous range of images, e.g. `slice(0, n)`. Its queries count images from its start.
+
+        Raises:
+            ValueError: the range has a step.
+        """
         start, stop, step = images.indices(len(self))
         if step != 1:
             raise ValueError(f"Scene.views takes a contiguous range of images, not the step {step}.")
@@ -145,7 +149,7 @@ class Scene:
         )
 
     def cell_locations(self, cells: Tensor) -> Tensor:
-        """Nominal positions (P, 2) float32, x, y in input pixels, of flat cell indices (P,) = i * Wf + j."""
+        """Nominal positions (P, 2) float32, x, y in input pixels, of the flat cell indices (P,) = i * Wf + j."""
         width = self.features.shape[-1]
         offset = self.stride / 2 if self.nominal_offset is None else self.nominal_offset
         columns_rows = torch.stack([cells % width, cells // width], dim=1)
@@ -155,7 +159,7 @@ class Scene:
 def connected_zero(scene: Scene) -> Tensor:
     """A float32 zero that depends on features and embeddings, so that no parameter is left without a gradient.
 
-    Sums of empty slices: unlike 0 * x they stay zero when x is not finite.
+    It sums empty slices: unlike 0 * x, such a sum stays zero when x is not finite.
     """
     return scene.features[:0].float().sum() + scene.queries.embeddings[:0].float().sum()
 
@@ -163,21 +167,21 @@ def connected_zero(scene: Scene) -> Tensor:
 class Retriever(Protocol):
     """The part of a query-based segmenter that the criterion calls."""
 
-    # What `retrieve` takes, backward pass included, for each (query, pixel) pair, in bytes; 0 where it is little beside the
-    # loss's own 32. It steers the chunk size of the inter-scene loss, never its value.
+    # The bytes that `retrieve` takes for each (query, pixel) pair, backward pass included; 0 where that is little
+    # beside the 32 bytes of the loss itself. It steers the chunk size of the inter-scene loss, never its value.
     bytes_per_pair: int
 
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
-        """<q_n, i> of Eq. 4 for all pairs: (Q, P) logits."""
+        """The logits <q_n, i> of Eq. 4 for all pairs: (Q, P)."""
         ...
 
     def retrieve_map(self, queries: Queries, maps: Tensor) -> Tensor:
-        """Each query on the map of its own image: maps (B, D, Hf, Wf) to logits (Q, Hf, Wf)."""
+        """The logits of each query on the map of its own image: from maps (B, D, Hf, Wf) to (Q, Hf, Wf)."""
         ...
 
     def mask_loss(self, logits: Tensor, scene: Scene, valid: Tensor) -> Tensor:
-        """The segmenter's L_mask of logits (Q, Hf, Wf) against scene.masks; valid (B, Hf, Wf) bool leaves cells out.
+        """The segmenter's L_mask of logits (Q, Hf, Wf) against scene.masks. Only cells in `valid` (B, Hf, Wf) count.
 
-        Zero without any query. It is called on every rank in each step, so that it may be a collective call.
+        It is zero without any query. Every rank calls it in each step, so it may be a collective call.
         """
         ...

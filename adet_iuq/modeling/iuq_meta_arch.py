@@ -1,4 +1,4 @@
-"""Instance-unique querying on any segmenter: the one forward pass that knows the method.
+"""Adds instance-unique querying to any segmenter; its forward pass is the only one that knows the method.
 
 Shapes: see `adet_iuq.iuq.structures`.
 """
@@ -20,14 +20,14 @@ from adet_iuq.modeling.parts import part
 from adet_iuq.modeling.segmenter import Segmenter, TrainingPass
 from adet_iuq.modeling.views import Views, on_device, transform_inputs
 
-# How IMS_PER_BATCH counts: "paired": views, of which an image has two; "extra": images.
+# What IMS_PER_BATCH counts. "paired": views, of which each image has two; "extra": images.
 _VIEWS = ("paired", "extra")
 
 
 class IUQMetaArch(Segmenter):
-    """Goes before a segmenter: `class CondInstIUQ(IUQMetaArch, CondInst)`. In evaluation it is that segmenter.
+    """Stands before a segmenter: `class CondInstIUQ(IUQMetaArch, CondInst)`. In evaluation it is that segmenter.
 
-    A subclass implements `retrieve`, `retrieve_map` and `mask_loss`, and says in `memory_arguments` what its pixels are.
+    A subclass implements `retrieve`, `retrieve_map` and `mask_loss`, and `memory_arguments` describes its pixels.
     """
 
     iuq_criterion: IUQCriterion
@@ -36,21 +36,21 @@ class IUQMetaArch(Segmenter):
     def __init__(self, *, criterion: IUQCriterion, views: Views, gradient_ratio_period: int = 0, **base: Any) -> None:
         """
         Args:
-            criterion: both losses and the memory.
+            criterion: computes both losses and holds the memory.
             views: how the second view of an image is drawn, if the criterion has an equivariance term.
-            gradient_ratio_period: log how strong the inter-scene term is every so many iterations; 0: never.
-            base: arguments of the segmenter.
+            gradient_ratio_period: the iterations between two logs of the inter-scene term's strength; 0: never.
+            base: the arguments of the segmenter.
 
         Raises:
-            UserError: the memory was built for other pixels than the segmenter's.
+            UserError: the memory was built for pixels that differ from the segmenter's.
         """
         super().__init__(**base)
         self.iuq_criterion, self.views, self.gradient_ratio_period = criterion, views, gradient_ratio_period
         memory = criterion.memory
         if memory is not None and memory.features.shape[1] != self.pixel_dim:
             raise UserError(
-                f"The pixel memory was built for {memory.features.shape[1]} numbers a pixel, but {type(self).__name__} has "
-                f"pixels of {self.pixel_dim}. Give PixelMemory that number (from a config: memory_arguments)."
+                f"The pixel memory was built for {memory.features.shape[1]} numbers per pixel, but {type(self).__name__} "
+                f"has pixels of {self.pixel_dim}. Give PixelMemory that number (from a config: memory_arguments)."
             )
 
     @classmethod
@@ -58,7 +58,7 @@ class IUQMetaArch(Segmenter):
         """The segmenter's arguments, and the criterion and views of MODEL.IUQ.
 
         Raises:
-            UserError: a value that the method does not know.
+            UserError: the method does not know a value.
         """
         base = super().from_config(cfg)
         if cfg.MODEL.IUQ.EQUI.VIEWS not in _VIEWS:
@@ -70,30 +70,30 @@ class IUQMetaArch(Segmenter):
 
     @classmethod
     def memory_arguments(cls, cfg: CfgNode, base: Mapping[str, Any]) -> dict[str, Any]:
-        """What only the segmenter can tell `PixelMemory`: `pixel_dim`, and `context` where pixels carry more.
+        """The arguments of `PixelMemory` that only the segmenter knows: `pixel_dim`, and `context` if pixels have more.
 
         Args:
             cfg: the whole config.
-            base: arguments of the segmenter's constructor.
+            base: the arguments of the segmenter's constructor.
         """
         return {"pixel_dim": base.get("pixel_dim", cls.pixel_dim)}
 
     @classmethod
     def mask_loss_factor(cls, cfg: CfgNode, base: Mapping[str, Any]) -> float:
-        """The weight of the base's mask loss as far as `mask_loss` leaves it out (MODEL.IUQ.EQUI.RELATIVE_TO_BASE).
+        """The weight of the base's mask loss, as far as `mask_loss` leaves it out (MODEL.IUQ.EQUI.RELATIVE_TO_BASE).
 
         Args:
             cfg: the whole config.
-            base: arguments of the segmenter's constructor.
+            base: the arguments of the segmenter's constructor.
         """
         return 1.0
 
     def mask_cells(self, masks: Tensor, map_size: tuple[int, int]) -> Tensor:
-        """The cells of the dense map that the base's mask loss asks to be in an instance; their pixels may be stored.
+        """The cells of the dense map that the base's mask loss puts inside an instance; their pixels may be stored.
 
         Args:
-            masks: (K, H, W) bool, of one image.
-            map_size: (Hf, Wf).
+            masks: (K, H, W) bool, the masks of one image.
+            map_size: (Hf, Wf), the size of the dense map.
 
         Returns:
             (K, Hf, Wf) bool; by default the masks at the supervised pixels.
@@ -101,30 +101,30 @@ class IUQMetaArch(Segmenter):
         return masks_at_cells(masks, self.pixel_stride, self.pixel_offset, map_size)
 
     def base_mask_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """The weighted mask loss of the queries that a training pass returns, from its losses."""
+        """The weighted mask loss of the queries that a training pass returns, taken from its losses."""
         return losses[self.mask_loss_name]
 
     @abstractmethod
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
-        """<q_n, i> of Eq. 4 for all pairs: (Q, P) logits."""
+        """The logits <q_n, i> of Eq. 4 for all pairs: (Q, P)."""
 
     @abstractmethod
     def retrieve_map(self, queries: Queries, maps: Tensor) -> Tensor:
-        """Each query on its own image's map, (B, D, Hf, Wf) to (Q, Hf, Wf) logits."""
+        """The logits of each query on its own image's map: from (B, D, Hf, Wf) to (Q, Hf, Wf)."""
 
     @abstractmethod
     def mask_loss(self, logits: Tensor, scene: Scene, valid: Tensor) -> Tensor:
-        """The base L_mask of logits (Q, Hf, Wf), cells outside `valid` (B, Hf, Wf) left out; zero without any query.
+        """The base L_mask of logits (Q, Hf, Wf) without the cells outside `valid` (B, Hf, Wf); zero without any query.
 
-        Called on every rank in each step, so that it may reduce its normaliser (MODEL.REDUCE_NORMALIZER).
+        Every rank calls it in each step, so it may reduce its normaliser over ranks (MODEL.REDUCE_NORMALIZER).
         """
 
     @classmethod
     def images_per_batch(cls, cfg: CfgNode) -> int:
-        """Images that one iteration reads over all ranks: half of IMS_PER_BATCH when views are paired.
+        """The images that one iteration reads over all ranks: half of IMS_PER_BATCH if views are paired.
 
         Raises:
-            UserError: paired views and an odd number of views per rank.
+            UserError: views are paired and a rank would get an odd number of them.
         """
         total, ranks = super().images_per_batch(cfg), comm.get_world_size()
         if not cfg.MODEL.IUQ.EQUI.ENABLED or cfg.MODEL.IUQ.EQUI.VIEWS != "paired":
@@ -138,7 +138,7 @@ class IUQMetaArch(Segmenter):
 
     @classmethod
     def accumulation_caveat(cls, cfg: CfgNode) -> str:
-        """Without capacity the memory is the batch, and a micro-batch sees only itself."""
+        """With capacity 0 the memory is the batch, and a micro-batch sees only itself; this warns about that."""
         iuq = cfg.MODEL.IUQ
         if not iuq.INTER.ENABLED or iuq.MEMORY.CAPACITY > 0:
             return ""
@@ -152,12 +152,12 @@ class IUQMetaArch(Segmenter):
         return {} if memory is None else memory.state()
 
     def load_iuq_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what `iuq_state` gave; nothing happens when there is no memory or nothing was saved."""
+        """Restores what `iuq_state` returned. It does nothing if there is no memory or nothing was saved."""
         if self.iuq_criterion.memory is not None and state:
             self.iuq_criterion.memory.load_state(state)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """The segmenter's forward in evaluation; in training its losses, `loss_inter` and `loss_equi`."""
+        """The segmenter's forward pass in evaluation; in training its losses, `loss_inter` and `loss_equi`."""
         if not self.training:
             return super().forward(batched_inputs)
         transforms, views = None, batched_inputs
@@ -184,26 +184,26 @@ class IUQMetaArch(Segmenter):
         return done.losses | terms
 
     def forward_scene(self, batched_inputs: list[dict[str, Any]]) -> tuple[Scene, dict[str, Tensor]]:
-        """One forward pass in training: what the method sees of it, and the base losses, exactly as published."""
+        """One forward pass in training: the scene that the method sees, and the base losses exactly as published."""
         done = self.training_pass(batched_inputs)
         return self._scene(done, batched_inputs), done.losses
 
     def _strength(self, done: TrainingPass, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What `compare_gradients` says of the inter-scene term and the base's mask loss, on the queries."""
+        """The result of `compare_gradients` for the inter-scene term and the base's mask loss, on the queries."""
         if "loss_inter" not in terms or not torch.is_grad_enabled():
             return {}
         sources = done.query_sources or [done.embeddings]
         return compare_gradients(terms["loss_inter"], self.base_mask_loss(done.losses), sources)
 
     def _scene(self, done: TrainingPass, batched_inputs: list[dict[str, Any]]) -> Scene:
-        """What the method sees of a training pass."""
+        """The scene of a training pass, which is all that the method sees of it."""
         memory = self.iuq_criterion.memory
-        # Without a memory, pixels keep all that there is: measurements on held-out images ask queries about them.
+        # Without a memory pixels keep the whole context, because measurements on held-out images ask queries about them.
         wanted = done.instance_context if memory is None else memory.context_shapes
         if not done.instance_context.keys() >= wanted.keys():
             raise UserError(
                 f"The pixel memory keeps {sorted(wanted)} of every pixel's instance, but a training pass of "
-                f"{type(self).__name__} tells {sorted(done.instance_context)} only (instance_context)."
+                f"{type(self).__name__} gives only {sorted(done.instance_context)} (instance_context)."
             )
         return Scene(
             queries=Queries(done.embeddings, done.image_index, done.target_index, done.context),
@@ -223,16 +223,16 @@ class IUQMetaArch(Segmenter):
 
 
 def _scene_ids(batched_inputs: list[dict[str, Any]], device: torch.device, needed: bool) -> dict[str, Any]:
-    """The fields of a `Scene` that identify images and key its random draws; ids that are missing are -1.
+    """The fields of a `Scene` that identify images and key its random draws; missing ids are -1.
 
     Args:
         batched_inputs: all views.
-        device: of the ids.
-        needed: whether an image without an id is an error. Nothing could take its place: the memory keeps pixels over
-            iterations and processes, so a position in the batch would take one image for another, or for its own view.
+        device: the device of the ids.
+        needed: whether an image without an id is an error. Nothing can replace the id: the memory keeps pixels over
+            iterations and processes, so a position in the batch would confuse images, or an image with its own view.
 
     Raises:
-        UserError: an image id that is missing or not an integer.
+        UserError: an image id is missing or not an integer.
     """
     ids = [inputs.get("image_id", -1) for inputs in batched_inputs]
     if needed and not all("image_id" in inputs for inputs in batched_inputs):

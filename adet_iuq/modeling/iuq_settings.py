@@ -1,8 +1,8 @@
-"""From the keys of MODEL.IUQ to the criterion; the one place where the core's settings meet a config."""
+"""Turns the keys of MODEL.IUQ into the criterion; only here the core's settings meet a config."""
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from detectron2.config import CfgNode
@@ -10,9 +10,12 @@ from detectron2.config import CfgNode
 from adet_iuq.errors import UserError
 from adet_iuq.iuq import EquivarianceLoss, InterSceneLoss, IUQCriterion, PixelMemory, build_sampler
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance  # any dataclass, to type checkers
+
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-Settings = TypeVar("Settings")
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def build_criterion(cfg: CfgNode, memory_arguments: Mapping[str, Any], mask_loss_factor: float = 1.0) -> IUQCriterion:
@@ -20,11 +23,11 @@ def build_criterion(cfg: CfgNode, memory_arguments: Mapping[str, Any], mask_loss
 
     Args:
         cfg: the whole config.
-        memory_arguments: of `IUQMetaArch.memory_arguments`.
-        mask_loss_factor: of `IUQMetaArch.mask_loss_factor`.
+        memory_arguments: the result of `IUQMetaArch.memory_arguments`.
+        mask_loss_factor: the result of `IUQMetaArch.mask_loss_factor`.
 
     Raises:
-        UserError: a value that the method does not know.
+        UserError: the method does not know a value.
     """
     iuq, memory = cfg.MODEL.IUQ, cfg.MODEL.IUQ.MEMORY
     if memory.DTYPE not in _DTYPES:
@@ -47,10 +50,10 @@ def build_criterion(cfg: CfgNode, memory_arguments: Mapping[str, Any], mask_loss
 
 
 def inter_settings(cfg: CfgNode) -> InterSceneLoss:
-    """The inter-scene term of MODEL.IUQ.INTER; where it has no START_ITER or RAMP_ITERS, a share of SOLVER.MAX_ITER.
+    """The inter-scene term of MODEL.IUQ.INTER. A negative START_ITER or RAMP_ITERS is replaced by its share of MAX_ITER.
 
     Raises:
-        UserError: a value that the term does not know, a share outside 0 to 1.
+        UserError: the term does not know a value, or a share lies outside 0 to 1.
     """
     inter = cfg.MODEL.IUQ.INTER
     for name in ("START_SHARE", "RAMP_SHARE"):
@@ -69,10 +72,10 @@ def inter_settings(cfg: CfgNode) -> InterSceneLoss:
 
 
 def equi_settings(cfg: CfgNode, mask_loss_factor: float) -> EquivarianceLoss:
-    """The equivariance term of MODEL.IUQ.EQUI; lambda times `mask_loss_factor` where RELATIVE_TO_BASE and Eq. 8 ask for it.
+    """The equivariance term of MODEL.IUQ.EQUI, with `mask_loss_factor` times lambda if RELATIVE_TO_BASE and Eq. 8 are set.
 
     Raises:
-        UserError: a value that the term does not know.
+        UserError: the term does not know a value.
     """
     equi = cfg.MODEL.IUQ.EQUI
     relative = equi.RELATIVE_TO_BASE and equi.TARGET == "query"
@@ -81,18 +84,18 @@ def equi_settings(cfg: CfgNode, mask_loss_factor: float) -> EquivarianceLoss:
 
 
 def settings_from(kind: type[Settings], section: CfgNode, name: str, **values: Any) -> Settings:
-    """A dataclass of settings from the keys of a section that bear its fields' names, in capitals.
+    """A dataclass of settings, made from the keys of a config section that are its fields' names in capitals.
 
     Args:
         kind: the dataclass.
-        section: of a config.
-        name: of the section, for the message.
-        values: fields that are not taken from the section.
+        section: the section of a config.
+        name: the name of the section, for the message.
+        values: the fields that are not taken from the section.
 
     Raises:
         UserError: the dataclass refuses a value.
     """
-    named = {field.name: section[field.name.upper()] for field in fields(kind)}  # type: ignore[arg-type]
+    named = {field.name: section[field.name.upper()] for field in fields(kind)}
     try:
         return kind(**{**named, **values})
     except ValueError as error:

@@ -1,13 +1,13 @@
-"""Named parts of a segmenter's pass: ranges that profilers show, and that a listener is told of.
+"""Named parts of a segmenter's forward pass, which profilers show as ranges and which a listener can follow.
 
-Segmenters mark what they do, as a block or a whole function, by these names:
+Segmenters mark what they do, as a block or as a whole function, with these names:
 
     backbone     the feature pyramid
-    heads        everything learned behind it, and the decoding of masks for the losses and for the results
+    heads        all learned layers behind it, and the decoding of masks for the losses and for the results
     targets      what the annotations ask of every location or query
     losses       the base losses
     iuq          views, memory and losses of instance-unique querying
-    nms          from scores to the detections that stay; grid segmenters decode the masks of all candidates for that
+    nms          from scores to the detections that stay; grid segmenters decode the masks of all candidates here
     postprocess  masks and boxes at the output size
 """
 
@@ -21,7 +21,7 @@ PARTS = ("backbone", "heads", "targets", "losses", "iuq", "nms", "postprocess")
 
 
 class PartListener(Protocol):
-    """Is told when a part begins and ends; a clock, for example."""
+    """Learns when a part begins and when it ends; a clock, for example."""
 
     def enter(self, name: str) -> None:
         """A part begins."""
@@ -30,12 +30,12 @@ class PartListener(Protocol):
         """The latest part ends."""
 
 
-_listener: PartListener | None = None  # the active one
+_listener: PartListener | None = None  # the one that is told at present
 
 
 @contextmanager
 def part(name: str) -> Iterator[None]:
-    """Marks a part; serves as a decorator as well. Inside another part it counts for itself only."""
+    """Marks a part, as a context or as a decorator. The time of a part inside another one counts for the inner one only."""
     with record_function(name):
         listener = _listener
         if listener is None:
@@ -50,7 +50,7 @@ def part(name: str) -> Iterator[None]:
 
 @contextmanager
 def heard_by(listener: PartListener) -> Iterator[None]:
-    """Inside, `listener` is told of all parts; there is one listener at a time."""
+    """While the context lasts, `listener` is told of all parts. There is one listener at a time."""
     global _listener
     assert _listener is None, "another listener is active"
     _listener = listener

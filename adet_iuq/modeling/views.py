@@ -1,4 +1,4 @@
-"""The second view g(I) of an image: how g is drawn, and what it makes of image and annotations (Eq. 6 to 8)."""
+"""The second view g(I) of an image: how g is drawn, and how it changes the image and its annotations (Eq. 6 to 8)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from adet_iuq.modeling.segmenter import content_size
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """How the second view g(I) of an image is drawn; names and meanings as MODEL.IUQ.EQUI."""
+    """How the second view g(I) of an image is drawn; names and meanings are those of MODEL.IUQ.EQUI."""
 
     flip_prob: float = 0.5
     crop_min: float = 0.6
@@ -28,11 +28,12 @@ class Views:
             )
 
     def draw(self, inputs: Mapping[str, Any], stride: int, offset: float) -> CropFlip:
-        """g of one image, keyed to its sample: neither rank nor batch has a say in it.
+        """Draws g for one image by the seed of its sample, so that it depends neither on the rank nor on the batch.
 
         Args:
-            inputs: of the image, with `sample_seed`; without it torch's global generator draws.
-            stride, offset: of the dense map, so that cells of both views meet.
+            inputs: the image's inputs with `sample_seed`; without that, torch's global generator draws.
+            stride: the stride of the dense map, so that the cells of both views meet.
+            offset: the position of the pixel that supervises cell 0.
         """
         seeds = [inputs["sample_seed"]] if "sample_seed" in inputs else None
         return CropFlip.sample(
@@ -46,12 +47,12 @@ class Views:
 
 
 def transform_inputs(inputs: Mapping[str, Any], transform: CropFlip) -> dict[str, Any]:
-    """g(I) with g's annotations: masks are cut, boxes recomputed from them, instances cut away dropped.
+    """Applies g to an image and its annotations: masks are cut, boxes recomputed from them, and lost instances dropped.
 
     Args:
-        inputs: `image` (3, H, W) and `instances` with gt_classes and gt_masks; everything else is kept, but the view
-            of a padded image is not padded.
-        transform: g, for the content of the image.
+        inputs: `image` (3, H, W) and `instances` with gt_classes and gt_masks. Everything else is kept, except that the
+            view of a padded image is not padded.
+        transform: the g that acts on the content of the image.
     """
     instances: Instances = inputs["instances"]
     masks = transform.masks(instance_masks(instances))
@@ -66,5 +67,5 @@ def transform_inputs(inputs: Mapping[str, Any], transform: CropFlip) -> dict[str
 
 
 def on_device(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Image and annotations where the model is, so that g acts there and nothing is copied twice."""
+    """The image and its annotations on the model's device, so that g acts there and nothing is copied twice."""
     return {**inputs, "image": inputs["image"].to(device), "instances": inputs["instances"].to(device)}

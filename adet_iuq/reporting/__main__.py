@@ -2,8 +2,8 @@
 
     adet-iuq report output/quickstart
 
-Trainings and evaluations write it themselves (REPORT.ENABLED); this is for runs that were stopped, or that had it switched
-off. Nothing is predicted. What a missing file keeps from the page is said there.
+Trainings and evaluations write it themselves (REPORT.ENABLED). This program is for runs that were stopped, or that had
+it switched off. Nothing is predicted. The page says what it lacks because a file is missing.
 `python tools/report.py` is the same program.
 """
 
@@ -19,7 +19,8 @@ def main(words: list[str] | None = None) -> int:
     """Writes the report; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="RUN_FOLDER", help="OUTPUT_DIR of a training or an evaluation")
-    # What `ReportProcess` says of itself: whether a training needs the processors, and that its end is not this one's.
+    # `ReportProcess` sets these flags: a training needs the processors;
+    # the process was started by a training and outlives it.
     for flag in ("--beside", "--started"):
         parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(words)
@@ -28,7 +29,7 @@ def main(words: list[str] | None = None) -> int:
     if args.started:
         stand_alone()
     try:
-        from adet_iuq.reporting.build import build_report  # after the priority is low: its imports are half of the work
+        from adet_iuq.reporting.build import build_report  # imported at low priority, as this is half of the work
 
         print(f"Report: {build_report(args.folder)}")
     except UserError as error:

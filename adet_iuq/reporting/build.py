@@ -1,4 +1,4 @@
-"""From the files of a run to its report.html. Nothing is predicted here, and nothing else is written.
+"""Makes report.html from the files of a run. Nothing is predicted here, and nothing else is written.
 
 config.yaml, report.json                what was run, and where
 metrics.json                            curves
@@ -24,16 +24,16 @@ from adet_iuq.reporting.pictures import data_url, jpeg_url, shrunk
 from adet_iuq.reporting.process import REPORT_FILE
 
 RESULTS_FILE = "results.json"
-_PICTURE_BYTES = 3 << 20  # of the worst pictures of all sets
-_GRID_BYTES, _GRID_SIDE = 500_000, 1400  # a larger label grid stands in the page in that size
+_PICTURE_BYTES = 3 << 20  # bytes of the worst pictures of all sets together
+_GRID_BYTES, _GRID_SIDE = 500_000, 1400  # a label grid of more bytes is shrunk to this longer side in pixels
 _DEFAULT_WORST = 16
 
 
 def build_report(folder: Path) -> Path:
-    """Writes the report of the run in `folder`; returns its path. Whatever is missing is named in the report.
+    """Writes the report of the run in `folder`; returns its path. The report names everything that is missing.
 
     Raises:
-        UserError: the folder holds nothing of a run, a file of it is damaged, or the report cannot be written.
+        UserError: the folder is not that of a run, a file in it is damaged, or the report cannot be written.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder. Name the OUTPUT_DIR of a run.")
@@ -72,7 +72,7 @@ def _results(folder: Path) -> Results:
 
 
 def _label_grid(folder: Path) -> str:
-    """The picture as a data URL, smaller than its file if that is large; empty without one."""
+    """The picture as a data URL, shrunk if the file is large; empty if there is none."""
     path = folder / GRID_FILE
     if not path.is_file():
         return ""
@@ -83,7 +83,7 @@ def _label_grid(folder: Path) -> str:
 
 
 def _missing(folder: Path, history: bool, results: bool) -> list[str]:
-    """What the report lacks because its files are not there."""
+    """Sentences about what the report lacks because files are missing."""
     notes = []
     if not history:
         notes.append("No curves: the folder has no metrics.json, which a training writes.")

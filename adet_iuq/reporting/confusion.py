@@ -1,4 +1,4 @@
-"""The confusion matrix: what the objects of each class were taken for."""
+"""The confusion matrix: which classes were mistaken for which."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from scipy.optimize import linear_sum_assignment
 
 from adet_iuq.reporting.matching import IOU, Matches
 
-BACKGROUND = -1  # an object that nothing found, or a detection where there is no object
-OTHERS = -2  # all classes that have no row of their own
+BACKGROUND = -1  # stands for an object that nothing found, and for a detection without an object
+OTHERS = -2  # stands for all classes that have no row of their own
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often it happened, by (class of the object, class of the detection); either may be `BACKGROUND`."""
+    """Counts by (class of the object, class of the detection); either may be `BACKGROUND`."""
 
     counts: Counter[tuple[int, int]]
 
     def table(self, classes: list[int]) -> tuple[list[int], list[list[int]]]:
-        """Row and column keys, and the counts in this order: the classes given, `OTHERS` if there are, `BACKGROUND`."""
+        """The keys of rows and columns, and the counts in their order: given classes, `OTHERS` if needed, `BACKGROUND`."""
         shown = set(classes)
         merged: Counter[tuple[int, int]] = Counter()
         for pair, count in self.counts.items():
@@ -39,9 +39,9 @@ class Confusion:
 def confusion(matches: Matches, threshold: float) -> Confusion:
     """The confusion at a threshold on the score.
 
-    First come the pairs of one class, as the metrics have them, so that the diagonal holds the hits of the F1 curve. What is
-    left of an image's objects and detections is then paired across classes, where their IoU reaches 0.5. (supervision's
-    matrix pairs in one go, by IoU alone, and decodes all masks of an image.)
+    First come the pairs of one class, as in the metrics, so that the diagonal holds the hits of the F1 curve. The other
+    objects and detections of an image are then paired across classes if their IoU reaches 0.5. (supervision's matrix
+    pairs in one go, by IoU alone, and decodes all masks of an image.)
     """
     shown = matches.counted & (matches.scores >= threshold)
     hit = shown & matches.hit
@@ -65,7 +65,7 @@ def _open(matches: Matches, found: np.ndarray) -> np.ndarray:
 
 
 def _by_image(image: np.ndarray, chosen: np.ndarray) -> dict[int, list[int]]:
-    """Places of what is chosen, by image."""
+    """The positions of the chosen ones, by image."""
     result: dict[int, list[int]] = defaultdict(list)
     for place in np.flatnonzero(chosen).tolist():
         result[int(image[place])].append(place)
@@ -73,7 +73,7 @@ def _by_image(image: np.ndarray, chosen: np.ndarray) -> dict[int, list[int]]:
 
 
 def _pairs(matches: Matches, detections: list[int], objects: list[int]) -> list[tuple[int, int]]:
-    """(detection, object) that overlap by `IOU` at least, each in one pair at most, with the largest sum of IoUs."""
+    """Pairs (detection, object) with an IoU of at least `IOU`, each in one pair at most, with the largest sum of IoUs."""
     if not detections or not objects:
         return []
     shapes = [matches.shapes[one] for one in detections], [matches.object_shapes[one] for one in objects]

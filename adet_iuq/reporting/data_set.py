@@ -1,4 +1,4 @@
-"""One test set's part of a report: tables, curves, confusion matrix, and the images that did worst."""
+"""One test set's part of a report: tables, curves, confusion matrix, and the images with the worst results."""
 
 from pathlib import Path
 
@@ -15,24 +15,24 @@ from adet_iuq.reporting.pictures import worst_images
 from adet_iuq.reporting.scores import curve, frequent_classes, image_scores
 from adet_iuq.reporting.tables import confusion_table, result_tables
 
-_CURVES = 5  # classes with a curve of their own
-_MATRIX = 20  # classes with a row of their own
-_MISTAKES = 10  # pairs of classes that are listed
-_STAND_IN = 0.5  # the threshold where none is better than another
+_CURVES = 5  # number of classes with a curve of their own
+_MATRIX = 20  # number of classes with a row of their own
+_MISTAKES = 10  # number of pairs of classes that are listed
+_STAND_IN = 0.5  # the threshold that is used if none is better than another
 
 Results = dict[str, dict[str, dict[str, float | None]]]
 
 
 def set_part(folder: Path, name: str, results: Results, *, worst: int, deep_images: str, most_bytes: int) -> SetPart:
-    """Tables, diagrams and pictures of one test set; its notes say what is missing.
+    """The tables, diagrams and pictures of one test set; its notes say what is missing.
 
     Args:
-        folder: of the run.
-        name: of the data set.
-        results: of all data sets.
-        worst: how many pictures at most, the worst ones.
+        folder: the folder of the run.
+        name: the name of the data set.
+        results: the results of all data sets.
+        worst: the largest number of pictures, which show the worst images.
         deep_images: INPUT.DEEP_IMAGES.
-        most_bytes: of the pictures together.
+        most_bytes: the largest number of bytes of the pictures together.
     """
     part = SetPart(name, *result_tables(results[name]))
     place = folder / "inference" / name
@@ -55,7 +55,7 @@ def set_part(folder: Path, name: str, results: Results, *, worst: int, deep_imag
 def _add_comparison(
     part: SetPart, matches: Matches, source: Source, worst: int, deep_images: str, most_bytes: int
 ) -> None:
-    """All that predictions and ground truth together tell."""
+    """Adds everything that is computed from predictions and ground truth together."""
     overall = curve(matches)
     part.what = "masks" if source.task == "segm" else "boxes"
     part.images, part.objects = len(matches.images), overall.objects
@@ -92,11 +92,11 @@ def _add_comparison(
 
 
 def read_matches(folder: Path, source: Source) -> Matches | None:
-    """Predictions and ground truth of one evaluation; None if the data set has no annotations.
+    """The predictions and ground truth of one evaluation; None if the data set has no annotations.
 
     Args:
-        folder: where the evaluation left its files.
-        source: what it noted there.
+        folder: the folder with the evaluation's files.
+        source: the evaluation's note about itself.
 
     Raises:
         UserError: a file is missing.

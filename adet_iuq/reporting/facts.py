@@ -1,4 +1,4 @@
-"""What a run's other files do not tell its report: the config of an evaluation, the code's revision, the machine."""
+"""Facts that a run's other files lack but its report needs: an evaluation's config, the code's revision, the machine."""
 
 import datetime
 import json
@@ -20,7 +20,7 @@ from adet_iuq.studies.revision import REVISION_FILE, is_checkout
 
 FACTS_FILE = "report.json"
 CONFIG_FILE = "config.yaml"
-# What a reader asks for first: a name for the eye, and where it stands in the config.
+# The entries that a reader looks for first: the label, and the key in the config.
 _SUMMARY = (
     ("Meta-architecture", "MODEL.META_ARCHITECTURE"),
     ("Weights to start from", "MODEL.WEIGHTS"),
@@ -41,10 +41,10 @@ _SUMMARY = (
 
 @dataclass(frozen=True)
 class Facts:
-    """Of a run.
+    """The facts of a run.
 
     Attributes:
-        environment: what ran where, by name.
+        environment: what ran where, by label.
         config: the whole config as YAML text; empty if it is not known.
     """
 
@@ -53,7 +53,7 @@ class Facts:
 
     @property
     def values(self) -> Mapping[str, Any]:
-        """The config as nested dicts; empty if it is not known or no YAML."""
+        """The config as nested dicts; empty if it is not known or not YAML."""
         try:
             values = yaml.safe_load(self.config)
         except yaml.YAMLError:
@@ -62,8 +62,8 @@ class Facts:
 
     @property
     def summary(self) -> dict[str, str]:
-        """The entries that a reader asks for first, by their names for the eye."""
-        values = self.values  # parsed anew each time
+        """The entries that a reader looks for first, by their labels."""
+        values = self.values  # each access parses the text again
         found = {name: config_value(values, key, None) for name, key in _SUMMARY}
         return {name: _text(value) for name, value in found.items() if value is not None}
 
@@ -84,11 +84,11 @@ def write_facts(folder: str, config: str, device: str, processes: int) -> None:
     Args:
         folder: OUTPUT_DIR.
         config: the whole config as YAML text.
-        device: what the model runs on, for people.
-        processes: how many take part.
+        device: a description of the model's device for people.
+        processes: the number of processes.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     environment = {
         "started": datetime.datetime.now().astimezone().isoformat(" ", "minutes"),
@@ -104,7 +104,7 @@ def write_facts(folder: str, config: str, device: str, processes: int) -> None:
 
 
 def read_facts(folder: Path) -> Facts:
-    """What `write_facts` wrote; without it, what config.yaml tells.
+    """The facts that `write_facts` wrote; if there are none, those in config.yaml.
 
     Raises:
         UserError: the file is damaged.
@@ -119,9 +119,9 @@ def read_facts(folder: Path) -> Facts:
 
 
 def revision() -> str:
-    """The revision of this code: a commit, and whether files were changed since; else that it is an installed package."""
+    """The revision of this code: a commit, with a note if files were changed; or that it is an installed package."""
     root = Path(adet_iuq.__file__).resolve().parents[1]
-    if (root / REVISION_FILE).is_file():  # the copy that a study trains with
+    if (root / REVISION_FILE).is_file():  # this is the copy that a study trains with
         return (root / REVISION_FILE).read_text().strip()[:12]
     if not is_checkout(root):
         return "installed package"

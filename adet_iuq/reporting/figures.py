@@ -1,8 +1,8 @@
-"""The report's diagrams: SVG text that stands in the page itself and takes the page's colours, light or dark.
+"""The report's diagrams as SVG text, which is part of the page and takes the page's colours, light or dark.
 
-Text stays text, so that a phone's own fonts draw it and names need no glyphs here. Whatever belongs to the frame is drawn
-in a colour that nothing else has and that becomes `currentColor` afterwards; the first line's blue, too dark on black, is
-`--first` of the page.
+Text stays text, so that a phone's own fonts draw it and names need no glyphs here. The parts of the frame are drawn in
+a colour that nothing else has, which afterwards becomes `currentColor`. The first line's blue is too dark on black and
+becomes the page's `--first`.
 """
 
 import io
@@ -20,8 +20,8 @@ from matplotlib.ticker import MaxNLocator
 from adet_iuq.reporting.history import Panel
 from adet_iuq.reporting.scores import Curve
 
-_FRAME = "#0b0c0d"  # becomes currentColor
-# Okabe and Ito's colours, which people tell apart however they see colours, those that show on white and on black.
+_FRAME = "#0b0c0d"  # it becomes currentColor
+# Those of Okabe and Ito's colours that show on white and on black; people tell them apart with any colour vision.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _STYLE = {
     "svg.hashsalt": "adet_iuq",
@@ -36,11 +36,11 @@ _STYLE = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _FRAME),
 }
 _SIZE = (4.2, 2.7)  # inches
-_LONGEST = 28  # characters of a label
+_LONGEST = 28  # largest number of characters of a label
 
 
 def history_figure(panel: Panel) -> str:
-    """The SVG of a panel: the logged values faintly, their smooth line in full colour; dots where each was measured."""
+    """The SVG of a panel: logged values are faint, their smooth line has full colour; dots show single measurements."""
 
     def draw(axes: Axes) -> None:
         lines: list[Line2D] = []
@@ -61,13 +61,13 @@ def history_figure(panel: Panel) -> str:
 
 
 def precision_recall_figure(curves: Sequence[tuple[str, Curve]]) -> str:
-    """The SVG of precision against recall; the first curve, of all classes together, is the thick one."""
+    """The SVG of precision against recall; the first curve, that of all classes together, is the thick one."""
 
     def draw(axes: Axes) -> None:
         lines: list[Line2D] = []
         for (_, one), colour, width in zip(curves, cycle(COLOURS), _widths(len(curves)), strict=False):
             precision, recall = (np.concatenate([part[:1], part]) for part in (one.precision, one.recall))
-            recall[:1] = 0.0  # from the left edge on
+            recall[:1] = 0.0  # so that the curve begins at the left edge
             lines += axes.plot(recall, precision, color=colour, linewidth=width)
         _unit_axes(axes, "recall", "precision")
         _legend(axes, lines, [name for name, _ in curves])
@@ -76,7 +76,7 @@ def precision_recall_figure(curves: Sequence[tuple[str, Curve]]) -> str:
 
 
 def f1_figure(curves: Sequence[tuple[str, Curve]]) -> str:
-    """The SVG of F1 against the threshold on the score, a dot at the best threshold of each curve."""
+    """The SVG of F1 against the score threshold, with a dot at the best threshold of each curve."""
 
     def draw(axes: Axes) -> None:
         lines: list[Line2D] = []
@@ -91,7 +91,7 @@ def f1_figure(curves: Sequence[tuple[str, Curve]]) -> str:
 
 
 def short(text: str) -> str:
-    """A label that is not longer than a diagram has room for."""
+    """A label that is shortened if a diagram has no room for it."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
@@ -104,16 +104,16 @@ def _unit_axes(axes: Axes, x: str, y: str) -> None:
 
 
 def _legend(axes: Axes, lines: list[Line2D], labels: Sequence[str]) -> None:
-    """Not through labels of the lines: matplotlib passes over those that begin with an underscore."""
+    """Adds a legend. It does not use the lines' own labels, because matplotlib ignores those that begin with _."""
     legend = axes.legend(lines, [str(number) for number in range(len(lines))], fontsize=7.5, loc="best")
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_text(short(label))
 
 
 def _svg(draw: Callable[[Axes], None]) -> str:
-    """What `draw` draws on axes, as an SVG element."""
+    """The drawing that `draw` makes on axes, as an SVG element."""
     with style.context(["default", _STYLE]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # only its own measure of a text lacks them
+        warnings.filterwarnings("ignore", message="Glyph")  # glyphs are only missing for matplotlib's own measuring
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.subplots()
         draw(axes)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 METRICS_FILE = "metrics.json"
-_SHARE = 0.05  # of a series' points, over which its smooth line averages
+_SHARE = 0.05  # share of a series' points that its smooth line averages over
 _AUXILIARY = re.compile(r"_\d+$")  # losses of earlier decoder layers: loss_mask_0 to loss_mask_8 beside loss_mask
 _AP = re.compile(r"(?:(?P<name>.+)/)?(?P<task>bbox|segm)/AP")
 _IUQ = {
@@ -20,7 +20,7 @@ _IUQ = {
     "iuq/own_fire_rate": "Firing rate on the query's own image",
     "iuq/gradient_ratio": "Gradient ratio: inter-scene to mask loss",
 }
-_LOG_FROM = 100.0  # a positive series that spans such a factor is drawn on a logarithmic axis
+_LOG_FROM = 100.0  # ratio of the values of a positive series from which its axis is logarithmic
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Series:
     """One number over iterations, (T,) each.
 
     Attributes:
-        label: what it is; empty where its panel says it.
-        iterations: rising, counted from 1 as the log does.
-        values: finite.
-        measured: whether each value stands for itself, as an evaluation's does, and is not one of a noisy row.
+        label: the name of the number; empty if its panel names it.
+        iterations: rising, counted from 1 as in the log.
+        values: finite numbers.
+        measured: whether each value is a measurement of its own, such as an evaluation's, and not part of a noisy series.
     """
 
     label: str
@@ -41,7 +41,7 @@ class Series:
 
     @property
     def smooth(self) -> npt.NDArray[np.float64]:
-        """(T,) a running mean over a twentieth of the points, half as many on either side, fewer at the ends."""
+        """(T,) the running mean over a twentieth of the points, half of them on either side, fewer at the ends."""
         reach = int(len(self.values) * _SHARE / 2)
         ends = np.concatenate([[0.0], np.cumsum(self.values)])
         place = np.arange(len(self.values))
@@ -58,17 +58,17 @@ class Panel:
 
     @property
     def logarithmic(self) -> bool:
-        """Whether the values span so much that a linear axis would show the largest only."""
+        """Whether the values span so much that a linear axis would only show the largest ones."""
         values = np.concatenate([one.values for one in self.series])
         noisy = not any(one.measured for one in self.series)
         return bool(noisy and values.min() > 0 and values.max() / values.min() > _LOG_FROM)
 
 
 def read_history(folder: Path) -> dict[str, dict[int, float]]:
-    """{name: {iteration: value}} of a run's metrics.json; empty without one.
+    """{name: {iteration: value}} of a run's metrics.json; empty if there is none.
 
-    Lines that are cut off are passed over, as are values that are not finite; of an iteration that comes twice, as after a
-    resume of a run that was killed, the later value counts.
+    Lines that are cut off and values that are not finite are ignored. If an iteration is there twice, as after a resume
+    of a run that was killed, the later value counts.
     """
     path = folder / METRICS_FILE
     history: dict[str, dict[int, float]] = defaultdict(dict)
@@ -85,13 +85,13 @@ def read_history(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def iterations_done(history: dict[str, dict[int, float]]) -> int:
-    """How many iterations were trained; 0 if that is not known."""
+    """The number of iterations that were trained; 0 if it is not known."""
     return max((max(history[name]) + 1 for name in ("total_loss", "lr") if name in history), default=0)
 
 
 def panels(history: dict[str, dict[int, float]]) -> list[Panel]:
-    """The diagrams of a report: AP of all test sets, the losses by name (the total first), how the queries fire, the
-    learning rate. Auxiliary losses of decoder layers, which go with the last layer's, are left out."""
+    """The diagrams of a report: AP of all test sets, the losses by name (the total first), the firing of queries, the
+    learning rate. Auxiliary losses of decoder layers are left out, because they follow those of the last layer."""
     losses = [name for name in history if "loss" in name and "/" not in name and not _AUXILIARY.search(name)]
     losses.sort(key=lambda name: (name != "total_loss", name))
     result = [Panel("AP", _averages(history))]
@@ -104,7 +104,7 @@ def panels(history: dict[str, dict[int, float]]) -> list[Panel]:
 
 def _averages(history: dict[str, dict[int, float]]) -> list[Series]:
     found = {name: match for name in history if (match := _AP.fullmatch(name))}
-    last = iterations_done(history) - 1  # the evaluation after it is logged under the next, which is none
+    last = iterations_done(history) - 1  # the last evaluation is logged one iteration later
     return [
         _series(
             " ".join(filter(None, [match["name"], match["task"]])),

@@ -1,4 +1,4 @@
-"""The report of a training: its pictures at the start, and the page after every evaluation."""
+"""Writes the report of a training: the label grid at the start, and the page after every evaluation."""
 
 import logging
 from collections.abc import Iterable
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 class ReportHook(HookBase):
-    """Stands on the main process only, after the hook that writes metrics.json.
+    """A hook for the main process only, to be placed after the hook that writes metrics.json.
 
     Args:
-        cfg: REPORT.LABEL_GRID and OUTPUT_DIR.
-        loader: of the training, told where it starts; None: there is no label grid.
-        period: iterations between two lines of metrics.json; an evaluation's numbers are in it after the next one.
+        cfg: the config, of which REPORT.LABEL_GRID and OUTPUT_DIR are read.
+        loader: the training loader, which knows where it starts; None: there is no label grid.
+        period: the number of iterations between two lines of metrics.json. An evaluation's numbers are in the line after it.
     """
 
     def __init__(self, cfg: CfgNode, loader: Iterable[Any] | None, period: int) -> None:
@@ -34,7 +34,7 @@ class ReportHook(HookBase):
         self._reported: dict[str, Any] = {}
 
     def before_train(self) -> None:
-        """Notes what is run; a new run gets its label grid."""
+        """Writes what is run; a new run also gets its label grid."""
         note_facts(self.cfg)
         if self._loader is not None and self.cfg.REPORT.LABEL_GRID > 0 and self.trainer.start_iter == 0:
             write_label_grid(self._loader, self.cfg)
@@ -42,7 +42,7 @@ class ReportHook(HookBase):
         self._reported = self.trainer.last_results
 
     def after_step(self) -> None:
-        """Starts a report if there was an evaluation; one that is still being written is not disturbed, no step waits."""
+        """Starts a report if there was an evaluation, unless one is still being written. No step waits for it."""
         is_writing = self.process.is_writing()
         due = self.trainer.last_results is not self._reported and (self.trainer.iter + 1) % self.period == 0
         if due and not is_writing:
@@ -50,26 +50,26 @@ class ReportHook(HookBase):
             self.process.start(beside=True)
 
     def after_train(self) -> None:
-        """The last report, complete before the run ends."""
+        """Writes the last report, completely, before the run ends."""
         finish_report(self.process)
 
 
 def report_evaluation(cfg: CfgNode) -> None:
-    """The report of an evaluation outside of a training; every rank may call it, the main process writes it."""
+    """Writes the report of an evaluation outside of a training. Every rank may call it; the main process writes."""
     if cfg.REPORT.ENABLED and comm.is_main_process():
         note_facts(cfg)
         finish_report(ReportProcess(cfg.OUTPUT_DIR))
 
 
 def finish_report(process: ReportProcess) -> None:
-    """Writes a report and waits for it, now that nothing else is to be done."""
+    """Writes a report and waits for it, when there is nothing else to do."""
     process.start(beside=False)
     if process.finish():
         logger.info("Report: %s", Path(process.folder) / REPORT_FILE)
 
 
 def note_facts(cfg: CfgNode) -> None:
-    """Writes OUTPUT_DIR/report.json; a warning if that fails."""
+    """Writes OUTPUT_DIR/report.json, and warns if that fails."""
     device = torch.device(cfg.MODEL.DEVICE)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     try:

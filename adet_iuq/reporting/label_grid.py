@@ -1,7 +1,7 @@
-"""The label grid: the first training images with their masks, as the mapper hands them to the network.
+"""The label grid: the first training images with their masks, as the mapper gives them to the network.
 
-What goes wrong between a data set and the network shows here at a glance: masks beside their objects, classes under other
-names, colours swapped, objects cut away or shrunk to nothing.
+It shows at a glance what goes wrong between a data set and the network: masks beside their objects, classes under other
+names, swapped colours, objects that are cut away or shrunk to nothing.
 """
 
 import logging
@@ -24,7 +24,7 @@ from adet_iuq.visualization.instances import class_name
 logger = logging.getLogger(__name__)
 
 GRID_FILE = "label_grid.jpg"
-_TILE = 512  # pixels; network inputs up to this size are drawn pixel by pixel
+_TILE = 512  # pixels; network inputs up to this size are drawn at their own size
 _COLUMNS = 4
 _GAP, _CAPTION = 6, 20  # pixels
 _PAPER = 255
@@ -33,14 +33,14 @@ _PAPER = 255
 def write_label_grid(loader: Iterable[Any], cfg: CfgNode) -> None:
     """Writes OUTPUT_DIR/label_grid.jpg from the run's first samples, or says in one line why it cannot.
 
-    Nothing that the training reads or draws changes: the samples are mapped once more, each from its own seed.
+    The training reads and draws the same as without it: the samples are mapped once more, each with its own seed.
 
     Args:
-        loader: of the training, told where it starts.
-        cfg: REPORT.LABEL_GRID is the number of images.
+        loader: the training loader, which knows where it starts.
+        cfg: the config, of which REPORT.LABEL_GRID is the number of images.
     """
     try:
-        with seeded(0):  # brings the random states back, whatever a mapper does
+        with seeded(0):  # restores the random states, whatever a mapper does
             samples = loader.first_samples(cfg.REPORT.LABEL_GRID) if isinstance(loader, TrainLoader) else None
             if samples is None:
                 what = (
@@ -55,7 +55,7 @@ def write_label_grid(loader: Iterable[Any], cfg: CfgNode) -> None:
             picture = label_grid(samples, _class_names(cfg), cfg.INPUT.FORMAT)
         content = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
         replace_file(Path(cfg.OUTPUT_DIR) / GRID_FILE, lambda file: file.write(content))
-    except Exception as error:  # a picture is no reason to end a training
+    except Exception as error:  # a training must not end because of a picture
         logger.warning("No %s: %s: %s", GRID_FILE, type(error).__name__, error)
 
 
@@ -63,12 +63,12 @@ def label_grid(samples: Iterable[dict[str, Any]], names: Sequence[str], image_fo
     """Tiles in rows of four, each under a line with the size of its network input and the number of its objects.
 
     Args:
-        samples: of a mapper: `image` (3, H, W) uint8, `instances` with gt_classes, gt_boxes and gt_masks (BitMasks).
-        names: of the classes.
+        samples: a mapper's samples: `image` (3, H, W) uint8, `instances` with gt_classes, gt_boxes, gt_masks (BitMasks).
+        names: the names of the classes.
         image_format: INPUT.FORMAT, the order of the image's channels.
 
     Returns:
-        (H, W, 3) uint8 BGR.
+        The grid (H, W, 3) uint8 in BGR.
 
     Raises:
         ValueError: there is no sample.
@@ -118,6 +118,6 @@ def _padded(tile: Image, height: int, width: int) -> Image:
 
 
 def _class_names(cfg: CfgNode) -> list[str]:
-    """Of the first training set; a panoptic one names things and stuff together as `stuff_classes`."""
+    """The classes of the first training set; a panoptic set names things and stuff together as `stuff_classes`."""
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     return max((list(metadata.get(kind) or []) for kind in ("thing_classes", "stuff_classes")), key=len)

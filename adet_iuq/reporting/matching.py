@@ -1,8 +1,8 @@
-"""Which detection found which object, at an IoU of 0.5: what all tables, curves and pictures of a report are made of.
+"""Finds out which detection found which object, at an IoU of 0.5. Tables, curves and pictures of a report are based on it.
 
-pycocotools decides it, with its own rules (the most certain detection chooses first, crowds swallow what lies in them), on
-masks, or on boxes where no masks were evaluated. LVIS adds two rules to these: a detection counts only where its class is
-labelled, and a wrong one does not count on an image whose objects of that class are not all labelled.
+pycocotools decides it by its own rules (the most certain detection chooses first, and crowds absorb what lies in them),
+on masks, or on boxes if no masks were evaluated. LVIS adds two rules: a detection counts only if its class is labelled
+on the image, and a wrong one does not count if the image's objects of that class are not all labelled.
 
 Legend: N images, K classes, D detections in the order of the file, G annotations in the order of the file.
 """
@@ -31,19 +31,22 @@ Marks = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Matches:
-    """Detections and objects of a data set, and which belong together.
+    """The detections and objects of a data set, and which of them belong together.
 
     Attributes:
-        images: N entries of the JSON file, their sizes those of the image files as far as detections tell them.
-        names: K class names.
+        images: the N entries of the JSON file, with the sizes of the image files as far as detections show them.
+        names: the K names of classes.
         scores: (D,) float.
-        image, category: (D,) place in `images` and `names`.
-        counted: (D,) whether a detection is right or wrong, and not just passed over.
-        match: (D,) place of the object that a detection found, or -1.
-        object_image, object_category: (G,) as for detections.
-        object_counted: (G,) whether an object is to be found; crowds are not.
-        found_by: (G,) place of the detection that found an object, or -1.
-        shapes, object_shapes: D and G run-length masks, or boxes XYWH in pixels where no masks were evaluated.
+        image: (D,) the position in `images` of each detection's image.
+        category: (D,) the position in `names` of each detection's class.
+        counted: (D,) whether a detection counts as right or wrong, and is not ignored.
+        match: (D,) the position of the object that a detection found, or -1.
+        object_image: (G,) the position in `images` of each object's image.
+        object_category: (G,) the position in `names` of each object's class.
+        object_counted: (G,) whether an object should be found; crowds should not.
+        found_by: (G,) the position of the detection that found an object, or -1.
+        shapes: D run-length masks, or boxes XYWH in pixels if no masks were evaluated.
+        object_shapes: G run-length masks or boxes.
     """
 
     images: list[Entry]
@@ -70,9 +73,9 @@ def match(content: Entry, predictions: list[Entry], source: Source) -> Matches:
     """Matches predictions with the ground truth.
 
     Args:
-        content: of the JSON file; its annotations are numbered anew, and get run-length masks.
-        predictions: in COCO's results format, with the file's ids; they lose their boxes where masks count.
-        source: task, rules and how many detections count.
+        content: the content of the JSON file; its annotations get new numbers and run-length masks.
+        predictions: predictions in COCO's results format, with the file's ids; they lose their boxes if masks count.
+        source: the task, the rules, and how many detections count.
     """
     images, annotations = content["images"], content["annotations"]
     place = {image["id"]: index for index, image in enumerate(images)}
@@ -107,14 +110,14 @@ def _numbers(values: Iterable[int]) -> Numbers:
 
 
 def _truth(content: Entry, predictions: list[Entry], task: str) -> COCO:
-    """pycocotools' view of the ground truth, with masks of the size that the image files have."""
+    """The ground truth as pycocotools reads it, with masks of the size of the image files."""
     if task == "segm":
         images = {image["id"]: image for image in content["images"]}
         for one in predictions:
             images[one["image_id"]].update(zip(("height", "width"), one["segmentation"]["size"], strict=True))
     for index, annotation in enumerate(content["annotations"]):
         annotation["id"] = index + 1
-        annotation["iscrowd"] = int(annotation.get("iscrowd") or 0)  # LVIS has none
+        annotation["iscrowd"] = int(annotation.get("iscrowd") or 0)  # LVIS does not have it
     truth = COCO()
     truth.dataset = content
     with contextlib.redirect_stdout(io.StringIO()):
@@ -127,7 +130,7 @@ def _truth(content: Entry, predictions: list[Entry], task: str) -> COCO:
 
 
 def _labelled(predictions: list[Entry], content: Entry, most: int) -> list[int]:
-    """Places of the detections that LVIS looks at: the best of each image, of classes that are labelled there."""
+    """The positions of the detections that LVIS uses: the best ones of each image, of classes that are labelled there."""
     labelled: dict[Any, set[Any]] = {one["id"]: set(one.get("neg_category_ids", ())) for one in content["images"]}
     for annotation in content["annotations"]:
         labelled[annotation["image_id"]].add(annotation["category_id"])
@@ -144,10 +147,10 @@ def _labelled(predictions: list[Entry], content: Entry, most: int) -> list[int]:
 
 
 def _matched(truth: COCO, predictions: list[Entry], kept: list[int], source: Source) -> tuple[Marks, Numbers, Numbers]:
-    """`counted`, `match` and `found_by` of `Matches`, for the detections at the places `kept`.
+    """`counted`, `match` and `found_by` of `Matches`, for the detections at the positions `kept`.
 
-    Image by image, with the classes that were detected there: over all pairs of an image and a class, as pycocotools goes
-    by itself, LVIS's would take hours.
+    It goes image by image, with the classes that were detected there. pycocotools itself goes over all pairs of an
+    image and a class, which would take hours on LVIS.
     """
     counted, found = np.zeros(len(predictions), dtype=bool), np.full(len(predictions), -1)
     found_by = np.full(len(truth.dataset["annotations"]), -1)
@@ -155,7 +158,7 @@ def _matched(truth: COCO, predictions: list[Entry], kept: list[int], source: Sou
         return counted, found, found_by
     if source.task == "segm":
         for one in predictions:
-            one.pop("bbox", None)  # pycocotools would take the area from it
+            one.pop("bbox", None)  # otherwise pycocotools takes the area from it
     classes: dict[Any, set[Any]] = defaultdict(set)
     for index in kept:
         classes[predictions[index]["image_id"]].add(predictions[index]["category_id"])

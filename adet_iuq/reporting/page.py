@@ -1,5 +1,5 @@
-"""The page itself: what stands on it, and the template that sets it. Names are escaped, there are no scripts, and nothing
-is fetched: a browser opens it from the disk."""
+"""The page itself: its content, and the template that lays it out. Names are escaped, there are no scripts, and nothing is
+fetched: a browser opens it from the disk."""
 
 import datetime
 from dataclasses import dataclass, field
@@ -18,22 +18,23 @@ _TEMPLATE = "page.html"
 
 @dataclass
 class SetPart:
-    """What the page says of one test set.
+    """The page's part about one test set.
 
     Attributes:
-        name: of the set.
-        tables: of results.
+        name: the name of the set.
+        tables: the tables of results.
         by_class: AP by class, if it is known.
         notes: what is missing, and why.
-        what: "masks" or "boxes" were compared; empty if nothing was.
-        images, objects: how many.
-        threshold: on the score, for confusion matrix and pictures.
-        best: the threshold of the highest F1, and what it gives; empty if nothing was found.
-        diagrams: title and SVG.
-        confusion: the matrix.
-        mistakes: pairs of classes that were mistaken most often: object, detection, count.
-        asked: how many pictures there would be if they all had room.
-        worst: images.
+        what: "masks" or "boxes" if these were compared; empty if nothing was.
+        images: the number of images.
+        objects: the number of objects.
+        threshold: the score threshold of confusion matrix and pictures.
+        best: the threshold with the highest F1, and its results; empty if nothing was found.
+        diagrams: title and SVG of each diagram.
+        confusion: the confusion matrix.
+        mistakes: the pairs of classes that were mistaken most often: object, detection, count.
+        asked: the number of pictures if all had room.
+        worst: the images with the worst results.
     """
 
     name: str
@@ -54,15 +55,15 @@ class SetPart:
 
 @dataclass(frozen=True)
 class Page:
-    """What the page says of a run.
+    """The content of the page about a run.
 
     Attributes:
-        name: of its folder.
+        name: the name of its folder.
         facts: config and environment.
-        iterations: done; 0 if that is not known.
+        iterations: the number of finished iterations; 0 if it is not known.
         panels: title and SVG of each diagram of the training.
-        parts: of the test sets.
-        label_grid: data URL of the training images, or empty.
+        parts: the parts about the test sets.
+        label_grid: the data URL of the training images, or empty.
         missing: what the report lacks, and why.
     """
 
@@ -76,7 +77,7 @@ class Page:
 
     @property
     def planned(self) -> int:
-        """Iterations of the whole run; 0 if that is not known."""
+        """The number of iterations of the whole run; 0 if it is not known."""
         return int(config_value(self.facts.values, "SOLVER.MAX_ITER", 0))
 
 
@@ -89,6 +90,6 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["drawn"] = Markup  # for diagrams, in which matplotlib has escaped all text
+    environment.filters["drawn"] = Markup  # for diagrams, in which matplotlib has already escaped all text
     now = datetime.datetime.now().astimezone().isoformat(" ", "minutes")
     return environment.get_template(_TEMPLATE).render(page=page, written=now, grid_file=GRID_FILE)

@@ -31,9 +31,12 @@ class Comparison:
     """An image with its ground truth beside its predictions.
 
     Attributes:
-        name: of the image file, below the folder of images.
-        f1, right, wrong, missed: how well it did.
-        pictures: data URLs by title; empty where the image cannot be read.
+        name: the path of the image file below the folder of images.
+        f1: the F1 score of the image.
+        right: the number of right detections.
+        wrong: the number of wrong detections.
+        missed: the number of missed objects.
+        pictures: data URLs by title; empty if the image cannot be read.
         problem: why it cannot be read, or empty.
     """
 
@@ -56,15 +59,16 @@ def worst_images(
     most: int,
     most_bytes: int,
 ) -> list[Comparison]:
-    """The images that did worst, this first.
+    """The images with the worst results, worst first.
 
     Args:
-        matches, scores: of the data set.
-        threshold: detections are drawn from this score on.
-        image_root: folder of the images.
+        matches: the matches of the data set.
+        scores: the scores of its images.
+        threshold: the lowest score of detections that are drawn.
+        image_root: the folder of the images.
         deep_images: INPUT.DEEP_IMAGES.
-        most: images.
-        most_bytes: of all data URLs together; what would go beyond them is left out.
+        most: the largest number of images.
+        most_bytes: the largest number of bytes of all data URLs together; images beyond it are left out.
     """
     result: list[Comparison] = []
     for place in scores.worst(most):
@@ -87,14 +91,14 @@ def jpeg_url(content: bytes) -> str:
 
 
 def shrunk(image: Image, long_side: int) -> Image:
-    """The image, not longer than that on its longer side."""
+    """The image, shrunk if its longer side is longer than that."""
     factor = min(1.0, long_side / max(image.shape[:2]))
     size = [max(1, round(side * factor)) for side in (image.shape[1], image.shape[0])]
     return image if factor == 1 else np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def shrunk_mask(mask: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """A mask (0 and 1) at another (height, width): pixels that it covers by half."""
+    """A mask (0 and 1) at another (height, width): the pixels of which it covers at least a half."""
     if mask.shape == size:
         return mask.astype(bool)
     return np.asarray(cv2.resize(mask * np.uint8(255), size[::-1], interpolation=cv2.INTER_AREA) >= 128)
@@ -128,7 +132,7 @@ def _comparison(
 
 
 def _truth(matches: Matches, place: int, threshold: float, size: tuple[int, ...], small: tuple[int, ...]) -> Drawing:
-    """The objects of an image; those that a detection above the threshold found in one colour, the others in another."""
+    """The objects of an image. Those that a detection above the threshold found have one colour, the others another."""
     objects = np.flatnonzero(matches.object_image == place)
     by = matches.found_by[objects]
     found = (by >= 0) & (matches.scores[by] >= threshold) if len(matches.scores) else np.zeros(len(by), dtype=bool)
@@ -141,7 +145,7 @@ def _truth(matches: Matches, place: int, threshold: float, size: tuple[int, ...]
 
 
 def _found(matches: Matches, place: int, threshold: float, size: tuple[int, ...], small: tuple[int, ...]) -> Drawing:
-    """The detections of an image above the threshold, the right ones in one colour, the wrong ones in another."""
+    """The detections of an image above the threshold; the right ones have one colour, the wrong ones another."""
     detections = np.flatnonzero((matches.image == place) & (matches.scores >= threshold))
     colours = [
         PASSED_OVER if not matches.counted[one] else RIGHT if matches.match[one] >= 0 else WRONG for one in detections
@@ -153,7 +157,7 @@ def _found(matches: Matches, place: int, threshold: float, size: tuple[int, ...]
 def _drawing(
     shapes: Iterable[Any], labels: list[str], colours: list[str], size: tuple[int, ...], small: tuple[int, ...]
 ) -> Drawing:
-    """Shapes of an image of `size` (height, width), for a picture of the size `small`; masks are decoded one by one."""
+    """Shapes of an image of `size` (height, width) for a picture of the size `small`; masks are decoded one by one."""
     boxes, masks = [], []
     for shape in shapes:
         if isinstance(shape, dict):

@@ -1,9 +1,9 @@
-"""The report's own process, beside the training: it reads files and writes one, and nothing of it can end the training.
+"""The report's own process beside the training. It reads files and writes one, and no failure of it can end the training.
 
-It costs a training nothing but the start of a process: matching and drawing wait for processors that nobody else wants
-(SCHED_IDLE, one thread, no GPU). It is a process group of its own, so that Ctrl-C on the training does not reach it, but no
-session of its own: Linux may share processors evenly between sessions, whatever the priorities in them. Should the training
-end before it, it goes on and ends by itself.
+It costs a training only the start of a process: matching and drawing wait for processors that nothing else needs
+(SCHED_IDLE, one thread, no GPU). It is a process group of its own, so that Ctrl-C on the training does not reach it. It
+is not a session of its own, because Linux may share processors evenly between sessions, whatever the priorities in
+them. If the training ends first, the process continues and ends by itself.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
 COMMAND = (sys.executable, "-m", "adet_iuq.reporting", "--started")
-END_SECONDS = 180.0  # the end of a run waits so long for its report
-_LONGEST = 6 * 3600  # seconds; a report that takes longer, whoever started it long gone, gives up
+END_SECONDS = 180.0  # how long the end of a run waits for its report
+_LONGEST = 6 * 3600  # seconds after which a report gives up, as whoever started it has long gone
 _GRACE_SECONDS = 1.0
 _LEAST_NICE = 19
 
 
 class ReportProcess:
-    """At most one report at a time.
+    """Writes at most one report at a time.
 
     Args:
-        folder: OUTPUT_DIR of the run.
+        folder: the OUTPUT_DIR of the run.
     """
 
     def __init__(self, folder: str) -> None:
@@ -39,9 +39,9 @@ class ReportProcess:
         self._words: IO[bytes] | None = None
 
     def start(self, *, beside: bool) -> None:
-        """Begins a report of what is in the folder now, at the lowest priority if it stands `beside` a training.
+        """Starts a report on the present files in the folder, at the lowest priority if it runs `beside` a training.
 
-        It replaces one that is still being written, for whose end it waits up to a second.
+        It replaces a report that is still being written, and waits up to a second for that one's end.
         """
         self.stop()
         try:
@@ -57,13 +57,13 @@ class ReportProcess:
             logger.warning("No report: its process cannot be started (%s).", error.strerror or error)
 
     def is_writing(self) -> bool:
-        """Whether a report is being written now; says, once, if it failed."""
+        """Whether a report is being written now. If it has failed, this says so once."""
         if self._process is not None and self._process.poll() is not None:
             self._end()
         return self._process is not None
 
     def finish(self, seconds: float = END_SECONDS) -> bool:
-        """Waits for the report; returns whether it is there. One that takes longer goes on by itself."""
+        """Waits for the report; returns whether it is there. A report that takes longer continues by itself."""
         if self._process is None:
             return False
         try:
@@ -77,13 +77,13 @@ class ReportProcess:
         return self._end()
 
     def stop(self) -> None:
-        """Ends a report that is still being written; the one before it stays."""
+        """Ends a report that is still being written; the previous report stays."""
         if self.is_writing():
             assert self._process is not None
             self._process.terminate()
             try:
                 self._process.wait(_GRACE_SECONDS)
-            except subprocess.TimeoutExpired:  # deep in a library, which hears no signal
+            except subprocess.TimeoutExpired:  # it is deep in a library, which does not react to a signal
                 self._process.kill()
                 self._process.wait()
             self._process = None
@@ -101,7 +101,7 @@ class ReportProcess:
 
 
 def be_modest() -> None:
-    """Takes the lowest priority there is."""
+    """Takes the lowest priority that exists."""
     os.nice(_LEAST_NICE)
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # some containers forbid it
@@ -109,7 +109,7 @@ def be_modest() -> None:
 
 
 def stand_alone() -> None:
-    """Leaves the process group, to which a terminal sends Ctrl-C; SIGTERM, or too long a time, ends it in good order."""
+    """Leaves the process group, to which a terminal sends Ctrl-C. SIGTERM or a time limit ends it in good order."""
     os.setpgid(0, 0)
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, lambda *_: sys.exit("it was ended before it was done."))
@@ -117,9 +117,9 @@ def stand_alone() -> None:
 
 
 def _environment() -> dict[str, str]:
-    """This process's own, in which the child finds the same code, and neither GPUs nor more than one thread.
+    """This process's environment, in which the child finds the same code, but no GPU and only one thread.
 
-    The launcher's variables stay out: a child that imports torch must not take itself for a rank.
+    It lacks the launcher's variables, because a child that imports torch must not take itself for a rank.
     """
     own = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     code = str(Path(__file__).resolve().parents[2])

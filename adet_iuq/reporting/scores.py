@@ -1,4 +1,4 @@
-"""Precision, recall and F1 over the score threshold, and how well each image did at the best one."""
+"""Precision, recall and F1 by score threshold, and how good the results of each image are at the best threshold."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,13 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curve:
-    """What a threshold gives, for each different score as the threshold, from the highest on.
+    """Precision and recall for each different score as the threshold, from the highest on.
 
     Attributes:
-        thresholds: (T,) falling; detections count from that score on.
-        precision, recall: (T,) from 0 to 1.
-        objects: how many are to be found.
+        thresholds: (T,) falling; detections with at least this score count.
+        precision: (T,) from 0 to 1.
+        recall: (T,) from 0 to 1.
+        objects: the number of objects that should be found.
     """
 
     thresholds: Values
@@ -27,13 +28,13 @@ class Curve:
 
     @property
     def f1(self) -> Values:
-        """(T,) the harmonic mean of both; 0 where both are."""
+        """(T,) the harmonic mean of both; 0 if both are 0."""
         total = self.precision + self.recall
         return 2 * self.precision * self.recall / np.where(total > 0, total, 1)
 
     @property
     def best(self) -> int | None:
-        """The place of the highest F1, of several the one with the highest threshold; None without any hit."""
+        """The position of the highest F1 (of several, that with the highest threshold); None if nothing was found."""
         f1 = self.f1
         return int(f1.argmax()) if len(f1) and f1.max() > 0 else None
 
@@ -51,14 +52,14 @@ def curve(matches: Matches, category: int | None = None) -> Curve:
 
 
 def frequent_classes(matches: Matches, most: int) -> list[int]:
-    """The classes with most objects, these first; those without any are left out."""
+    """The classes with most objects, in falling order; classes without objects are left out."""
     counts = np.bincount(matches.object_category[matches.object_counted], minlength=len(matches.names))
     return [int(category) for category in np.argsort(-counts, kind="stable")[:most] if counts[category]]
 
 
 @dataclass(frozen=True)
 class ImageScores:
-    """How many objects were found (`right`), detected where there are none (`wrong`) and `missed`, (N,) each."""
+    """The numbers of found objects (`right`), of detections without object (`wrong`) and of `missed` objects, (N,) each."""
 
     right: npt.NDArray[np.int64]
     wrong: npt.NDArray[np.int64]
@@ -66,12 +67,12 @@ class ImageScores:
 
     @property
     def f1(self) -> Values:
-        """(N,) 2 * right / (2 * right + wrong + missed); 1 where there is nothing to find and nothing was detected."""
+        """(N,) 2 * right / (2 * right + wrong + missed); 1 if there is nothing to find and nothing was detected."""
         total = 2 * self.right + self.wrong + self.missed
         return np.where(total > 0, 2 * self.right / np.maximum(total, 1), 1.0)
 
     def worst(self, most: int) -> list[int]:
-        """Places of the images with the lowest F1, of equal ones those with most mistakes; none without a mistake."""
+        """The positions of the images with the lowest F1, and among equals most mistakes; none without a mistake."""
         mistakes = self.wrong + self.missed
         order = np.lexsort((-mistakes, self.f1))
         return [int(place) for place in order[:most] if mistakes[place]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from adet_iuq.reporting.confusion import BACKGROUND, OTHERS, Confusion
 from adet_iuq.reporting.figures import short
 
-_AP_OF = "AP-"  # what an evaluation puts before a class name
+_AP_OF = "AP-"  # the prefix of a class's AP in the results
 
 Values = Mapping[str, float | None]
 
@@ -25,9 +25,9 @@ class Cell:
     """A cell of a confusion matrix.
 
     Attributes:
-        count: how often.
-        share: of its row, from 0 to 1.
-        right: whether it lies on the diagonal.
+        count: the number of cases.
+        share: its share of the row, from 0 to 1.
+        right: whether the cell lies on the diagonal.
     """
 
     count: int
@@ -44,7 +44,7 @@ class ConfusionTable:
 
 
 def result_tables(tasks: Mapping[str, Values]) -> tuple[list[Table], Table | None]:
-    """The metrics of one data set, tasks that share their metrics in one table; and AP by class, where it is known."""
+    """The metrics of one data set, with one table for tasks that have the same metrics; and AP by class, if it is known."""
     tables: dict[tuple[str, ...], Table] = {}
     classes: dict[str, dict[str, float | None]] = {}
     for task, values in tasks.items():
@@ -66,9 +66,9 @@ def confusion_table(confusion: Confusion, classes: list[int], names: list[str]) 
     """The matrix of some classes; all others share a row and a column.
 
     Args:
-        confusion: of a data set.
-        classes: that get a row and a column, in this order.
-        names: of all classes.
+        confusion: the confusion of a data set.
+        classes: the classes with a row and a column of their own, in this order.
+        names: the names of all classes.
     """
     keys, counts = confusion.table(classes)
     special = {BACKGROUND: "background", OTHERS: "other classes"}
@@ -83,7 +83,7 @@ def confusion_table(confusion: Confusion, classes: list[int], names: list[str]) 
 
 
 def number(value: float | None) -> str:
-    """Two decimals, fewer where they would not be seen; a dash for what is not a number."""
+    """A number with two decimals, or fewer if they would not show; a dash for a value that is not a number."""
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}"

@@ -1,6 +1,6 @@
 """Paired, seeded studies: their YAML files, the runner, the records of runs, tables and figures.
 
-A study talks to a training through its command line and the files that it leaves behind, and imports nothing of it: the
+A study uses a training only through its command line and the files that it writes, and imports nothing of it. So all
 trainings of a study are those of one revision of the code, whatever the revision of the runner is.
 """
 

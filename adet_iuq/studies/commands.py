@@ -1,4 +1,4 @@
-"""The command of a run, as the runner starts it and as people submit it to a cluster."""
+"""The command of a run, both as the runner starts it and as people submit it to a cluster."""
 
 import shlex
 import sys
@@ -8,20 +8,21 @@ from pathlib import Path
 from adet_iuq.studies.revision import Code
 from adet_iuq.studies.study import Run, Study
 
-# A run beside every core has no use for threads, nor for processes that load its data.
+# If a run is started for every core, threads and data workers would only compete.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 NO_WORKERS = ("DATALOADER.NUM_WORKERS", "0")
 LAUNCHERS = ("local", "torchrun", "slurm")
 
 
 def words(study: Study, run: Run, code: Code, folder: Path, defaults: Sequence[str] = ()) -> list[str]:
-    """train_net.py's words; --resume, so that the same command goes on where a killed one stopped.
+    """The words for train_net.py, with --resume, so that the same command continues a killed run.
 
     Args:
-        study, run: what is run.
-        code: of the study.
+        study: the study.
+        run: the run of the study.
+        code: the code of the study.
         folder: the run's OUTPUT_DIR.
-        defaults: overrides that give way to those of the study.
+        defaults: overrides that those of the study take precedence over.
     """
     own = ["SEED", str(run.seed), "OUTPUT_DIR", str(folder)]
     config = str(code.counterpart(study.config))
@@ -30,7 +31,7 @@ def words(study: Study, run: Run, code: Code, folder: Path, defaults: Sequence[s
 
 
 def command(study: Study, run: Run, code: Code, folder: Path, gpu: bool = False) -> list[str]:
-    """The program that the runner starts, in one process; on a GPU with the config's own number of data workers."""
+    """The program that the runner starts, in one process; on a GPU it has the config's own number of data workers."""
     tool = str(code.folder / "tools" / "train_net.py")
     return [sys.executable, tool, *words(study, run, code, folder, () if gpu else NO_WORKERS)]
 
@@ -39,9 +40,12 @@ def printed_command(study: Study, run: Run, code: Code, folder: Path, launcher: 
     """A line for a shell that trains the same run.
 
     Args:
-        study, run, code, folder: as for `words`; with absolute paths.
+        study: the study, as for `words`, with absolute paths.
+        run: the run of the study.
+        code: the code of the study.
+        folder: the run's OUTPUT_DIR, absolute.
         launcher: "local": one process, as the runner starts it; "torchrun": a process for each GPU of the machine;
-            "slurm": a job of tools/slurm/train.sbatch, whose head says how it is told nodes and GPUs.
+            "slurm": a job of tools/slurm/train.sbatch, whose head describes how to set nodes and GPUs.
     """
     path = f"PYTHONPATH={shlex.quote(str(code.folder))}"
     tool = str(code.folder / "tools" / "train_net.py")
@@ -51,7 +55,7 @@ def printed_command(study: Study, run: Run, code: Code, folder: Path, launcher: 
     if launcher == "torchrun":
         start = ["torchrun", "--standalone", "--nproc-per-node", "gpu", tool]
         return f"{path} {shlex.join([*start, *words(study, run, code, folder)])}"
-    # The script runs tools/train_net.py of the folder that sbatch was called in.
+    # The script runs tools/train_net.py in the folder where sbatch was called.
     start = ["sbatch", f"--job-name={run.name}", "tools/slurm/train.sbatch"]
-    line = shlex.join([*start, *words(study, run, code, folder)[1:]])  # it resumes by itself
+    line = shlex.join([*start, *words(study, run, code, folder)[1:]])  # the script resumes by itself
     return f"(cd {shlex.quote(str(code.folder))} && {path} {line})"

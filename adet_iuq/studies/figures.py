@@ -1,4 +1,4 @@
-"""The picture of a study: a metric arm by arm, and its differences to the base arm, with every seed as a dot."""
+"""Draws a study: a metric by arm, and its differences to the base arm, with every seed as a dot."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from adet_iuq.studies.statistics import paired_difference, summary
 from adet_iuq.studies.study import Study
 from adet_iuq.studies.tables import metric_by_arm
 
-# Text as shapes, names of parts from a fixed salt, no date, no version: the same numbers give the same bytes.
+# Text is drawn as shapes, ids have a fixed salt, and there is no date or version: equal numbers give equal bytes.
 _STYLE = {"svg.hashsalt": "adet_iuq", "svg.fonttype": "path", "font.size": 9.0}
 _METADATA = {"Date": None, "Creator": None}
 
@@ -23,17 +23,17 @@ def write_figure(path: Path, study: Study, records: Sequence[Record], metric: st
     """Writes an SVG file: on the left the metric by arm, on the right the paired differences to the base arm.
 
     Args:
-        path: of the file.
-        study: arms and their order.
-        records: of one data set.
-        metric: its name.
-        title: of the figure.
+        path: the path of the file.
+        study: the study with its arms in their order.
+        records: the records of one data set.
+        metric: the name of the metric.
+        title: the title of the figure.
 
     Raises:
         UserError: the file cannot be written.
     """
     values = metric_by_arm(study, records, metric)
-    with style.context(["default", _STYLE]):  # not the user's own style
+    with style.context(["default", _STYLE]):  # replaces the user's own style
         figure = Figure(figsize=(9.0, 1.6 + 0.35 * len(values)), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         _draw_values(left, values, metric)
@@ -45,7 +45,7 @@ def write_figure(path: Path, study: Study, records: Sequence[Record], metric: st
 
 
 def _draw_values(axes: Axes, values: Mapping[str, Mapping[int, float]], metric: str) -> None:
-    """Dots for seeds, a bar for the mean."""
+    """Draws a dot per seed and a bar for the mean."""
     for row, numbers in enumerate(values.values()):
         axes.plot(list(numbers.values()), [row] * len(numbers), "o", color="tab:blue", alpha=0.5, markersize=4)
         axes.plot([summary(numbers).mean], [row], "|", color="black", markersize=14, markeredgewidth=2)
@@ -56,7 +56,7 @@ def _draw_values(axes: Axes, values: Mapping[str, Mapping[int, float]], metric: 
 
 
 def _draw_differences(axes: Axes, values: Mapping[str, Mapping[int, float]], base: str, metric: str) -> None:
-    """Dots for seeds, the mean with its interval."""
+    """Draws a dot per seed, and the mean with its interval."""
     axes.axvline(0.0, color="gray", linewidth=1)
     for row, (arm, numbers) in enumerate(values.items()):
         if arm == base:

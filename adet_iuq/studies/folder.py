@@ -1,4 +1,4 @@
-"""Where a study keeps what."""
+"""The places of a study's files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from adet_iuq.studies.study import Run
 class StudyFolder:
     """The output folder of a study.
 
-    runs/NAME.json: records of finished runs; failed/NAME.txt: why others ended; work/NAME/: OUTPUT_DIR of a run;
-    code/: the revision that all runs use; report.md and figures; lock, pause, paused: between runner and commands.
+    runs/NAME.json: the records of finished runs; failed/NAME.txt: why others failed; work/NAME/: the OUTPUT_DIR of a
+    run; code/: the revision that all runs use; report.md and figures; lock, pause, paused: for runner and commands.
 
     Attributes:
-        path: of the folder.
+        path: the path of the folder.
     """
 
     path: Path
@@ -28,17 +28,17 @@ class StudyFolder:
 
     @property
     def lock(self) -> Path:
-        """Held by the runner."""
+        """The lock that the runner holds."""
         return self.path / "lock"
 
     @property
     def pause(self) -> Path:
-        """It is there while a pause is wanted."""
+        """A file that exists while a pause is wanted."""
         return self.path / "pause"
 
     @property
     def paused(self) -> Path:
-        """It is there while all runs stand still."""
+        """A file that exists while all runs are paused."""
         return self.path / "paused"
 
     def record(self, run: Run) -> Path:
@@ -51,10 +51,10 @@ class StudyFolder:
         return self.path / "work" / run.name
 
     def records(self, runs: Sequence[Run]) -> dict[str, Record]:
-        """Records of finished runs by name; those of arms, data sets or seeds that the study no longer has are left out.
+        """The records of finished runs by name, without those of arms, data sets or seeds that the study no longer has.
 
         Raises:
-            UserError: a file is broken, or was made with other overrides than the study's file names today.
+            UserError: a file is broken, or was made with other overrides than those in the study's file today.
         """
         wanted = {run.name: run for run in runs}
         found = {record.name: record for record in read_records(self.runs) if record.name in wanted}

@@ -1,4 +1,4 @@
-"""One run as a process of its own: it ends with its runner, is never started twice, and its time is measured."""
+"""One run as a process of its own: it ends with its runner, never starts twice, and its time is measured."""
 
 import contextlib
 import ctypes
@@ -23,12 +23,12 @@ _LOCK_SECONDS = 30.0
 
 
 class Lock:
-    """A file that one process holds, and the processes that inherit it; whatever kills them all frees it.
+    """A file that one process and the processes that inherit it hold. It is free when all of them have ended.
 
-    It holds the number of the process that has it.
+    It contains the number of the process that holds it.
 
     Args:
-        path: of the file.
+        path: the path of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,9 +37,9 @@ class Lock:
         self.handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
     def take(self, patience: float = 0.0) -> bool:
-        """Takes it if it is or becomes free within so many seconds; returns whether.
+        """Takes the lock if it is free, or becomes free within `patience` seconds; returns whether it did.
 
-        Whoever does more than look waits a little: somebody else may just be looking.
+        Callers that need the lock wait a little, because another process may be checking it just then.
         """
         deadline = time.monotonic() + patience
         while True:
@@ -52,17 +52,17 @@ class Lock:
             time.sleep(0.05)
 
     def sign(self) -> None:
-        """Writes this process's number into it."""
+        """Writes this process's number into the lock."""
         os.ftruncate(self.handle, 0)
         os.pwrite(self.handle, str(os.getpid()).encode(), 0)
 
     def holder(self) -> int | None:
-        """Who has signed it."""
+        """The number of the process that has signed the lock."""
         text = os.pread(self.handle, 32, 0).decode()
         return int(text) if text.isdigit() else None
 
     def close(self) -> None:
-        """Gives it up, as far as this process is concerned."""
+        """Releases the lock for this process."""
         os.close(self.handle)
 
 
@@ -80,13 +80,13 @@ def is_held(path: Path) -> int | None:
 class Process:
     """A run that has been started.
 
-    The lock of its folder goes along: as long as the run lives, nobody else can start it. Should its runner be killed, the
-    kernel kills the run as well (Linux); elsewhere the next runner finds the lock held and kills who holds it.
+    The run inherits the lock of its folder, so nothing else can start it while it lives. If its runner is killed, the
+    kernel kills the run as well (Linux); on other systems the next runner finds the lock held and kills its holder.
 
     Args:
         command: the program and its words.
-        folder: of the run.
-        environment: of the program.
+        folder: the folder of the run.
+        environment: the environment of the program.
     """
 
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
@@ -102,7 +102,7 @@ class Process:
                     stderr=subprocess.STDOUT,
                     env=environment,
                     pass_fds=[lock.handle],
-                    start_new_session=True,  # Ctrl-C is for the runner, which asks its runs to save and stop
+                    start_new_session=True,  # the runner handles Ctrl-C, and asks its runs to save and stop
                     preexec_fn=_last_words(lock),
                 )
         finally:
@@ -114,25 +114,25 @@ class Process:
 
     @property
     def wall_s(self) -> float:
-        """Seconds since the start, without pauses."""
+        """The seconds since the start, without pauses."""
         now = time.monotonic() if self._paused_at is None else self._paused_at
         return now - self._started - self._paused_s
 
     def pause(self) -> None:
-        """Makes it stand still at once."""
+        """Stops it at once until `go_on`."""
         if self._paused_at is None:
             self._paused_at = time.monotonic()
             self._signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """The end of a pause."""
+        """Ends a pause."""
         if self._paused_at is not None:
             self._paused_s += time.monotonic() - self._paused_at
             self._paused_at = None
             self._signal(signal.SIGCONT)
 
     def stop(self, at_once: bool = False) -> None:
-        """Asks it, once, to save its state and end; or ends it."""
+        """Asks it, once, to save its state and end; `at_once` ends it."""
         self.go_on()
         if at_once:
             self._signal(signal.SIGKILL)
@@ -141,18 +141,18 @@ class Process:
             self._signal(signal.SIGTERM)
 
     def poll(self) -> int | None:
-        """Its exit code (128 plus the signal that killed it), once it has ended; what it took is then in `usage`."""
+        """Its exit code (128 plus the signal that killed it) once it has ended; `usage` then holds what it took."""
         ended, status, resources = os.wait4(self._process.pid, os.WNOHANG)
         if not ended:
             return None
         code = os.waitstatus_to_exitcode(status)
-        self._process.returncode = code  # Popen has not seen it end
+        self._process.returncode = code  # Popen has not noticed the end
         self.usage = dataclasses.replace(
             self._before,
             wall_s=self._before.wall_s + self.wall_s,
             cpu_s=self._before.cpu_s + resources.ru_utime + resources.ru_stime,
         )
-        if code in (0, EXIT_INTERRUPTED):  # any other end leaves iterations that are done twice
+        if code in (0, EXIT_INTERRUPTED):  # after any other end some iterations are done twice
             _write_usage(self.folder, self.usage)
         return code if code >= 0 else 128 - code
 
@@ -162,10 +162,10 @@ class Process:
 
 
 def _take_over(path: Path) -> Lock:
-    """The lock of a run, after the end of whoever still has it.
+    """The lock of a run, taken after the end of the process that still holds it.
 
     Raises:
-        UserError: it is not given up.
+        UserError: the process does not release it.
     """
     lock = Lock(path)
     if lock.take(patience=1.0):
@@ -183,7 +183,7 @@ def _take_over(path: Path) -> Lock:
 
 
 def _last_words(lock: Lock) -> Callable[[], None]:
-    """What the new process does before it becomes the program: sign its lock, and ask to die with the runner."""
+    """Prepares the new process before it becomes the program: it signs its lock, and asks to die with the runner."""
     runner = os.getpid()
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -191,14 +191,14 @@ def _last_words(lock: Lock) -> Callable[[], None]:
         lock.sign()
         if libc is not None:
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != runner:  # it died in between
+        if os.getppid() != runner:  # the runner died in the meantime
             os._exit(1)
 
     return prepare
 
 
 def _begin_usage(folder: Path) -> Usage:
-    """What earlier parts of the run took; on the disk it counts as unmeasured until this part has ended."""
+    """The usage of earlier parts of the run. On the disk it counts as unmeasured until this part has ended."""
     path = folder / USAGE_FILE
     resumed = path.is_file() and (folder / "last_checkpoint").is_file()
     before = Usage(**json.loads(path.read_text())) if resumed else Usage()

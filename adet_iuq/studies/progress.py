@@ -1,4 +1,4 @@
-"""How far a study is: a line for every run that starts or ends, a table, and the time left."""
+"""The progress of a study: a line for every run that starts or ends, a table, and the time left."""
 
 import datetime
 from collections import Counter
@@ -14,15 +14,15 @@ from adet_iuq.studies.study import Run
 def seconds_left(
     records: Mapping[str, Record], todo: Sequence[Run], running: Mapping[Run, float], jobs: int
 ) -> float | None:
-    """An estimate of the seconds until all is done; None before the first run has ended.
+    """An estimate of the seconds until everything is done; None before the first run has ended.
 
-    A run takes as long as the finished ones of its arm and data set did on average, else as all did.
+    The expected time of a run is the mean of the finished runs of its arm and data set, or else of all runs.
 
     Args:
-        records: of finished runs.
-        todo: runs that have not started.
-        running: seconds since their start, by run.
-        jobs: how many run at once.
+        records: the records of finished runs.
+        todo: the runs that have not started.
+        running: the seconds since their start, by run.
+        jobs: the number of runs at the same time.
     """
     times: dict[tuple[str, str], list[float]] = {}
     for record in records.values():
@@ -42,12 +42,12 @@ def seconds_left(
 
 
 def duration(seconds: float | None) -> str:
-    """For people: 1:02:03."""
+    """A duration in the form 1:02:03."""
     return "unknown" if seconds is None else str(datetime.timedelta(seconds=round(seconds)))
 
 
 def status_table(title: str, folder: StudyFolder, runs: Sequence[Run]) -> Table:
-    """Runs in each state: a row an arm (of a data set), a column a state, and the seeds that run now."""
+    """The runs in each state: a row per arm (of a data set), a column per state, and the seeds that run now."""
     states = ("done", "running", "cut", "failed", "to do")
     table = Table(*(["data set"] if any(run.dataset for run in runs) else []), "arm", title=title, title_justify="left")
     for state in states:

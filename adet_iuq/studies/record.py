@@ -1,7 +1,7 @@
-"""The JSON file of a finished run: all that tables and figures are made of.
+"""The JSON file of a finished run, from which all tables and figures are made.
 
-Names of metrics: `segm/AP` of the run's first test set, `NAME/segm/AP` of any other one, and `train/KEY`, the mean of a key
-of metrics.json (all losses and all of `iuq/`) over the last fifth of the training.
+Names of metrics: `segm/AP` of the run's first test set, `NAME/segm/AP` of any other one, and `train/KEY`, the mean over
+the last fifth of the training of a key of metrics.json (all losses and everything below `iuq/`).
 """
 
 import dataclasses
@@ -23,21 +23,21 @@ from adet_iuq.errors import UserError
 from adet_iuq.files import replace_file
 from adet_iuq.studies.study import Run
 
-# What a training leaves in OUTPUT_DIR.
+# The files that a training writes to OUTPUT_DIR.
 CONFIG_FILE, RESULTS_FILE, METRICS_FILE = "config.yaml", "results.json", "metrics.json"
-LAST_PART = 0.2  # of the training, over which series are averaged
-# They say where and beside what a run was made, not what it is.
+LAST_PART = 0.2  # share of the training, at its end, over which series are averaged
+# These lines say where a run was made and with which seed, which does not distinguish the runs of an arm.
 _NO_PART_OF_THE_RUN = re.compile(r"^(SEED|OUTPUT_DIR|  NUM_WORKERS|  DEVICE):.*\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a run took.
+    """The time that a run took.
 
     Attributes:
-        wall_s: seconds, without those in which it was paused.
-        cpu_s: seconds of a processor, user and system.
-        whole: False once a part was not measured or was done twice, because the run was killed in the middle.
+        wall_s: seconds, without pauses.
+        cpu_s: seconds of processor time, user and system.
+        whole: whether all parts were measured and none was done twice, as happens if a run is killed in the middle.
     """
 
     wall_s: float = 0.0
@@ -50,14 +50,18 @@ class Record:
     """A finished run.
 
     Attributes:
-        study, dataset, arm, seed, overrides: as in the study's file.
-        revision: of the code.
-        config_sha256: of the run's config.yaml without the lines that say where it ran, and its seed.
+        study: the name of the study.
+        dataset: the name of the data set, as in the study's file.
+        arm: the name of the arm, as in the study's file.
+        seed: the seed.
+        overrides: the overrides, as in the study's file.
+        revision: the revision of the code.
+        config_sha256: the sha256 of the run's config.yaml without its seed and the lines that say where it ran.
         device: MODEL.DEVICE.
         iterations: SOLVER.MAX_ITER.
-        machine: what it ran on.
-        usage: what it took.
-        results: of its results.json.
+        machine: the machine that it ran on.
+        usage: the time that it took.
+        results: the content of its results.json.
         series: means over the last fifth of the training.
     """
 
@@ -77,17 +81,17 @@ class Record:
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """The name of the run's files."""
         return Run(self.dataset, self.arm, self.seed, ()).name
 
     @property
     def cost(self) -> float | None:
-        """Seconds of the processor that did the work, as far as they were measured: of the CPU, or of the whole GPU."""
+        """The seconds of the processor that did the work (the CPU, or the whole GPU); None if they were not measured."""
         seconds = self.usage.cpu_s if self.device == "cpu" else self.usage.wall_s
         return seconds if self.usage.whole and seconds > 0 else None
 
     def metrics(self) -> dict[str, float]:
-        """All numbers by the names that the module's text explains, without those that are none."""
+        """All numbers by the names that the module's text describes, without values that are not numbers."""
         named: dict[str, float | None] = {}
         for index, (dataset, tasks) in enumerate(self.results.items()):
             for task, values in tasks.items():
@@ -101,14 +105,14 @@ def make_record(study: str, run: Run, revision: str, folder: Path, usage: Usage)
     """The record of a run that has ended well.
 
     Args:
-        study: its name.
-        run: which one.
-        revision: of the code it used.
-        folder: its OUTPUT_DIR.
-        usage: what it took.
+        study: the name of the study.
+        run: the run.
+        revision: the revision of the code that it used.
+        folder: the run's OUTPUT_DIR.
+        usage: the time that it took.
 
     Raises:
-        UserError: a file that every finished training leaves is missing or broken.
+        UserError: a file that every finished training writes is missing or broken.
     """
     try:
         dump = (folder / CONFIG_FILE).read_text()
@@ -137,7 +141,7 @@ def make_record(study: str, run: Run, revision: str, folder: Path, usage: Usage)
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a training in `folder` has come to its end, evaluation included: its metrics end with the last iteration."""
+    """Whether a training in `folder` has ended, including the evaluation: its metrics end with the last iteration."""
     try:
         last = json.loads((folder / METRICS_FILE).read_text().splitlines()[-1])
         config = yaml.safe_load((folder / CONFIG_FILE).read_text())
@@ -147,7 +151,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def series(lines: list[dict[str, Any]], iterations: int) -> dict[str, float]:
-    """Means of all losses and all of `iuq/` over the last fifth of the training, of finite numbers."""
+    """The means of all losses and of everything below `iuq/` over the last fifth of the training, of finite numbers."""
     late = [line for line in lines if (1 - LAST_PART) * iterations <= line["iteration"] < iterations]
     means = {}
     for key in sorted({key for line in late for key in line if key.startswith("iuq/") or "loss" in key}):
@@ -158,7 +162,7 @@ def series(lines: list[dict[str, Any]], iterations: int) -> dict[str, float]:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What this machine is, for whoever compares costs; `device` is the run's MODEL.DEVICE."""
+    """A description of this machine, for comparing costs; `device` is the run's MODEL.DEVICE."""
     found = {"processor": _processor(), "cores": os.cpu_count(), "torch": metadata.version("torch")}
     if device.startswith("cuda"):
         import torch
@@ -176,7 +180,7 @@ def _processor() -> str:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Writes it so that nobody ever sees half of it.
+    """Writes a record so that nobody ever sees half of it.
 
     Raises:
         UserError: it cannot be written.
@@ -186,10 +190,10 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_records(folder: Path) -> Iterator[Record]:
-    """All records of a folder, sorted by their files' names.
+    """All records in a folder, sorted by the names of their files.
 
     Raises:
-        UserError: a file is none.
+        UserError: a file is no record.
     """
     for path in sorted(folder.glob("*.json")):
         try:
@@ -202,7 +206,7 @@ def read_records(folder: Path) -> Iterator[Record]:
 
 
 def check_record(record: Record, run: Run, where: Path) -> None:
-    """Whether a record is of the run that the study's file describes today.
+    """Checks that a record belongs to the run that the study's file describes today.
 
     Raises:
         UserError: the file has changed since.

@@ -1,4 +1,4 @@
-"""A study's report, from the records of its runs alone: the same records give the same bytes."""
+"""Writes a study's report from the records of its runs alone, so that equal records give equal bytes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +27,8 @@ def gather(study: Study, folders: Sequence[Path]) -> list[Record]:
     """The records of a study from one or several folders (of several machines), in the order of its runs.
 
     Raises:
-        UserError: there are none; they are of several revisions; a run is there twice; a record does not fit the study; runs
-            of one arm have different configs.
+        UserError: there are no records; they are of several revisions; a run is there twice; a record does not fit the
+            study; or runs of one arm have different configs.
     """
     runs = study.runs()
     found: dict[str, Record] = {}
@@ -59,7 +59,7 @@ def write_report(study: Study, folders: Sequence[Path], console: Console | None 
     records = gather(study, folders)
     console = console or Console()
     if not console.is_terminal:
-        console.width = 160  # a file has room for all columns
+        console.width = 160  # room for all columns in a file
     parts = [_head(study, records)]
     for dataset in study.datasets:
         mine = [record for record in records if record.dataset == dataset]
@@ -83,7 +83,7 @@ def write_report(study: Study, folders: Sequence[Path], console: Console | None 
 
 
 def dataset_tables(study: Study, records: Sequence[Record]) -> list[Table]:
-    """Of one data set's records: the means, and the differences to the base arm and to each control.
+    """The tables of one data set's records: the means, and the differences to the base arm and to each control.
 
     Raises:
         UserError: no record has any of the study's metrics.

@@ -1,4 +1,4 @@
-"""The code of a study: a copy of one revision, which all its runs use, whatever is committed meanwhile."""
+"""The code of a study: a copy of one revision that all its runs use, whatever is committed meanwhile."""
 
 import hashlib
 import io
@@ -20,12 +20,12 @@ REVISION_FILE = "REVISION"
 
 @dataclass(frozen=True)
 class Code:
-    """Where the runs' code lies.
+    """The code that the runs use.
 
     Attributes:
-        folder: holds adet_iuq and tools.
+        folder: the folder that holds adet_iuq and tools.
         revision: the commit's full name; outside of a git checkout the version and a digest of the sources.
-        origin: the folder that it was copied from.
+        origin: the folder that the code was copied from.
     """
 
     folder: Path
@@ -38,7 +38,7 @@ class Code:
         return {**environment, "PYTHONPATH": os.pathsep.join(paths)}
 
     def counterpart(self, path: Path) -> Path:
-        """Where this code has a file of its origin; any other file is taken where it lies."""
+        """The copy of a file of the origin; any other file stays where it is."""
         path = path.resolve()
         return self.folder / path.relative_to(self.origin) if path.is_relative_to(self.origin) else path
 
@@ -46,16 +46,16 @@ class Code:
 def prepare_code(output: Path, origin: Path, recorded: Iterable[str]) -> Code:
     """The code of the study in `output`: the copy that is there, or a new one.
 
-    A new copy is of the revision that the study's finished runs name, which may come from another machine, else of HEAD.
+    A new copy has the revision of the study's finished runs, which may come from another machine, or else that of HEAD.
 
     Args:
-        output: folder of the study.
-        origin: folder of the code that is running; copied if it is a git checkout, else used where it is.
-        recorded: revisions of finished runs.
+        output: the folder of the study.
+        origin: the folder of the running code; it is copied if it is a git checkout, otherwise it is used where it is.
+        recorded: the revisions of finished runs.
 
     Raises:
-        UserError: finished runs are of several revisions, or of another one than the copy; there are uncommitted changes;
-            git does not know the revision; Python would import other code.
+        UserError: finished runs have several revisions, or another one than the copy; there are uncommitted changes;
+            git does not know the revision; or Python would import other code.
     """
     origin = origin.resolve()
     wanted = single_revision(recorded)
@@ -78,7 +78,7 @@ def prepare_code(output: Path, origin: Path, recorded: Iterable[str]) -> Code:
 
 
 def single_revision(revisions: Iterable[str]) -> str | None:
-    """The one that all are; None without any.
+    """The revision that all are; None if there is none.
 
     Raises:
         UserError: there are several.
@@ -133,14 +133,14 @@ def _extract(origin: Path, revision: str, copy: Path) -> None:
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             tar.extractall(partial, filter="data")
         (partial / REVISION_FILE).write_text(revision + "\n")
-        partial.chmod(0o777 & ~0o022)  # mkdtemp's folders are private
+        partial.chmod(0o777 & ~0o022)  # mkdtemp makes its folders private
         partial.rename(copy)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _digest(folder: Path) -> str:
-    """Of all that a training may read of the code: sources and configs."""
+    """A digest of all code that a training may read: sources and configs."""
     digest = hashlib.sha256()
     sources = [path for place in ("adet_iuq", "tools", "projects") for path in folder.glob(f"{place}/**/*.py")]
     configs = [path for place in ("configs", "projects") for path in folder.glob(f"{place}/**/*.yaml")]
@@ -150,7 +150,7 @@ def _digest(folder: Path) -> str:
 
 
 def _check_import(code: Code) -> None:
-    """An installed package that comes first on the path would train on another revision than the records say."""
+    """Refuses an installed package that comes first on the path: the runs would have another revision than their records."""
     command = [sys.executable, "-c", "import adet_iuq; print(adet_iuq.__file__)"]
     found = subprocess.run(
         command, env=code.environment(os.environ), cwd="/", capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""The queue of a study's runs: as many at once as there is room for, until all are done, whatever happens in between."""
+"""Runs a study: as many runs at once as there is room for, until all are done, whatever happens meanwhile."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ from adet_iuq.studies.study import Run, Study
 
 _POLL_SECONDS = 0.2
 _LOG_LINES = 30
-# Of runs that were asked to stop: all is saved, there was nothing to save yet, or they were not let finish it.
+# Exit codes of runs that were asked to stop: everything is saved, nothing had to be saved, or they were killed while saving.
 _STOPPED = (EXIT_INTERRUPTED, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
 _ACKNOWLEDGE_SECONDS = 15.0
 
@@ -30,15 +30,15 @@ _ACKNOWLEDGE_SECONDS = 15.0
 class Runner:
     """Runs a study in a folder.
 
-    It may be killed at any time, with its runs or without: started again, it goes on with what is left.
+    It may be killed at any time, with or without its runs. If it is started again, it continues with the remaining runs.
 
     Args:
-        study: what to run.
-        folder: where.
-        revision: of the code that `command` starts, for the records.
-        command: from a run and its OUTPUT_DIR to a program and its words.
-        environments: of the programs, one for each that may run at once.
-        console: where progress is told; None: standard output.
+        study: the study to run.
+        folder: the folder of the study.
+        revision: the revision of the code that `command` starts, for the records.
+        command: the function that turns a run and its OUTPUT_DIR into a program and its words.
+        environments: the environments of the programs, one for each that may run at the same time.
+        console: the console on which progress is printed; None: standard output.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class Runner:
         self.todo: deque[Run] = deque()
         self.records: dict[str, Record] = {}
         self.failed: list[Run] = []
-        self._stopping = 0  # how often it was asked to
+        self._stopping = 0  # how often it was asked to stop
 
     def run(self) -> int:
-        """Does all that is left; returns the exit code: 0, 1 if runs failed, 75 if it was asked to stop.
+        """Does all remaining runs; returns the exit code: 0, 1 if runs failed, 75 if it was asked to stop.
 
         Raises:
-            UserError: another runner is at work in the folder; its records do not fit the study; a file cannot be written.
+            UserError: another runner works in the folder; its records do not fit the study; or a file cannot be written.
         """
         with _alone(self.folder), self._handled():
             runs = self.study.runs()
@@ -71,7 +71,7 @@ class Runner:
             self.todo.extend(run for run in runs if run.name not in self.records)
             for run in runs:
                 if run.name in self.records:
-                    self._drop_weights(run)  # a kill may have come between record and deletion
+                    self._drop_weights(run)  # it may have been killed between record and deletion
             self._say(
                 f"{self.study.name}: {len(self.records)} of {len(runs)} runs are done; {len(self.environments)} at once."
             )
@@ -85,7 +85,7 @@ class Runner:
             return self._end()
 
     def _step(self) -> None:
-        """One look at everything."""
+        """Checks everything once."""
         if self.folder.pause.exists() and not self._stopping:
             if not self.folder.paused.exists():
                 for process, _ in self.running.values():
@@ -156,7 +156,7 @@ class Runner:
 
     def _end(self) -> int:
         if self._stopping:
-            self._say("Stopped; the same command goes on.")
+            self._say("Stopped; the same command continues.")
             return EXIT_INTERRUPTED
         if self.failed:
             names = ", ".join(run.name for run in self.failed)
@@ -165,9 +165,9 @@ class Runner:
 
     @contextlib.contextmanager
     def _handled(self) -> Iterator[None]:
-        """Within, Ctrl-C and SIGTERM make the runs save and stop, a second one ends them.
+        """While the context lasts, Ctrl-C and SIGTERM make the runs save and stop; a second one ends them.
 
-        SIGHUP stays as it is: nohup's, or the end.
+        SIGHUP keeps its effect: nohup's, or the end.
         """
 
         def handle(number: int, _: FrameType | None) -> None:
@@ -191,7 +191,7 @@ def _alone(folder: StudyFolder) -> Iterator[None]:
         if not lock.take(patience=1.0):
             raise UserError(f"Another runner, process {lock.holder()}, is at work in {folder.path}; see --status.")
         lock.sign()
-        folder.pause.unlink(missing_ok=True)  # of a runner that was killed during a pause
+        folder.pause.unlink(missing_ok=True)  # a runner may have been killed during a pause
         folder.paused.unlink(missing_ok=True)
         yield
     finally:
@@ -199,10 +199,10 @@ def _alone(folder: StudyFolder) -> Iterator[None]:
 
 
 def pause(folder: StudyFolder, wanted: bool) -> None:
-    """Makes the runner of a study pause or go on, and returns when it does.
+    """Makes the runner of a study pause or continue, and returns when it has.
 
     Raises:
-        UserError: there is none; it does not react.
+        UserError: there is no runner, or it does not react.
     """
     if is_held(folder.lock) is None:
         raise UserError(f"No runner is at work in {folder.path}.")
@@ -220,10 +220,10 @@ def pause(folder: StudyFolder, wanted: bool) -> None:
 def collect(study: Study, folder: StudyFolder, revision: str) -> list[Run]:
     """Writes the records of runs that were trained by the commands of `--print-commands`; returns those runs.
 
-    What they took is known to whoever started them, so their records have no part in cost ratios.
+    The time that they took is not known here, so they do not count in cost ratios.
 
     Raises:
-        UserError: a runner is at work; a record does not fit the study.
+        UserError: a runner is at work, or a record does not fit the study.
     """
     with _alone(folder):
         done = folder.records(study.runs())
@@ -242,12 +242,12 @@ def _write_failure(path: Path, problem: str, log: Path) -> None:
 
 
 def slots(jobs: int | None, environment: Mapping[str, str], gpus: Sequence[str]) -> list[dict[str, str]]:
-    """The environments of the runs that may go on at once.
+    """The environments of the runs that may run at the same time.
 
     Args:
-        jobs: how many; None: one for each GPU, or for each core.
-        environment: of this process.
-        gpus: as CUDA_VISIBLE_DEVICES names them; shared if there are fewer than `jobs`.
+        jobs: the number of runs; None: one for each GPU, or for each core.
+        environment: the environment of this process.
+        gpus: the GPUs by their names in CUDA_VISIBLE_DEVICES; runs share them if there are fewer than `jobs`.
     """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     count = jobs or len(gpus) or cores

@@ -12,12 +12,12 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Summary:
-    """Numbers of several seeds.
+    """A number for several seeds.
 
     Attributes:
-        values: by seed.
-        mean: of them; not a number without any.
-        deviation: standard deviation of the sample (divided by n - 1); not a number for less than two.
+        values: the values by seed.
+        mean: their mean; not a number if there are none.
+        deviation: the standard deviation of the sample (divided by n - 1); not a number for less than two.
     """
 
     values: dict[int, float]
@@ -27,12 +27,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm minus the base, seed by seed.
+    """The difference of an arm and the base, seed by seed.
 
     Attributes:
-        values: by seed, for seeds that both have.
-        mean: of them; not a number without any.
-        low, high: Student's t interval of the mean at `LEVEL`; not numbers for less than two seeds.
+        values: the differences by seed, for seeds that both have.
+        mean: their mean; not a number if there are none.
+        low: the lower end of Student's t interval of the mean at `LEVEL`; not a number for less than two seeds.
+        high: its upper end.
     """
 
     values: dict[int, float]
@@ -42,7 +43,7 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval is clear of zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
@@ -64,5 +65,5 @@ def paired_difference(arm: Mapping[int, float], base: Mapping[int, float]) -> Di
 
 
 def mean_ratio(arm: Mapping[int, float], base: Mapping[int, float]) -> float:
-    """Mean over the seeds that both have of the quotient of two arms; not a number without any."""
+    """The mean quotient of two arms over the seeds that both have; not a number if there are none."""
     return summary({seed: arm[seed] / base[seed] for seed in arm if seed in base}).mean

@@ -46,8 +46,9 @@ class Run:
     """One training of a study.
 
     Attributes:
-        dataset: its name in the study; empty where the study names none.
-        arm, seed: of the run.
+        dataset: the data set's name in the study; empty if the study names none.
+        arm: the name of the arm.
+        seed: the seed.
         overrides: KEY, VALUE, KEY, ... of study, data set, arm and `quick`, as words of a command line.
     """
 
@@ -58,7 +59,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """The name of the run's files."""
         return f"{self.dataset}.{self.arm}.seed{self.seed}".lstrip(".")
 
 
@@ -69,9 +70,11 @@ class Study:
     Attributes:
         path: the file.
         config: the config file of all runs.
-        projects: folders with code of all runs.
-        overrides, last_overrides: of all runs, before and after those of data sets and arms.
-        datasets, arms: overrides by name; a study that names no data set has one with an empty name.
+        projects: the folders with code of all runs.
+        overrides: the overrides of all runs that come before those of data sets and arms.
+        last_overrides: the overrides of all runs that come after them.
+        datasets: the data sets' overrides by name; a study that names no data set has one with an empty name.
+        arms: the arms' overrides by name.
         The others are the file's keys.
     """
 
@@ -91,7 +94,7 @@ class Study:
     last_overrides: tuple[str, ...] = ()
 
     def runs(self) -> list[Run]:
-        """In the order in which they start: seeds outermost, so that a study cut short has all arms of its first seeds."""
+        """The runs in the order of their start, seed by seed, so that a study that is cut short has complete seeds."""
         return [
             Run(dataset, arm, seed, (*self.overrides, *shared, *own, *self.last_overrides))
             for seed in self.seeds
@@ -101,7 +104,7 @@ class Study:
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that refuses a key given twice; yaml's own takes the last one in silence."""
+    """A loader that refuses a key that is given twice; yaml's own silently takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -115,12 +118,12 @@ def load_study(path: Path, quick: bool = False) -> Study:
     """Reads and checks a study's file.
 
     Args:
-        path: of the file.
-        quick: the part that its key `quick` names.
+        path: the path of the file.
+        quick: whether only the part is used that the key `quick` names.
 
     Raises:
-        UserError: the file is missing or no YAML; a key is unknown, missing or of the wrong kind; an arm or a data set
-            is named that is not there; `quick` is asked for and not there.
+        UserError: the file is missing or not YAML; a key is unknown, missing or of the wrong kind; an arm or a data set
+            is named that does not exist; or `quick` is asked for and missing.
     """
     tree = _read(path)
     _check_keys(tree, REQUIRED, OPTIONAL, str(path))
@@ -146,7 +149,7 @@ def load_study(path: Path, quick: bool = False) -> Study:
         _check_names(list(study.controls), study.arms, f"controls in {path}")
     shortened = (
         _quick(study, tree["quick"]) if "quick" in tree else None
-    )  # a broken `quick` is an error without --quick, too
+    )  # a broken `quick` is an error even without --quick
     if not quick:
         return study
     if shortened is None:
@@ -256,7 +259,7 @@ def _named_overrides(value: Any, place: str) -> dict[str, tuple[str, ...]]:
 
 
 def _overrides(value: Any, place: str) -> tuple[str, ...]:
-    """Words as train_net.py takes them; a list is written as Python writes it."""
+    """The words that train_net.py takes; a list is written in Python's notation."""
     if not isinstance(value, list) or len(value) % 2:
         raise UserError(f"{place} must be a list of pairs, [KEY, VALUE, KEY, VALUE, ...], or empty, [].")
     for key in value[::2]:

@@ -1,4 +1,4 @@
-"""What a study found, as tables of text: one table for all ways of showing it."""
+"""A study's results as tables of text, from which all forms are made."""
 
 import fnmatch
 import math
@@ -11,7 +11,7 @@ from adet_iuq.studies.record import Record
 from adet_iuq.studies.statistics import mean_ratio, paired_difference, summary
 from adet_iuq.studies.study import Study
 
-# A number by arm and seed.
+# A number for each arm and seed.
 ByArm = Mapping[str, Mapping[int, float]]
 
 
@@ -24,12 +24,12 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """As GitHub renders it; the first column to the left, the others to the right."""
+        """The table as GitHub renders it, with the first column to the left and the others to the right."""
         lines = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)], *self.rows]
         return f"{self.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
     def rich(self) -> RichTable:
-        """For a terminal."""
+        """The table for a terminal."""
         table = RichTable(title=self.title, title_justify="left")
         for index, column in enumerate(self.columns):
             table.add_column(column, justify="right" if index else "left", no_wrap=index == 0)
@@ -39,7 +39,7 @@ class Table:
 
 
 def chosen_metrics(patterns: Sequence[str], records: Sequence[Record]) -> list[str]:
-    """Names that at least one record has and a pattern matches, in the order of the patterns."""
+    """The names that at least one record has and a pattern matches, in the order of the patterns."""
     known = sorted({name for record in records for name in record.metrics()})
     matches = (name for pattern in patterns for name in known if fnmatch.fnmatchcase(name, pattern))
     return list(dict.fromkeys(matches))
@@ -62,7 +62,7 @@ def metric_by_arm(study: Study, records: Sequence[Record], metric: str) -> dict[
 
 
 def mean_table(study: Study, records: Sequence[Record], metrics: Sequence[str]) -> Table:
-    """A row an arm: number of seeds, cost as a multiple of the base's, mean and standard deviation of every metric."""
+    """A row per arm: the number of seeds, the cost as a multiple of the base's, mean and deviation of every metric."""
     counts = by_arm(study, records, lambda record: 1.0)
     costs = by_arm(study, records, lambda record: record.cost)
     columns = [_mean_column(metric_by_arm(study, records, metric)) for metric in metrics]
@@ -74,7 +74,7 @@ def mean_table(study: Study, records: Sequence[Record], metrics: Sequence[str]) 
 
 
 def difference_table(study: Study, records: Sequence[Record], metrics: Sequence[str], control: str) -> Table:
-    """A row an arm but the control: mean paired difference to it and its interval, of every metric."""
+    """A row per arm except the control: the mean paired difference to it, with its interval, for every metric."""
     columns = [_difference_column(metric_by_arm(study, records, metric), control) for metric in metrics]
     rows = [[arm, *(column[arm] for column in columns)] for arm in study.arms if arm != control]
     title = f"Difference to {control}, seed by seed: mean [95 % interval], **bold** where it is clear of zero"
@@ -99,7 +99,7 @@ def _difference_column(values: ByArm, control: str) -> dict[str, str]:
 
 
 def _digits(numbers: Iterable[float]) -> int:
-    """Decimals that show the largest number with four digits."""
+    """The number of decimals with which the largest number has four digits."""
     largest = max((abs(number) for number in numbers), default=0.0)
     return min(6, max(0, 3 - math.floor(math.log10(largest)))) if largest > 0 else 2
 

@@ -1,6 +1,6 @@
-"""Drawing instances on an image, with the supervision library.
+"""Draws instances on an image, with the supervision library.
 
-Images are (H, W, 3) uint8 in BGR, as OpenCV has them; boxes are XYXY in pixels of the image.
+Images are (H, W, 3) uint8 in BGR, as in OpenCV; boxes are XYXY in pixels of the image.
 """
 
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ _GAP = 8  # pixels between two pictures
 
 @dataclass
 class Drawing:
-    """What to draw: K instances.
+    """The K instances to draw.
 
     Attributes:
         boxes: (K, 4) float.
-        masks: (K, H, W) bool, or as many in supervision's form; None: boxes only.
+        masks: (K, H, W) bool, or K masks in supervision's form; None: only boxes are drawn.
         classes: (K,) int.
         labels: K texts.
-        colours: K colours as "#rrggbb"; None: each instance its own.
-        tracks: (K,) int, by which objects keep their colour from frame to frame; None: a colour by position.
+        colours: K colours as "#rrggbb"; None: each instance has its own colour.
+        tracks: (K,) int, by which objects keep their colour from frame to frame; None: colours follow the position.
     """
 
     boxes: npt.NDArray[np.floating]
@@ -40,7 +40,7 @@ class Drawing:
 
 
 def draw(image: Image, drawing: Drawing) -> Image:
-    """A copy of the image, small ones enlarged, with every instance in a colour of its own."""
+    """A copy of the image, enlarged if it is small, with every instance in a colour of its own."""
     factor = max(1, -(-_LEAST_SIDE // min(image.shape[:2])))
     canvas = np.ascontiguousarray(image.repeat(factor, 0).repeat(factor, 1))
     if not len(drawing.boxes):
@@ -69,7 +69,7 @@ def draw(image: Image, drawing: Drawing) -> Image:
 
 
 def side_by_side(pictures: dict[str, Image]) -> Image:
-    """Pictures of one height in a row, each under its title."""
+    """Puts pictures of one height side by side, each under its title."""
     columns = []
     for title, picture in pictures.items():
         header = np.full((24, picture.shape[1], 3), 255, dtype=np.uint8)

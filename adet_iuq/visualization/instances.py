@@ -1,4 +1,4 @@
-"""From predictions and from annotations to what can be drawn."""
+"""Turns predictions and annotations into drawings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from adet_iuq.visualization.draw import Drawing
 
 
 def of_predictions(instances: Instances, class_names: Sequence[str], score_threshold: float) -> Drawing:
-    """The predictions of one image, at its size, whose score is at least the threshold; labels name class and score."""
+    """The predictions of one image, at its size, with a score of at least the threshold; labels name class and score."""
     kept = instances.to("cpu")
     kept = kept[kept.scores >= score_threshold]
     classes = kept.pred_classes.numpy()
@@ -28,7 +28,7 @@ def of_predictions(instances: Instances, class_names: Sequence[str], score_thres
 
 
 def of_detections(detections: sv.Detections) -> Drawing:
-    """supervision's detections with `class_name` in their data; labels name track (where there is one), class and score."""
+    """supervision's detections with `class_name` in their data; labels name track (if there is one), class and score."""
     assert detections.class_id is not None and detections.confidence is not None
     names, tracks = detections.data["class_name"], detections.tracker_id
     marks = [""] * len(detections) if tracks is None else [f"#{track} " for track in tracks]
@@ -63,5 +63,5 @@ def of_record(record: dict[str, Any], class_names: Sequence[str]) -> Drawing:
 
 
 def class_name(names: Sequence[str], index: int) -> str:
-    """The name of a class, or its number where names are not known."""
+    """The name of a class, or its number if names are not known."""
     return names[index] if index < len(names) else f"class {index}"

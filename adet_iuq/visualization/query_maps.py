@@ -1,8 +1,8 @@
-"""Where the query of one instance fires: over its own image, and over other images (Eq. 5 in pictures).
+"""Computes where the query of one instance fires: on its own image, and on other images (Eq. 5 in pictures).
 
-A query that is unique to its instance fires on that instance, and nowhere in other images. It works on any `IUQMetaArch`
-through what it declares: the segmenter's own assignment names the query (`forward_scene`), `retrieve_map` asks it about its
-own image, `retrieve` about others. All models are run within `undisturbed`.
+A query that is unique to its instance fires on that instance, and nowhere in other images. This works on any `IUQMetaArch`
+through its public methods: the segmenter's own assignment names the query (`forward_scene`), `retrieve_map` applies it to
+its own image, and `retrieve` applies it to others. All models are run within `undisturbed`.
 
 Images are (3, h, w) in INPUT.FORMAT at the network's input size; Hf, Wf as in `adet_iuq.iuq.structures`.
 """
@@ -24,8 +24,8 @@ from adet_iuq.iuq import Pixels, Queries, Scene, valid_cells
 from adet_iuq.modeling import IUQMetaArch
 from adet_iuq.modeling.layers import mask_boxes
 
-FIRES = 0.5  # a query fires on a pixel from this probability on, which is where masks are cut
-SHARED = 0.5  # detections share a mask from this intersection over union on
+FIRES = 0.5  # lowest probability at which a query fires on a pixel; masks are cut at the same value
+SHARED = 0.5  # lowest intersection over union at which detections share a mask
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class HeatMap:
 
     Attributes:
         probabilities: (rows, columns) float32, of the cells whose supervised pixel lies in the image, not in its padding.
-        stride, offset: cell (i, j) is supervised by the input pixel (stride * i + offset, stride * j + offset).
+        stride: cell (i, j) is supervised by the input pixel (stride * i + offset, stride * j + offset).
+        offset: the position of the pixel that supervises cell 0.
     """
 
     probabilities: npt.NDArray[np.float32]
@@ -43,11 +44,11 @@ class HeatMap:
 
     @property
     def fire_rate(self) -> float:
-        """The share of cells that the query fires on, in percent; 0 where the image is too small to own a cell."""
+        """The share of cells that the query fires on, in percent; 0 if the image is too small to have a cell."""
         return 100 * float((self.probabilities > FIRES).mean()) if self.probabilities.size else 0.0
 
     def at_pixels(self, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-        """The probabilities at the (height, width) pixels of the image, interpolated between cells, held at the rim."""
+        """The probabilities at the (height, width) pixels of the image, interpolated between cells, constant at the rim."""
         if not self.probabilities.size:
             return np.zeros(size, dtype=np.float32)
         rows, columns = (
@@ -60,10 +61,12 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class PixelGrid:
-    """The dense map of an image, to be asked by queries of others: its cells but those of the padding, row by row.
+    """The dense map of an image, to which queries of other images are applied: its cells without padding, row by row.
 
     Attributes:
         pixels: (rows * columns, ...), without context.
+        rows: the number of rows of cells.
+        columns: the number of columns of cells.
     """
 
     pixels: Pixels
@@ -73,13 +76,13 @@ class PixelGrid:
 
 @dataclass(frozen=True)
 class QueryMaps:
-    """What the query of one instance finds.
+    """The places that the query of one instance finds.
 
     Attributes:
-        own: on the image of the instance.
-        others: on each of the other images.
-        num_queries: how many the segmenter assigns to the instance; the maps are those of the query with the highest mean
-            probability inside the mask.
+        own: the map on the instance's own image.
+        others: the maps on the other images.
+        num_queries: the number of queries that the segmenter assigns to the instance. The maps are those of the query
+            with the highest mean probability inside the mask.
     """
 
     own: HeatMap
@@ -88,7 +91,7 @@ class QueryMaps:
 
 
 def pixel_grid(model: IUQMetaArch, image: Tensor) -> PixelGrid:
-    """The dense map of an image, on the device of the model."""
+    """The dense map of an image, on the model's device."""
     scene = _scene(model, image, empty_truth(image))
     rows, columns = _grid_size(scene)
     cells = torch.arange(rows, device=model.device)[:, None] * scene.features.shape[3] + torch.arange(
@@ -109,19 +112,19 @@ def query_maps(
     """The maps of the query of one instance.
 
     Args:
-        model: it need not be in evaluation mode.
-        image: of the instance.
-        truth: its annotations at the size of `image`, as in training: `gt_boxes`, `gt_classes`, `gt_masks`; all of the
-            image's, since instances compete for queries.
-        instance: row of `truth`.
-        others: `pixel_grid` of other images, of this very model.
+        model: the model, which need not be in evaluation mode.
+        image: the image of the instance.
+        truth: the annotations of all its instances (they compete for queries), at the size of `image`, as in training:
+            `gt_boxes`, `gt_classes`, `gt_masks`.
+        instance: the row of the instance in `truth`.
+        others: the `pixel_grid` of other images, computed by this model.
 
     Raises:
         UserError: the segmenter assigns no query to the instance, as it may be too small.
     """
     scene = _scene(model, image, truth)
     if not bool((scene.queries.target_index == instance).any()):
-        # A smaller instance on the same spot took all of its queries: asked alone it has its own.
+        # A smaller instance on the same spot took all queries. If the instance is alone, it gets its own.
         scene, instance = _scene(model, image, truth[[instance]]), 0
     matched = (scene.queries.target_index == instance).nonzero().squeeze(1)
     if not len(matched):
@@ -138,7 +141,7 @@ def query_maps(
 def detect(model: IUQMetaArch, image: Tensor, threshold: float) -> Instances:
     """The model's detections with a score of at least `threshold`, at the size of `image`, the most certain first.
 
-    On the CPU, with `pred_boxes`, `pred_classes`, `scores` and `pred_masks` (bool); those with an empty mask are left out.
+    They are on the CPU, with `pred_boxes`, `pred_classes`, `scores` and `pred_masks` (bool), without empty masks.
     """
     with undisturbed(model):
         found = model([{"image": image}])[0]["instances"].to("cpu")
@@ -149,7 +152,7 @@ def detect(model: IUQMetaArch, image: Tensor, threshold: float) -> Instances:
 
 
 def as_truth(found: Instances) -> Instances:
-    """Detections in the form of annotations, with boxes around the masks: what the segmenter's assignment reads."""
+    """Detections in the form of annotations, with boxes around the masks, for the segmenter's assignment."""
     truth = Instances(found.image_size)
     truth.gt_classes, truth.gt_masks = found.pred_classes, BitMasks(found.pred_masks)
     truth.gt_boxes = Boxes(mask_boxes(found.pred_masks))
@@ -167,9 +170,9 @@ def empty_truth(image: Tensor) -> Instances:
 
 
 def num_sharing(found: Instances, mask: Tensor) -> int:
-    """How many detections beyond one have this mask (h, w) bool, which one of them should.
+    """The number of detections beyond the first that have this mask (h, w) bool, which only one of them should have.
 
-    A detector without duplicates gives 0. The mask may be a detection's own or an annotation's.
+    A detector without duplicates gives 0. The mask may be that of a detection or of an annotation.
     """
     union = (found.pred_masks | mask).flatten(1).sum(1)
     shared = (found.pred_masks & mask).flatten(1).sum(1) > SHARED * union
@@ -177,7 +180,7 @@ def num_sharing(found: Instances, mask: Tensor) -> int:
 
 
 def _scene(model: IUQMetaArch, image: Tensor, truth: Instances) -> Scene:
-    """What the method sees of one image. Where a segmenter draws queries at random, it draws the same ones each time."""
+    """The scene of one image. A segmenter that draws queries at random draws the same ones each time."""
     inputs = {"image": image.to(model.device), "instances": truth.to(model.device)}
     with undisturbed(model), seeded(0):
         scene, _ = model.forward_scene([{**inputs, "image_id": 0, "sample_index": 0, "sample_seed": 0}])
@@ -185,7 +188,7 @@ def _scene(model: IUQMetaArch, image: Tensor, truth: Instances) -> Scene:
 
 
 def _grid_size(scene: Scene) -> tuple[int, int]:
-    """Rows and columns of the cells of a scene of one image whose supervised pixel lies in the image."""
+    """Rows and columns of the cells whose supervised pixel lies in the image, for a scene of one image."""
     rows, columns = (
         valid_cells(scene.image_sizes[0][axis], scene.features.shape[2 + axis], scene.stride, scene.offset)
         for axis in (0, 1)
@@ -194,9 +197,9 @@ def _grid_size(scene: Scene) -> tuple[int, int]:
 
 
 def _best(model: IUQMetaArch, scene: Scene, queries: Queries, instance: int) -> tuple[Queries, HeatMap]:
-    """Of the queries of an instance that with the highest mean probability inside its mask, and its map.
+    """The query of an instance with the highest mean probability inside its mask, and the map of that query.
 
-    Where the mask holds no cell, the mean is that over the image.
+    If the mask holds no cell, the mean is taken over the image.
     """
     rows, columns = _grid_size(scene)
     maps = model.retrieve_map(queries, scene.features).float().sigmoid()[:, :rows, :columns]
@@ -209,14 +212,14 @@ def _best(model: IUQMetaArch, scene: Scene, queries: Queries, instance: int) -> 
 
 
 def _ask(model: IUQMetaArch, query: Queries, grid: PixelGrid, context: dict[str, Tensor]) -> HeatMap:
-    """One query on another image.
+    """The map of one query on another image.
 
     Args:
-        model: within `undisturbed`.
-        query: one.
-        grid: of the other image.
-        context: (1, ...) of the query's instance. A segmenter that reads a pixel relative to the instance it belongs to
-            reads these pixels as if they belonged to that one: most of them belong to none.
+        model: the model, within `undisturbed`.
+        query: a single query.
+        grid: the dense map of the other image.
+        context: (1, ...), the context of the query's instance. A segmenter that reads a pixel's position relative to
+            the pixel's instance reads all these pixels as if they belonged to this instance; most belong to none.
     """
     spread = {name: value.expand(len(grid.pixels), *value.shape[1:]) for name, value in context.items()}
     logits = model.retrieve(query, replace(grid.pixels, context=spread)).float()

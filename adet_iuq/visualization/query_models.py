@@ -1,6 +1,6 @@
-"""A model whose queries are looked at, and pictures as its network sees them.
+"""Models whose queries are shown, and pictures as their networks see them.
 
-Pictures are at the network's input size throughout, so that masks, heat maps and what is shown have one frame.
+Pictures have the network's input size throughout, so that masks, heat maps and shown images have the same frame.
 """
 
 import logging
@@ -33,10 +33,10 @@ class Picture:
     """An image as the network sees it.
 
     Attributes:
-        name: what titles call it.
-        rgb: (h, w, 3) uint8, for people.
-        image: (3, h, w) uint8 in INPUT.FORMAT, for the network.
-        truth: its annotations, if it has any.
+        name: the name that titles show.
+        rgb: (h, w, 3) uint8, the image for people.
+        image: (3, h, w) uint8 in INPUT.FORMAT, the image for the network.
+        truth: the annotations, if there are any.
     """
 
     name: str
@@ -46,25 +46,26 @@ class Picture:
 
 
 class QueryModel:
-    """An IUQ model with its weights. A base segmenter's weights fit its IUQ twin, which then tells of the base's queries.
+    """An IUQ model with its weights. It can load a base segmenter's weights and then shows the base's queries.
 
     Attributes:
-        name: what pictures call it.
-        class_names: by class.
+        name: the name that pictures show.
+        class_names: the names of the classes in their order.
 
     Args:
-        cfg: as `inference_config` gives it; MODEL.META_ARCHITECTURE is an IUQ model.
+        name: the name that pictures show.
+        cfg: the result of `inference_config`, whose MODEL.META_ARCHITECTURE is an IUQ model.
 
     Raises:
-        UserError: it is a base segmenter; the weights are missing or do not fit.
+        UserError: the model is a base segmenter, or the weights are missing or do not fit.
     """
 
     def __init__(self, name: str, cfg: CfgNode) -> None:
         predictor = InstancePredictor(cfg)
         if not isinstance(predictor.model, IUQMetaArch):
             raise UserError(
-                f"{cfg.MODEL.META_ARCHITECTURE} does not tell of its queries. Take the config of its IUQ twin, whose "
-                "weights the base's are, too, or add --opts MODEL.META_ARCHITECTURE with the name of the twin."
+                f"{cfg.MODEL.META_ARCHITECTURE} does not show its queries. Use the config of its IUQ twin, which accepts "
+                "the base's weights, or add --opts MODEL.META_ARCHITECTURE with the name of the twin."
             )
         self.name, self.model, self._cfg = name, predictor.model, cfg
         self.class_names: list[str] = predictor.metadata["thing_classes"]
@@ -72,17 +73,17 @@ class QueryModel:
         (self._resize,) = build_test_augmentations(cfg)
 
     def read(self, path: Path, name: str = "") -> Picture:
-        """The picture in a file, called by its file's name unless told otherwise.
+        """The picture in a file, with the file's name unless another one is given.
 
         Raises:
-            UserError: the file is no image, or cannot be read.
+            UserError: the file is no image or cannot be read.
         """
         pixels = read_image(path, self._cfg.INPUT.FORMAT, deep_images=self._deep_images)
         resized = self._resize.get_transform(pixels).apply_image(pixels)
         return self._picture(name or path.name, torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))))
 
     def dataset(self, name: str) -> Iterator[Picture]:
-        """The pictures of a data set with their annotations, in its order; those without an instance are left out.
+        """The pictures of a data set with their annotations, in its order, without those that have no instance.
 
         Raises:
             UserError: the data set or an image cannot be read.
@@ -111,10 +112,10 @@ def load_models(
     opts: Sequence[str] = (),
     add_config: AddConfig | Sequence[AddConfig] = (),
 ) -> list[QueryModel]:
-    """The models to compare: the base, if its weights are named, and IUQ; both built from the IUQ model's config.
+    """The models to compare, both built from the IUQ model's config: the base, if its weights are named, and IUQ.
 
     Raises:
-        UserError: as `inference_config` and `QueryModel`.
+        UserError: `inference_config` or `QueryModel` raises it.
     """
     named = {"base": base_weights, "IUQ": weights}
     return [
@@ -125,10 +126,10 @@ def load_models(
 
 
 def example_files(cfg: CfgNode, folder: str = "") -> list[Path]:
-    """The images of `folder`; without one, those of the first test set, none if its data is not on this machine.
+    """The images of `folder`, or else those of the first test set; none if its data is not on this machine.
 
     Raises:
-        UserError: there is no such folder, or no image in it.
+        UserError: there is no such folder, or it holds no image.
     """
     if folder and not Path(folder).expanduser().is_dir():
         raise UserError(f"{folder} is no folder: name one with pictures, or none for the test images.")

@@ -1,4 +1,4 @@
-"""The picture of `query_maps`: an instance, and where its query fires; one row a model."""
+"""Draws `query_maps`: an instance, and where its query fires, with one row per model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ _INK = "#1c1c28"
 
 @dataclass(frozen=True)
 class Row:
-    """What one model has to say.
+    """The results of one model.
 
     Attributes:
-        name: of the model; empty where there is only one.
-        maps: of the query of the instance.
-        num_sharing: how many other detections of the model share the instance's mask.
+        name: the model's name; empty if there is only one model.
+        maps: the maps of the instance's query.
+        num_sharing: the number of other detections of the model that share the instance's mask.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Row:
 def draw_queries(
     picture: Picture, mask: npt.NDArray[np.bool_], label: str, others: Sequence[Picture], rows: Sequence[Row]
 ) -> npt.NDArray[np.uint8]:
-    """The picture, (H, W, 3) uint8 RGB.
+    """Draws the picture, (H, W, 3) uint8 RGB.
 
     Args:
-        picture: of the instance.
-        mask: (h, w), of the instance.
-        label: what the title calls the instance.
-        others: the other pictures, as many as the maps of each row.
-        rows: at least one.
+        picture: the picture of the instance.
+        mask: (h, w), the mask of the instance.
+        label: the instance's name in the title.
+        others: the other pictures, as many as each row has maps.
+        rows: the models' results, at least one.
     """
     pictures = [picture, picture, *others]
     tallest = max(one.rgb.shape[0] / max(one.rgb.shape[:2]) for one in pictures)
@@ -81,7 +81,7 @@ def draw_queries(
 
 
 def _head(panels: list["Axes"], label: str, mask: npt.NDArray[np.bool_], others: Sequence[Picture]) -> None:
-    """Titles of the columns."""
+    """Writes the titles of the columns."""
     titles = [f"the instance\n{100 * mask.mean():.1f} % of its image", "its query\non its own image"]
     titles += [f"on another image\n{_short(other.name)}" for other in others]
     for panel, title in zip(panels, titles, strict=True):
@@ -97,7 +97,7 @@ def _title(figure: Figure, label: str, name: str) -> None:
 
 
 def _colour_bar(figure: Figure, width: float, height: float) -> None:
-    """At the right, with a mark where queries begin to fire."""
+    """Draws the colour bar at the right, with a mark where queries begin to fire."""
     inside = height - _TOP - _BOTTOM
     tall = min(2.2, 0.8 * inside)
     axes = figure.add_axes((1 - 0.82 / width, (_BOTTOM + (inside - tall) / 2) / height, 0.15 / width, tall / height))
@@ -109,7 +109,7 @@ def _colour_bar(figure: Figure, width: float, height: float) -> None:
 
 
 def _outlined(panel: "Axes", rgb: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], caption: str) -> None:
-    """The image with the outline of the mask."""
+    """Draws the image with the outline of the mask."""
     panel.imshow(rgb)
     outline = panel.contour(mask, levels=[0.5], colors=[_OUTLINE], linewidths=1.8)
     outline.set_path_effects([withStroke(linewidth=3.4, foreground="#10202a")])
@@ -117,7 +117,7 @@ def _outlined(panel: "Axes", rgb: npt.NDArray[np.uint8], mask: npt.NDArray[np.bo
 
 
 def _heated(panel: "Axes", rgb: npt.NDArray[np.uint8], heat: HeatMap, caption: str) -> None:
-    """The heat map over a grey image, the hotter the less of the image; white lines around what fires."""
+    """Draws the heat map over a grey image, which fades where the query fires; white lines surround these places."""
     grey = rgb.mean(axis=2) / 255
     hot = heat.at_pixels(rgb.shape[:2])
     panel.imshow(0.25 + 0.75 * grey, cmap="gray", vmin=0, vmax=1)
@@ -137,18 +137,18 @@ def _caption(panel: "Axes", text: str) -> None:
 
 
 def _shared(number: int) -> str:
-    """How many other detections share the mask, in words."""
+    """Says how many other detections share the mask."""
     return {0: "no other detection shares it", 1: "1 other detection shares it"}.get(
         number, f"{number} other detections share it"
     )
 
 
 def _short(name: str, length: int = 26) -> str:
-    """A file's name, its middle left out where it is long."""
+    """A file's name, shortened in the middle if it is long."""
     half = (length - 1) // 2
     return name if len(name) <= length else f"{name[:half]}…{name[-half:]}"
 
 
 def _plain(text: str) -> str:
-    """Text without matplotlib's formulas: a name may have dollar signs."""
+    """The text without matplotlib's formulas, because a name may contain dollar signs."""
     return text.replace("$", r"\$")

@@ -3,8 +3,8 @@ r"""The page in the browser: masks of dropped pictures, and where the query of a
     adet-iuq web --run output/quickstart
     adet-iuq web --run output/iuq --base-run output/base --examples photos/
 
-It is for this machine alone (127.0.0.1) unless --host says otherwise, asks nothing of other machines, and keeps what is
-dropped in a folder of its own that goes when it ends.
+The page is for this machine alone (127.0.0.1) unless --host says otherwise. It asks nothing of other machines, and
+keeps dropped files in a folder of its own, which is removed when the program ends.
 `python tools/web_demo.py` is the same program.
 """
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from adet_iuq.web.viewer import Entry
 
 _NUM_EXAMPLES = 12
-_NUM_WEIGHTS = 12  # of a run that can be chosen from
+_NUM_WEIGHTS = 12  # number of a run's files of weights that can be chosen from
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Serves until it is interrupted; returns the exit code."""
+    """Serves the page until it is interrupted; returns the exit code."""
     args = _parser().parse_args(words)
     try:
         with tempfile.TemporaryDirectory(prefix="adet_iuq_web_") as folder:
@@ -42,14 +42,14 @@ def main(words: Sequence[str] | None = None) -> int:
 def serve(args: argparse.Namespace, folder: str) -> None:
     """Builds the page and serves it.
 
-    The first models are loaded before the page is there: what is wrong with them is said here, and no visitor waits.
+    The first models are loaded before the page exists, so that errors appear here and no visitor waits.
 
     Args:
-        args: of the command line.
-        folder: for what is dropped.
+        args: the parsed command line.
+        folder: the folder for dropped files.
 
     Raises:
-        UserError: gradio is missing; weights, config or examples are not usable; the address is taken.
+        UserError: gradio is missing; weights, config or examples are not usable; or the address is taken.
     """
     prepare_gradio(folder)
     from adet_iuq.web.page import CSS, Page
@@ -64,10 +64,10 @@ def serve(args: argparse.Namespace, folder: str) -> None:
 
 
 def find_weights(args: argparse.Namespace) -> dict[str, list[str]]:
-    """Files of weights to choose from by the name of the model, `base` (if any) before `IUQ`, the final ones first.
+    """The files of weights to choose from, by the name of the model, `base` (if any) before `IUQ`, the final ones first.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no weights.
     """
     found = {
         "base": [*args.base_weights, *(_checkpoints(args.base_run) if args.base_run else [])],
@@ -89,10 +89,10 @@ def _checkpoints(run: str) -> list[str]:
 
 
 def _loader(args: argparse.Namespace, first: str) -> tuple[Callable[[str, str], "QueryModel"], list["Entry"]]:
-    """How a model is loaded by its name and weights, and the examples.
+    """The function that loads a model by its name and weights, and the examples.
 
     Raises:
-        UserError: there is no config, or no such one; the folder of the examples has no image.
+        UserError: the config is missing or not named, or the folder of the examples has no image.
     """
     import adet_iuq.modeling  # noqa: F401  registers the segmenters
     from adet_iuq.inference import find_config, inference_config
@@ -113,20 +113,20 @@ def _loader(args: argparse.Namespace, first: str) -> tuple[Callable[[str, str], 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", default="", metavar="FOLDER", help="of an IUQ training: its config and weights")
-    parser.add_argument("--base-run", default="", metavar="FOLDER", help="of the base's training, to compare with")
+    parser.add_argument("--run", default="", metavar="FOLDER", help="an IUQ training with config and weights")
+    parser.add_argument("--base-run", default="", metavar="FOLDER", help="the base's training, to compare with")
     parser.add_argument(
         "--config-file",
         default="",
         metavar="FILE",
-        help="of the IUQ model, or a recipe's name (default: that of --run)",
+        help="the config of the IUQ model, or a recipe's name (default: that of --run)",
     )
-    parser.add_argument("--weights", nargs="+", default=[], metavar="FILE", help="of the IUQ model")
-    parser.add_argument("--base-weights", nargs="+", default=[], metavar="FILE", help="of the base")
+    parser.add_argument("--weights", nargs="+", default=[], metavar="FILE", help="weights of the IUQ model")
+    parser.add_argument("--base-weights", nargs="+", default=[], metavar="FILE", help="weights of the base")
     parser.add_argument(
         "--examples", default="", metavar="FOLDER", help="pictures to begin with (default: test images)"
     )
-    parser.add_argument("--score-threshold", type=float, default=0.3, help="of instances, at the start (default 0.3)")
+    parser.add_argument("--score-threshold", type=float, default=0.3, help="lowest score at the start (default 0.3)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     parser.add_argument("--port", type=int, default=None, help="default: the first free one from 7860 on")
     add_project_option(parser)

@@ -1,4 +1,4 @@
-"""The page's layout, and what happens when something on it is chosen, dropped or clicked."""
+"""The page's layout, and its reactions when something on it is chosen, dropped or clicked."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,8 @@ import gradio as gr
 from adet_iuq.errors import UserError
 from adet_iuq.web.viewer import NUM_OTHERS, Entry, Shown, Viewer
 
-MAX_PICTURES = 16  # that a visitor may choose from; the oldest make room
-_THUMBNAIL = 160  # pixels, about
+MAX_PICTURES = 16  # number of pictures that a visitor may choose from; new ones replace the oldest
+_THUMBNAIL = 160  # approximate size in pixels
 
 INTRODUCTION = """# Where does a query fire?
 Drop pictures or pick one: its masks appear. **Click an instance** and see where its query fires, on its own picture and on
@@ -31,10 +31,11 @@ class Page:
     """The page, as a gradio app.
 
     Args:
-        viewer: all that it shows.
-        weights: files to choose from by the name of the model, the first of each at the start; `base` before `IUQ`.
-        examples: pictures that are there at the start.
-        threshold: least score of an instance, at the start.
+        viewer: provides everything that the page shows.
+        weights: the files to choose from, by the name of the model; the first of each is chosen at the start, and
+            `base` comes before `IUQ`.
+        examples: the pictures at the start.
+        threshold: the lowest score of an instance at the start.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Page:
             self._connect()
 
     def _connect(self) -> None:
-        """What leads to what. A new picture empties what was said of the last one."""
+        """Connects events with reactions. A new picture clears what was shown about the last one."""
         chosen = [*self._weights, self._threshold]
         seen = [self._shown, self._message, *self._masks, *self._rates, *self._maps]
         quiet: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "viewer"}
@@ -82,12 +83,12 @@ class Page:
             picture.select(self._clicked(self._names[number]), [self._shown, self._pool], answered, **quiet)
 
     def _start(self, pool: list[Entry], *chosen: Any) -> list[Any]:
-        """Thumbnails of the examples, and the masks of the first one."""
+        """The thumbnails of the examples, and the masks of the first one."""
         thumbnails, kept, refused = self._thumbnails(pool, chosen)
         return [kept, thumbnails, *self._show(kept[0] if kept else None, chosen, refused)]
 
     def _add(self, files: list[str], pool: list[Entry], *chosen: Any) -> list[Any]:
-        """Dropped files go before the pictures that are there; the first of them is shown."""
+        """Puts dropped files before the pictures that are there, and shows the first of them."""
         added = [Entry(Path(file), Path(file).name) for file in files or []]
         _, good, refused = self._thumbnails(added, chosen)
         thumbnails, kept, _ = self._thumbnails([*good, *pool][:MAX_PICTURES], chosen)
@@ -98,7 +99,7 @@ class Page:
         return self._show(pool[event.index], chosen, [])
 
     def _again(self, shown: Shown | None, *chosen: Any) -> list[Any]:
-        """Other weights, or another threshold, for the same picture."""
+        """Shows the same picture with other weights or another threshold."""
         return self._show(shown.entry if shown else None, chosen, [])
 
     def _clicked(self, name: str) -> Any:
@@ -121,7 +122,7 @@ class Page:
         return answer
 
     def _show(self, entry: Entry | None, chosen: Sequence[Any], refused: list[str]) -> list[Any]:
-        """Values for all that is seen of a picture: state, message, masks, nothing in the place of the maps."""
+        """The values for everything that is shown of a picture: state, message and masks; the maps are cleared."""
         weights, threshold = self._selection(chosen)
         blank = [gr.HTML(""), gr.Image(None, visible=False)]
         cleared = [blank[0]] * len(self._names) + [blank[1]] * len(self._names)
@@ -139,7 +140,7 @@ class Page:
         return [shown, said, *images, *cleared]
 
     def _thumbnails(self, entries: Sequence[Entry], chosen: Sequence[Any]) -> tuple[list[Any], list[Entry], list[str]]:
-        """Small pictures with their names, the entries that have one, and why the others have none."""
+        """Small pictures with their names, the entries that have one, and the reasons why the others have none."""
         thumbnails: list[Any] = []
         kept, refused = [], []
         for entry in entries:
@@ -154,7 +155,7 @@ class Page:
         return thumbnails, kept, refused
 
     def _selection(self, chosen: Sequence[Any]) -> tuple[dict[str, str], float]:
-        """Chosen weights by the name of the model, and the threshold."""
+        """The chosen weights by the name of the model, and the threshold."""
         *weights, threshold = chosen
         return {name: file for name, file in zip(self._names, weights, strict=True) if file}, float(threshold)
 
@@ -163,7 +164,7 @@ class Page:
 
 
 def _weights(name: str, files: list[str]) -> gr.Dropdown:
-    """The choice of weights; the base may be left out."""
+    """The list of weights to choose from; for the base it may be left empty."""
     choices = [(f"{Path(file).parent.name}/{Path(file).name}", file) for file in files]
     if name == "base":
         choices.append(("none", ""))
@@ -185,7 +186,7 @@ def _image(identifier: str, kind: str, label: str, visible: bool = True) -> gr.I
 
 
 def _others(entry: Entry, pool: Sequence[Entry]) -> list[Entry]:
-    """The pictures after this one, round the end of the pool."""
+    """The pictures after this one; after the last picture the first one follows."""
     place = pool.index(entry) if entry in pool else -1
     return [one for one in [*pool[place + 1 :], *pool[: place + 1]] if one != entry][:NUM_OTHERS]
 

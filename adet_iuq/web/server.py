@@ -1,4 +1,4 @@
-"""How the page is served: to this machine alone unless asked otherwise, without a word to any other machine."""
+"""Serves the page, by default to this machine alone, without contact to any other machine."""
 
 import importlib.util
 import ipaddress
@@ -9,9 +9,9 @@ from typing import Any
 
 from adet_iuq.errors import UserError
 
-MAX_FILE_SIZE = "64mb"  # of a dropped picture
-MAX_VISITORS = 8  # whose pictures and masks are kept in memory
-# Nothing on the page is fetched from elsewhere, and the page does not stand within another one.
+MAX_FILE_SIZE = "64mb"  # largest dropped picture
+MAX_VISITORS = 8  # number of visitors whose pictures and masks are kept in memory
+# The page fetches nothing from elsewhere, and cannot be embedded in another page.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'; form-action 'self'; "
@@ -20,15 +20,15 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-# What gradio reads from the environment when it is imported or starts.
+# Settings that gradio reads from the environment when it is imported or starts.
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_ALLOWED_PATHS": ""}
 
 
 def prepare_gradio(folder: str) -> None:
-    """Before gradio is imported: it is to report nothing, and to keep what is dropped in `folder`.
+    """Prepares the import of gradio: it must report nothing, and keep dropped files in `folder`.
 
     Raises:
-        UserError: it is not installed.
+        UserError: gradio is not installed.
     """
     if importlib.util.find_spec("gradio") is None:
         raise UserError('The page needs gradio, which is not installed. Install it with: pip install -e ".[demo]"')
@@ -47,12 +47,13 @@ def launch(app: Any, css: str, host: str, port: int | None) -> None:
     """Serves a gradio app until it is interrupted.
 
     Args:
-        app: gr.Blocks.
-        css: of the page.
-        host, port: where; no port: a free one from 7860 on.
+        app: the app, a gr.Blocks.
+        css: the page's style sheet.
+        host: the address to listen at.
+        port: the port; None: a free one from 7860 on.
 
     Raises:
-        UserError: the address cannot be had.
+        UserError: the address is not available.
     """
     if not is_local(host):
         print(

@@ -1,4 +1,4 @@
-"""What the page shows, without the page: models, pictures, masks, and the maps of the query of a clicked instance."""
+"""Everything that the page shows: models, pictures, masks, and the maps of the query of a clicked instance."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -27,13 +27,13 @@ from adet_iuq.visualization.query_picture import Row, draw_queries
 
 Image = npt.NDArray[np.uint8]
 
-NUM_OTHERS = 4  # other pictures that a query is asked about
+NUM_OTHERS = 4  # number of other pictures that a query is applied to
 _LEAST_SIDE = 480  # pixels; smaller pictures are enlarged by a whole factor, so that instances can be clicked
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture that can be chosen: a file, and the name it goes by."""
+    """A picture that can be chosen: a file and its name."""
 
     path: Path
     name: str
@@ -41,12 +41,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Shown:
-    """What one visitor looks at.
+    """What one visitor sees.
 
     Attributes:
         entry: the picture.
-        chosen: files of weights by the names of the models, `base` before `IUQ`.
-        found: detections of each model, the most certain first.
+        chosen: the files of weights by the names of the models, `base` before `IUQ`.
+        found: the detections of each model, the most certain first.
     """
 
     entry: Entry
@@ -56,11 +56,11 @@ class Shown:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the query of a clicked instance does.
+    """The answer to a click on an instance.
 
     Attributes:
-        pictures: (H, W, 3) RGB, by the name of the model; of those models that have a query for the instance.
-        texts: a sentence of every model.
+        pictures: (H, W, 3) RGB, by the name of the model, for the models that have a query for the instance.
+        texts: a sentence for every model, by its name.
     """
 
     pictures: dict[str, Image]
@@ -68,10 +68,10 @@ class Answer:
 
 
 class Viewer:
-    """All that the page asks for. One visitor is served at a time: to be looked at, a model is switched to evaluation.
+    """Provides everything that the page asks for. It serves one visitor at a time, as it switches models to evaluation.
 
     Args:
-        load: makes a model of its name and a file of weights; a few of them are kept.
+        load: the function that makes a model from its name and a file of weights; a few models are kept.
     """
 
     def __init__(self, load: Callable[[str, str], QueryModel]) -> None:
@@ -84,7 +84,7 @@ class Viewer:
         """The picture as the chosen models' networks see it.
 
         Raises:
-            UserError: it is no image, or cannot be read; the message calls it by its name.
+            UserError: the file is no image or cannot be read; the message contains the picture's name.
         """
         return self._read(self.models(chosen)[0], entry)
 
@@ -114,7 +114,7 @@ class Viewer:
         return drawn
 
     def instance_at(self, shown: Shown, name: str, place: tuple[int, int]) -> int | None:
-        """The smallest instance of a model at a place, x and y in pixels of what `masks` gave; None: there is none."""
+        """The smallest instance of a model at a place, x and y in pixels of the picture of `masks`; None: there is none."""
         factor = _factor(self.read(shown.chosen, shown.entry))
         masks = shown.found[name].pred_masks
         x, y = (min(place[axis] // factor, masks.shape[2 - axis] - 1) for axis in (0, 1))
@@ -126,10 +126,10 @@ class Viewer:
         """The maps of the query that each model assigns to an instance that the model `name` found.
 
         Args:
-            shown: what is looked at.
-            name: of the model.
-            instance: number of its detection.
-            others: other pictures.
+            shown: what the visitor sees.
+            name: the name of the model.
+            instance: the number of its detection.
+            others: the other pictures.
 
         Raises:
             UserError: a picture cannot be read.
@@ -155,10 +155,10 @@ class Viewer:
         return answer
 
     def models(self, chosen: Mapping[str, str]) -> list[QueryModel]:
-        """The chosen models, loaded unless they are there already.
+        """The chosen models, which are loaded unless they are in memory.
 
         Raises:
-            UserError: one cannot be loaded.
+            UserError: a model cannot be loaded.
         """
         return [self._model(name, weights) for name, weights in chosen.items() if weights]
 
@@ -167,12 +167,12 @@ class Viewer:
 
 
 def in_words(maps: QueryMaps, area: float, num_sharing: int) -> str:
-    """What the maps show, in a sentence.
+    """A sentence that describes the maps.
 
     Args:
-        maps: of the query.
-        area: of the instance, in percent of its image.
-        num_sharing: other detections with its mask.
+        maps: the maps of the query.
+        area: the area of the instance, in percent of its image.
+        num_sharing: the number of other detections with its mask.
     """
     own = f"fires on {maps.own.fire_rate:.1f} % of its own picture (the instance covers {area:.1f} %)"
     rates = [heat.fire_rate for heat in maps.others]
@@ -181,7 +181,7 @@ def in_words(maps: QueryMaps, area: float, num_sharing: int) -> str:
 
 
 def _read(model: QueryModel, entry: Entry) -> Picture:
-    """As `QueryModel.read`, in the words of somebody who dropped a file."""
+    """Reads a picture like `QueryModel.read`, with errors for somebody who dropped a file."""
     try:
         return model.read(entry.path, entry.name)
     except UserError as error:

@@ -1,9 +1,9 @@
-"""A segmenter in one file: cells of one coarse map are queries, a fine map holds the pixels, a mask is their dot product.
+"""A segmenter in one file: queries are cells of a coarse map, pixels are cells of a fine map, a mask is their dot product.
 
-From the dot product goes the squared distance of pixel and query, times a factor that the query chooses: what is far away
-belongs to another instance. Each instance is learned by one query, the cell under its centroid. B images, C classes, D
-numbers in a pixel and D + 1 in a query, S x T query cells, K instances of an image, Q instances of all images that have a
-query, (Hp, Wp) the padded input.
+The squared distance of pixel and query, times a factor that the query chooses, is subtracted from the dot product,
+because distant pixels belong to other instances. Each instance trains one query, the cell under its centroid. B images,
+C classes, D numbers in a pixel and D + 1 in a query, S x T query cells, K instances of an image, Q instances of all
+images that have a query, (Hp, Wp) the padded input.
 """
 
 from collections.abc import Sequence
@@ -56,20 +56,26 @@ class Minimal(Segmenter):
         """
         Args:
             backbone: a pyramid with "p2" to "p5", of strides 4 to 32.
-            num_classes, query_feature, dim, mask_weight, score_thresh, max_detections: see config.py.
-            pixel_mean, pixel_std: of the input's channels.
+            num_classes: the number of classes C; see config.py.
+            query_feature: the name of the map whose cells are queries.
+            dim: D, the numbers in a pixel.
+            mask_weight: the weight of the mask loss.
+            score_thresh: the lowest score of results.
+            max_detections: the most results of an image.
+            pixel_mean: mean of each input channel.
+            pixel_std: deviation of each input channel.
         """
         super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std, size_divisibility=backbone.size_divisibility)
         shape = backbone.output_shape()[query_feature]
         self.backbone, self.query_feature, self.query_stride = backbone, query_feature, shape.stride
         self.num_classes, self.score_thresh, self.max_detections = num_classes, score_thresh, max_detections
-        self.mask_weight = self.mask_loss_ceiling = mask_weight  # a dice loss of 1
+        self.mask_weight = self.mask_loss_ceiling = mask_weight  # the largest value of a dice loss is 1
         self.pixel_dim = dim
         width = shape.channels
         self.tower = nn.Sequential(*conv_block(width, width), *conv_block(width, width))
         self.classes, self.queries = (nn.Conv2d(width, count, 3, padding=1) for count in (num_classes, dim + 1))
         self.pixels = nn.Sequential(*conv_block(width, width), nn.Conv2d(width, dim, 1))
-        # Nearly all cells are background: scores start at 0.01.
+        # Nearly all cells are background, so scores start at 0.01.
         self.classes.bias = nn.Parameter(torch.full((num_classes,), -4.6))
 
     @classmethod
@@ -83,17 +89,17 @@ class Minimal(Segmenter):
         }
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Class logits (B, C, S, T), queries (B, D + 1, S, T) and pixels (B, D, Hp / 4, Wp / 4) of (B, 3, Hp, Wp)."""
+        """Class logits (B, C, S, T), queries (B, D + 1, S, T), pixels (B, D, Hp / 4, Wp / 4), from (B, 3, Hp, Wp)."""
         maps = self.backbone(images)
         shared = self.tower(maps[self.query_feature])
         size = maps["p2"].shape[2:]
-        # Every map is read: a parameter without a gradient would hold up a training on several processes.
+        # Every map is used, because a parameter without a gradient would stop a training on several processes.
         levels = [F.interpolate(maps[name], size, mode="bilinear") for name in ("p2", "p3", "p4", "p5")]
         fine = torch.stack(levels).sum(0)
         return self.classes(shared), self.queries(shared), self.pixels(fine)
 
     def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
-        """`loss_cls`, focal loss of the cells, and `loss_mask`, dice loss of the instances' masks."""
+        """Computes `loss_cls`, the focal loss of the cells, and `loss_mask`, the dice loss of the instances' masks."""
         logits, queries, pixels = self.predict(self.preprocess(batched_inputs).tensor)
         instances = [inputs["instances"].to(self.device) for inputs in batched_inputs]
         masks = [instance_masks(one) for one in instances]
@@ -121,11 +127,11 @@ class Minimal(Segmenter):
         )
 
     def match(self, masks: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-        """Instances (Q,) and their cells (Q,), counted row by row; of several in one cell the smallest gets it.
+        """Instances (Q,) and their cells (Q,), counted row by row. If several share a cell, the smallest one gets it.
 
         Args:
-            masks: (K, H, W) bool of one image.
-            columns: T.
+            masks: (K, H, W) bool, the masks of one image.
+            columns: T, the number of columns of query cells.
         """
         order = masks.flatten(1).sum(1).argsort()
         x, y = (mask_centroids(masks)[order] / self.query_stride).long().unbind(1)
@@ -135,13 +141,13 @@ class Minimal(Segmenter):
 
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Each image's `instances`: scores, pred_classes, pred_masks (bool, output size), and their tight pred_boxes."""
+        """Returns each image's `instances`: scores, pred_classes, pred_masks (bool, output size), tight pred_boxes."""
         images = self.preprocess(batched_inputs)
         maps = [one.float() for one in self.predict(images.tensor)]
         results = []
         for logits, queries, pixels, size, inputs in zip(*maps, images.image_sizes, batched_inputs, strict=True):
             scores = logits.sigmoid()
-            scores = scores * (scores == F.max_pool2d(scores, 3, stride=1, padding=1))  # neighbours mean one instance
+            scores = scores * (scores == F.max_pool2d(scores, 3, stride=1, padding=1))  # one of neighbours
             score, place = scores.flatten().topk(min(self.max_detections * self.images_per_picture, scores.numel()))
             place = place[score > self.score_thresh]
             cell = place % scores[0].numel()
@@ -181,14 +187,14 @@ def squared_distances(queries: Tensor, pixels: Tensor) -> Tensor:
 
 
 def far_away(embeddings: Tensor, squared: Tensor) -> Tensor:
-    """What the distances (Q, P) take from the logits: the last number of a query says how much."""
+    """The part of the logits that distances (Q, P) subtract; the last number of a query is its factor."""
     return F.softplus(embeddings[:, -1:]) * squared
 
 
 def mean_dice(
     logits: Tensor, image: Tensor, target: Tensor, masks: Sequence[Tensor], valid: Tensor | None = None
 ) -> Tensor:
-    """Mean dice loss of mask logits (Q, Hf, Wf); zero without any query. For the arguments see `dice_losses`."""
+    """Mean dice loss of mask logits (Q, Hf, Wf); zero without any query. `dice_losses` describes the arguments."""
     size = (logits.shape[1], logits.shape[2])
     sampled = [strided_masks(mask, Minimal.pixel_stride, size) for mask in masks]
     return dice_losses(logits, image, target, sampled, valid).sum() / max(len(logits), 1)

@@ -1,4 +1,4 @@
-"""Minimal with instance-unique querying: all that the method asks of a segmenter."""
+"""Minimal with instance-unique querying: this is everything that the method needs from a segmenter."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +15,9 @@ from .minimal import Minimal, far_away, mask_logits, mean_dice, squared_distance
 
 @META_ARCH_REGISTRY.register()
 class MinimalIUQ(IUQMetaArch, Minimal):
-    """The same trained with `loss_inter` and `loss_equi`; its weights and its evaluation are Minimal's."""
+    """Minimal trained with `loss_inter` and `loss_equi`; its weights and its evaluation are Minimal's."""
 
-    bytes_per_pair = 40  # coordinate differences and their squares
+    bytes_per_pair = 40  # for coordinate differences and their squares
 
     @classmethod
     def memory_arguments(cls, cfg: CfgNode, base: Mapping[str, Any]) -> dict[str, Any]:

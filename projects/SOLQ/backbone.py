@@ -1,4 +1,4 @@
-"""torchvision's ResNets as detectron2 backbones: the names that models of DETR's family give to their trunk."""
+"""torchvision's ResNets as detectron2 backbones, with the names that models of DETR's family give to their trunk."""
 
 from typing import Any
 
@@ -22,9 +22,9 @@ class TorchvisionResNet(Backbone):
     def __init__(self, depth: int, norm: str, freeze_at: int) -> None:
         """
         Args:
-            depth: of torchvision's networks.
+            depth: the depth of one of torchvision's networks.
             norm: "FrozenBN" or "BN".
-            freeze_at: 0: nothing is frozen; 1: `conv1` and `bn1`; 2: also `layer1` ... 5: all of it.
+            freeze_at: how much is frozen. 0: nothing; 1: `conv1` and `bn1`; 2: also `layer1` ... 5: all of it.
 
         Raises:
             UserError: there is no such network or norm.
@@ -48,7 +48,7 @@ class TorchvisionResNet(Backbone):
         self._out_feature_strides = {name: 4 * 2**i for i, name in enumerate(_LEVELS)}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) to one map (B, channels, ceil(H / stride), ceil(W / stride)) a name."""
+        """(B, 3, H, W) to one map (B, channels, ceil(H / stride), ceil(W / stride)) per name."""
         x = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
         outputs = {}
         for name, layer in zip(self._out_features, (self.layer2, self.layer3, self.layer4), strict=True):

@@ -1,4 +1,4 @@
-"""Boxes as centre and size, their differences and their generalised overlap."""
+"""Boxes as centre and size, and their generalised overlap."""
 
 import torch
 from torch import Tensor
@@ -6,12 +6,12 @@ from torchvision.ops import box_convert
 
 
 def corners(boxes: Tensor) -> Tensor:
-    """(..., 4) x, y, w, h around a centre to XYXY."""
+    """Converts (..., 4) x, y, w, h around a centre to XYXY."""
     return box_convert(boxes, "cxcywh", "xyxy")
 
 
 def centred(boxes: Tensor) -> Tensor:
-    """(..., 4) XYXY to x, y, w, h around a centre."""
+    """Converts (..., 4) XYXY to x, y, w, h around a centre."""
     return box_convert(boxes, "xyxy", "cxcywh")
 
 

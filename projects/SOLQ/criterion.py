@@ -1,4 +1,4 @@
-"""SOLQ's losses: classes of all queries; boxes and mask vectors of the matched ones, after every decoder layer.
+"""SOLQ's losses: classes of all queries, boxes and mask vectors of the matched ones, after every decoder layer.
 
 Shapes: as in `matcher.py`; M matched queries of a layer.
 """
@@ -17,13 +17,15 @@ from .matcher import Matches, Outputs, Targets, Weights
 def set_losses(
     outputs: Outputs, targets: Sequence[Targets], matches: Sequence[Matches], weights: Weights, *, reduce: bool
 ) -> dict[str, Tensor]:
-    """Weighted losses; those of the last layer have plain names, those of layer i the suffix _i.
+    """The weighted losses. Those of the last layer have plain names, those of layer i have the suffix _i.
 
     Args:
-        outputs, targets, matches: of a batch; logits and boxes after each layer.
-        weights: of the losses.
-        reduce: count pairs and targets as one process with the global batch does. As published, all losses but that of
-            vectors are divided by the mean number of pairs of all processes, bounded from below by 1.
+        outputs: the outputs for a batch, with logits and boxes after each layer.
+        targets: the targets of the batch.
+        matches: the matches after each layer.
+        weights: the weights of the losses.
+        reduce: whether pairs and targets are counted as one process with the global batch counts them. As published, all
+            losses but that of vectors are divided by the mean number of pairs of all processes, which is at least 1.
     """
     suffixes = [f"_{layer}" for layer in range(len(matches) - 1)] + [""]
     pairs = torch.tensor(float(len(matches[-1].image)), device=outputs.logits.device)
@@ -50,7 +52,7 @@ def set_losses(
 
 
 def vector_difference(found: Tensor, wanted: Tensor, *, reduce: bool) -> Tensor:
-    """Mean absolute difference of vectors (M, n); zero, and connected, without any."""
+    """The mean absolute difference of vectors (M, n); a connected zero if there are none."""
     count, ranks = loss_count(found.numel(), reduce=reduce, device=found.device)
     return (found - wanted).abs().sum() * ranks / count.clamp(min=1)
 

@@ -16,7 +16,7 @@ _TEMPERATURE = 10000
 
 @dataclass
 class MapGeometry:
-    """Of the L maps of a batch."""
+    """The geometry of the L maps of a batch."""
 
     sizes: list[tuple[int, int]]  # L x (h_l, w_l)
     inside: list[Tensor]  # L x (B, h_l, w_l) bool, cells that are not padding
@@ -37,7 +37,7 @@ class MapGeometry:
 
     @property
     def padding(self) -> Tensor:
-        """(B, S) bool."""
+        """(B, S) bool, whether each cell is padding."""
         return ~torch.cat([one.flatten(1) for one in self.inside], dim=1)
 
     def valid_ratios(self) -> Tensor:

@@ -1,6 +1,6 @@
 """Masks as vectors: the lowest frequencies of the mask in its box (docs/parity/solq.md, "The mask codec").
 
-Shapes: K masks, a patch has m x m cells, n coefficients are kept, of the first R rows and C columns of frequencies.
+Shapes: K masks, a patch of m x m cells, n coefficients that are kept, of the first R rows and C columns of frequencies.
 """
 
 import math
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class MaskCodec(nn.Module):
-    """Patches to vectors and back, all masks at once; no parameters, nothing in a checkpoint."""
+    """Converts patches to vectors and back, all masks at once. It has no parameters, and nothing in a checkpoint."""
 
     row: Tensor  # (n,) long, frequency of each coefficient along the rows' axis
     column: Tensor  # (n,) long
@@ -21,8 +21,8 @@ class MaskCodec(nn.Module):
     def __init__(self, side: int, kept: int) -> None:
         """
         Args:
-            side: m.
-            kept: n.
+            side: m, the cells along a side of a patch.
+            kept: n, the number of coefficients.
         """
         super().__init__()
         self.side = side
@@ -35,7 +35,7 @@ class MaskCodec(nn.Module):
             self.register_buffer(name, tensor.clone(), persistent=False)
 
     def crop(self, masks: Tensor, boxes: Tensor) -> Tensor:
-        """(K, m, m) bool patches: each mask in its box, bins by the mean of adaptively many samples, at least half full.
+        """(K, m, m) bool patches: each mask in its box, where a cell is set if the mean of its samples is at least a half.
 
         Args:
             masks: (K, H, W) bool.
@@ -50,7 +50,7 @@ class MaskCodec(nn.Module):
         return spectrum[:, self.row, self.column].float()
 
     def decode(self, vectors: Tensor) -> Tensor:
-        """(K, m, m) bool patches of coefficients (K, n): what lies above the middle of a patch's own range."""
+        """(K, m, m) bool patches of coefficients (K, n): the cells above the middle of a patch's own range."""
         spectrum = vectors.new_zeros(len(vectors), len(self.row_waves), len(self.column_waves), dtype=torch.float64)
         spectrum[:, self.row, self.column] = vectors.double()
         patches = self.row_waves.T @ spectrum @ self.column_waves
@@ -67,6 +67,6 @@ def cosines(side: int) -> Tensor:
 
 
 def zigzag(side: int) -> list[tuple[int, int]]:
-    """All places (row, column) of a square by antidiagonals: odd ones downwards, even ones upwards."""
+    """All places (row, column) of a square, diagonal by diagonal: odd ones downwards, even ones upwards."""
     places = [(row, column) for row in range(side) for column in range(side)]
     return sorted(places, key=lambda p: (sum(p), p[0] if sum(p) % 2 else -p[0]))

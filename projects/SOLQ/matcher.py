@@ -1,4 +1,4 @@
-"""Hungarian matching of queries and instances by class and box; masks have no say (docs/parity/solq.md, "Training").
+"""Hungarian matching of queries and instances by class and box, without masks (docs/parity/solq.md, "Training").
 
 Shapes: B images, N queries, K_b instances of image b, D decoder layers, Z logits, n coefficients.
 """
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from .boxes import corners, generalised_iou
 
-_FINITE = 1e6  # stands for a cost that is not finite, so that the loss shows what went wrong and not the assignment
+_FINITE = 1e6  # replaces a cost that is not finite, so that not the assignment fails but the loss shows what went wrong
 
 
 @dataclass
 class Outputs:
-    """What the heads say after every decoder layer."""
+    """The outputs of the heads after every decoder layer."""
 
     logits: Tensor  # (D, B, N, Z)
     boxes: Tensor  # (D, B, N, 4) x, y, w, h as shares of the image
@@ -35,7 +35,7 @@ class Targets:
 
 @dataclass
 class Matches:
-    """sigma after one layer: its M matched queries over the whole batch, sorted by image, then query."""
+    """sigma after one layer: the M matched queries of the whole batch, sorted by image, then query."""
 
     image: Tensor  # (M,) long
     query: Tensor  # (M,) long
@@ -44,7 +44,7 @@ class Matches:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Of losses and costs; names as MODEL.SOLQ."""
+    """The weights of losses and costs; the names are those of MODEL.SOLQ."""
 
     class_weight: float
     box_weight: float
@@ -54,7 +54,7 @@ class Weights:
 
 @torch.no_grad()
 def match(outputs: Outputs, targets: Sequence[Targets], weights: Weights) -> list[Matches]:
-    """The matches after each layer, at the lowest sum of costs; one transfer to the host for all of them."""
+    """The matches after each layer, with the lowest sum of costs, and a single transfer to the host for all of them."""
     costs = [
         matching_costs(outputs.logits[:, image], outputs.boxes[:, image], one, weights)
         for image, one in enumerate(targets)

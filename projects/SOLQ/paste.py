@@ -1,17 +1,18 @@
-"""From patches to masks of the output size, a few at a time."""
+"""Turns patches into masks of the output size, a few at a time."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-_CHUNK_BYTES = 32 * 1024**2  # of the masks that exist at one time
+_CHUNK_BYTES = 32 * 1024**2  # bytes of masks that exist at one time
 
 
 def pasted_patches(patches: Tensor, boxes: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
-    """Draws patches into their boxes, bilinearly, with nothing around them; a pixel is in from a half on.
+    """Draws patches into their boxes, bilinearly, with zeros around them. A pixel is set from a half on.
 
-    Interpolation between four cells is one between rows and one between columns: a matrix on either side of the patch.
+    Interpolation between four cells is one between rows and one
+    between columns, so a matrix stands on either side of a patch.
 
     Args:
         patches: (N, m, m) bool.
@@ -37,12 +38,13 @@ def pasted_patches(patches: Tensor, boxes: Tensor, size: tuple[int, int]) -> Ite
 
 
 def _between_cells(start: int, stop: int, edges: Tensor, cells: int) -> Tensor:
-    """(stop - start, cells): the weight of every cell of a patch for each of these pixels, on one axis.
+    """(stop - start, cells): the weight of every cell of a patch for each pixel of a range, on one axis.
 
     Args:
-        start, stop: of the pixels.
-        edges: (2,), where the patch begins and ends.
-        cells: m.
+        start: the first pixel.
+        stop: the pixel after the last one.
+        edges: (2,), the positions where the patch begins and ends.
+        cells: m, the cells along a side of the patch.
     """
     pixels = torch.arange(start, stop, device=edges.device) + 0.5
     position = (pixels - edges[0]) / (edges[1] - edges[0]) * cells - 0.5

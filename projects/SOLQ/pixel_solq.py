@@ -1,7 +1,7 @@
-"""SOLQ with pixels: a product of queries and cells, learned beside its masks and dropped in evaluation.
+"""SOLQ with pixels: a product of queries and cells, which is learned beside its masks and not used in evaluation.
 
-SOLQ has no such product, and the paper says nothing of how instance-unique querying goes with it. This is our reading
-(docs/parity/solq.md, "Instance-unique querying"); `PixelSOLQ` alone is the control run of it, without the two losses.
+SOLQ has no such product, and the paper does not say how instance-unique querying is added to it. This is our reading
+(docs/parity/solq.md, "Instance-unique querying"). `PixelSOLQ` alone, without the two losses, is its control run.
 Shapes: B images, Q matched queries, C channels, P numbers in a pixel, (h, w) the finest map.
 """
 
@@ -25,13 +25,13 @@ from .transformer import MLP
 
 
 class PixelHeads(nn.Module):
-    """Projections of queries and cells to vectors whose product says how well they fit."""
+    """Projects queries and cells to vectors whose product says how well they fit."""
 
     def __init__(self, channels: int, dim: int) -> None:
         """
         Args:
-            channels: C.
-            dim: P.
+            channels: C, the channels of queries and cells.
+            dim: P, the numbers in a pixel.
         """
         super().__init__()
         self.query = MLP([channels, channels, channels, dim])
@@ -39,7 +39,7 @@ class PixelHeads(nn.Module):
         self.bias = nn.Parameter(torch.full((1,), -math.log(99)))  # fits start at 0.01
 
     def queries(self, states: Tensor) -> Tensor:
-        """(Q, P + 1) of states (Q, C), the last number of each query being the bias."""
+        """(Q, P + 1) of states (Q, C); the last number of each query is the bias."""
         scaled = self.query(states) / math.sqrt(self.pixel.out_channels)
         return torch.cat([scaled, self.bias.expand(len(states), 1)], dim=1)
 
@@ -54,9 +54,9 @@ class PixelSOLQ(SOLQ):
     def __init__(self, *, heads_dim: int, pixel_weight: float, **base: Any) -> None:
         """
         Args:
-            heads_dim: P.
-            pixel_weight: of both intra-image losses.
-            base: arguments of SOLQ.
+            heads_dim: P, the numbers in a pixel.
+            pixel_weight: the weight of both intra-image losses.
+            base: the arguments of SOLQ.
         """
         super().__init__(**base)
         self.iuq = PixelHeads(self.transformer.channels, heads_dim)
@@ -69,7 +69,7 @@ class PixelSOLQ(SOLQ):
         return {**super().from_config(cfg), "heads_dim": solq.PIXEL_DIM, "pixel_weight": solq.PIXEL_WEIGHT}
 
     def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
-        """SOLQ's, with projected queries and pixels, and `loss_pixel_dice` and `loss_pixel_bce` of their product."""
+        """SOLQ's pass with projected queries and pixels, and `loss_pixel_dice` and `loss_pixel_bce` of their product."""
         done = super().training_pass(batched_inputs)
         with part("heads"), torch.autocast(self.device.type, enabled=False):
             done = replace(
@@ -88,13 +88,14 @@ class PixelSOLQ(SOLQ):
     def pixel_losses(
         self, logits: Tensor, image_index: Tensor, target_index: Tensor, masks: Sequence[Tensor], valid: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Dice loss and mean cross-entropy, averaged over the queries whose instance has a valid cell.
+        """The dice loss and the mean cross-entropy, averaged over the queries whose instance has a valid cell.
 
         Args:
-            logits: (Q, h, w).
-            image_index, target_index: (Q,) long.
+            logits: (Q, h, w), one map per query.
+            image_index: (Q,) long, the image of each query.
+            target_index: (Q,) long, the row of each query's instance in the image's masks.
             masks: B x (K, H, W) bool.
-            valid: (B, h, w) bool, cells that count.
+            valid: (B, h, w) bool, the cells that count.
         """
         small = [small_masks(mask, self.pixel_stride, logits.shape[1:]) for mask in masks]
         wanted = torch.cat([logits.new_zeros(0, *logits.shape[1:]), *(one.to(logits.dtype) for one in small)])
@@ -109,7 +110,7 @@ class PixelSOLQ(SOLQ):
         return tuple((one * seen).sum() * ranks / count.clamp(min=1) for one in (dice, bce))  # type: ignore[return-value]
 
     def _inside(self, sizes: Sequence[tuple[int, int]], features: Tensor) -> Tensor:
-        """(B, h, w) bool, cells whose centre lies in the image: the memory of padding is no zero, and means nothing."""
+        """(B, h, w) bool, cells whose centre lies in the image; elsewhere the memory is neither zero nor meaningful."""
         height, width = features.shape[2:]
         inside = torch.zeros(len(sizes), height, width, dtype=torch.bool, device=features.device)
         for cells, (h, w) in zip(inside, sizes, strict=True):
@@ -120,7 +121,7 @@ class PixelSOLQ(SOLQ):
 
 
 def pixel_logits(queries: Tensor, image_index: Tensor, maps: Tensor) -> Tensor:
-    """(Q, h, w): queries (Q, P + 1) on the maps (B, P, h, w) of their images (Q,)."""
+    """(Q, h, w) logits of queries (Q, P + 1) on the maps (B, P, h, w) of their images (Q,)."""
     return dot_product_maps(queries[:, :-1], image_index, maps) + queries[:, -1, None, None]
 
 

@@ -34,7 +34,7 @@ from .transformer import MLP, Sizes, Transformer
 
 @dataclass
 class Decoded:
-    """What the transformer makes of a batch."""
+    """The transformer's outputs for a batch."""
 
     memory: Tensor  # (B, S, C), all cells of all maps, finest first
     geometry: MapGeometry
@@ -49,9 +49,9 @@ class Decoded:
 
 @META_ARCH_REGISTRY.register()
 class SOLQ(Segmenter):
-    """The base segmenter, complete by itself."""
+    """The base segmenter, without instance-unique querying."""
 
-    # A difference of vectors has no greatest value, so that no value of it shows a collapse.
+    # A difference of vectors has no largest value, so no value of it shows a collapse.
     mask_loss_name = "loss_vector"
     mask_loss_ceiling = math.inf
     # The encoder's own convention: cell i of the finest map has its centre at (i + 0.5) * 8, which is pixel 8 i + 3.5.
@@ -78,21 +78,24 @@ class SOLQ(Segmenter):
     ) -> None:
         """
         Args:
-            backbone: makes the maps of `in_features`, the finest of them of stride 8.
-            in_features: their names, finest first.
-            sizes: of the transformer.
-            num_queries, vector_hidden_dim, size_divisibility: see config.py.
-            codec: of the masks.
-            class_logits: the number of each class's logit; there are as many logits as the largest one says.
-            weights: of the losses.
-            max_detections: of an image.
-            pixel_mean, pixel_std: of the input's channels.
+            backbone: makes the maps of `in_features`, of which the finest has stride 8.
+            in_features: the names of these maps, finest first.
+            sizes: the sizes of the transformer.
+            num_queries: the number of queries N; see config.py.
+            vector_hidden_dim: the width of the mask head; see config.py.
+            codec: converts masks to vectors and back.
+            class_logits: the number of each class's logit; there are as many logits as the largest number needs.
+            weights: the weights of the losses.
+            max_detections: the most detections of an image.
+            pixel_mean: mean of each input channel.
+            pixel_std: deviation of each input channel.
+            size_divisibility: the padded input's sides are multiples of it; see config.py.
             reduce_normalizer: see MODEL.REDUCE_NORMALIZER.
         """
         super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std, size_divisibility=size_divisibility)
         width, layers = sizes.hidden_dim, sizes.dec_layers
         shapes = [backbone.output_shape()[name] for name in in_features]
-        # The order of the parts is the published one: a tensor that has two names gets the weights of the last.
+        # The parts have the published order: a tensor that has two names gets the weights of the last one.
         self.transformer = Transformer(sizes, len(in_features) + 1)
         self.class_embed = nn.ModuleList(nn.Linear(width, max(class_logits) + 1) for _ in range(layers))
         self.bbox_embed = nn.ModuleList(MLP([width, width, width, 4]) for _ in range(layers))
@@ -131,7 +134,7 @@ class SOLQ(Segmenter):
 
     @torch.no_grad()
     def _reset_heads(self) -> None:
-        """Published: scores start at 0.01, boxes where the references are, vectors as if they were boxes."""
+        """Initialises as published: scores start at 0.01, boxes at the references, vectors as if they were boxes."""
         class_heads: Any = self.class_embed
         for head in class_heads:
             nn.init.constant_(head.bias, -math.log(99))
@@ -144,7 +147,7 @@ class SOLQ(Segmenter):
             last.bias[2:] = -2.0
 
     def decode(self, images: ImageList) -> Decoded:
-        """Everything but the heads of classes and vectors."""
+        """Runs everything except the heads of classes and vectors."""
         with part("backbone"):
             trunk: Any = self.backbone[0]
             maps = trunk["body"](images.tensor)
@@ -161,8 +164,8 @@ class SOLQ(Segmenter):
         """Labels, boxes and vectors of every image, on the model's device.
 
         Args:
-            batched_inputs: of training.
-            frame: (Hp, Wp): masks are padded to it before they are cropped, as published.
+            batched_inputs: the inputs of a training.
+            frame: (Hp, Wp), to which masks are padded before they are cropped, as published.
         """
         results = []
         for inputs in batched_inputs:
@@ -177,13 +180,13 @@ class SOLQ(Segmenter):
 
     @part("heads")
     def outputs(self, decoded: Decoded) -> Outputs:
-        """The heads of all layers."""
+        """The outputs of the heads after all layers."""
         logits = [head(state) for head, state in zip(self.class_embed, decoded.states, strict=True)]
         vectors = self.vector_embed[0](torch.stack(decoded.states))
         return Outputs(torch.stack(logits), torch.stack(decoded.boxes), vectors)
 
     def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
-        """The set losses of all layers; matched queries of the last one, and the memory of the finest map."""
+        """Computes the losses of all layers; queries are the matched ones of the last layer, on the finest map's memory."""
         images = self.preprocess(batched_inputs)
         decoded = self.decode(images)
         targets = self.targets(batched_inputs, (images.tensor.shape[2], images.tensor.shape[3]))
@@ -205,7 +208,7 @@ class SOLQ(Segmenter):
 
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Each image's `instances`: scores, pred_classes, pred_boxes (as predicted, not clipped), pred_masks."""
+        """Returns each image's `instances`: scores, pred_classes, pred_boxes (as predicted, not clipped), pred_masks."""
         images = self.preprocess(batched_inputs)
         decoded = self.decode(images)
         with part("heads"):
@@ -218,10 +221,12 @@ class SOLQ(Segmenter):
 
     @part("postprocess")
     def results(self, logits: Tensor, boxes: Tensor, vectors: Tensor, size: tuple[int, int]) -> Instances:
-        """The best pairs of a query and a class in one image; there is no suppression and no least score.
+        """The best pairs of a query and a class in one image, without suppression or a lowest score.
 
         Args:
-            logits, boxes, vectors: (N, Z), (N, 4), (N, n), float32.
+            logits: (N, Z) float32, the class logits.
+            boxes: (N, 4) float32, the boxes.
+            vectors: (N, n) float32, the mask vectors.
             size: (height, width) of the output.
         """
         scores = logits.sigmoid()[:, self.class_logits]
@@ -237,7 +242,7 @@ class SOLQ(Segmenter):
 
 
 def _projection(channels: int, width: int, kernel: int) -> nn.Sequential:
-    """To the transformer's channels: at the map's own size (kernel 1) or at half of it (kernel 3)."""
+    """A projection to the transformer's channels, at the map's own size (kernel 1) or at half of it (kernel 3)."""
     convolution = nn.Conv2d(channels, width, kernel, stride=(kernel + 1) // 2, padding=kernel // 2)
     assert convolution.bias is not None
     nn.init.xavier_uniform_(convolution.weight)
@@ -246,10 +251,10 @@ def _projection(channels: int, width: int, kernel: int) -> nn.Sequential:
 
 
 def category_ids(cfg: CfgNode) -> list[int]:
-    """The category id of every class of the (first) training set, else of the first test set.
+    """The category id of every class of the (first) training set, or else of the first test set.
 
     Raises:
-        UserError: it does not say.
+        UserError: the data set has no category ids.
     """
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     numbers = MetadataCatalog.get(names[0]).get("thing_dataset_id_to_contiguous_id") if names else None

@@ -1,4 +1,4 @@
-"""SOLQ with instance-unique querying, as we read it: all that the method asks of a segmenter (see pixel_solq.py)."""
+"""SOLQ with instance-unique querying, as we read it: everything that the method needs from it (see pixel_solq.py)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,8 @@ from .pixel_solq import PixelSOLQ, pixel_logits, small_masks
 class SOLQIUQ(IUQMetaArch, PixelSOLQ):
     """PixelSOLQ trained with `loss_inter` and `loss_equi`; its evaluation is SOLQ's.
 
-    Queries are the projected states of matched queries after the last layer, pixels the projected cells of the finest map.
+    Queries are the projected states of the queries matched after
+    the last layer; pixels are projected cells of the finest map.
     """
 
     @classmethod
@@ -29,11 +30,11 @@ class SOLQIUQ(IUQMetaArch, PixelSOLQ):
         return float(base["pixel_weight"])
 
     def base_mask_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """The intra-image term: it alone reads the projected queries."""
+        """The intra-image term, because it alone reads the projected queries."""
         return losses["loss_pixel_dice"] + losses["loss_pixel_bce"]
 
     def mask_cells(self, masks: Tensor, map_size: tuple[int, int]) -> Tensor:
-        """The cells that the intra-image term asks for."""
+        """The cells that the intra-image term puts inside an instance."""
         return small_masks(masks, self.pixel_stride, map_size)
 
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
@@ -45,7 +46,7 @@ class SOLQIUQ(IUQMetaArch, PixelSOLQ):
         return pixel_logits(queries.embeddings, queries.image_index, maps)
 
     def mask_loss(self, logits: Tensor, scene: Scene, valid: Tensor) -> Tensor:
-        """Dice loss and cross-entropy without their weight, over the cells in `valid`."""
+        """The dice loss and the cross-entropy without their weight, over the cells in `valid`."""
         queries = scene.queries
         dice, bce = self.pixel_losses(logits, queries.image_index, queries.target_index, scene.masks, valid)
         return dice + bce

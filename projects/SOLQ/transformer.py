@@ -19,7 +19,7 @@ from .maps import MapGeometry, sine_positions
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Of a transformer; names and meanings as MODEL.SOLQ."""
+    """The sizes of a transformer; names and meanings are those of MODEL.SOLQ."""
 
     hidden_dim: int
     dim_feedforward: int
@@ -30,12 +30,12 @@ class Sizes:
     dropout: float
 
     def deformable(self, levels: int) -> MSDeformAttn:
-        """A deformable attention on so many maps."""
+        """A deformable attention on `levels` maps."""
         return MSDeformAttn(self.hidden_dim, levels, self.nheads, self.num_points)
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between."""
+    """Linear layers with a ReLU between them."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class MLP(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Cells read cells of all maps."""
+    """A layer in which cells read cells of all maps."""
 
     def __init__(self, sizes: Sizes, levels: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class EncoderLayer(nn.Module):
     def forward(
         self, cells: Tensor, positions: Tensor, reference: Tensor, sizes: Sequence[tuple[int, int]], padding: Tensor
     ) -> Tensor:
-        """Cells (B, S, C) after the layer; for the arguments see `Transformer.forward`."""
+        """Cells (B, S, C) after the layer; `Transformer.forward` describes the arguments."""
         attended = self.self_attn(cells + positions, reference, cells, sizes, padding)
         cells = self.norm1(cells + self.dropout(attended))
         hidden = self.dropout(F.relu(self.linear1(cells)))
@@ -73,7 +73,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Queries read each other, then the maps around their references. Published numbering of the norms: self second."""
+    """Queries read each other, then the maps around their references. As published, the first step's norm is `norm2`."""
 
     def __init__(self, sizes: Sizes, levels: int) -> None:
         super().__init__()
@@ -116,12 +116,12 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """D layers; each refines the boxes of the one before with its own box head."""
+    """D layers. Each of them refines the boxes of the layer before with a box head of its own."""
 
     def __init__(self, sizes: Sizes, levels: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(sizes, levels) for _ in range(sizes.dec_layers))
-        self.bbox_embed = nn.ModuleList()  # published: the heads of the model stand here as well
+        self.bbox_embed = nn.ModuleList()  # as published, it also contains the heads of the model
 
     def forward(
         self, queries: Tensor, positions: Tensor, points: Tensor, memory: Tensor, geometry: MapGeometry
@@ -129,10 +129,11 @@ class Decoder(nn.Module):
         """Queries (B, N, C) and boxes (B, N, 4), x, y, w, h as shares of the image, after every layer.
 
         Args:
-            queries, positions: (B, N, C).
-            points: (B, N, 2), where the queries look at first.
-            memory: (B, S, C).
-            geometry: of the maps.
+            queries: (B, N, C), the content of the queries.
+            positions: (B, N, C), their positions.
+            points: (B, N, 2), the points that the queries first look at.
+            memory: (B, S, C), the encoded cells.
+            geometry: the geometry of the maps.
         """
         ratios, padding = geometry.valid_ratios()[:, None], geometry.padding
         states, boxes = [], []
@@ -141,7 +142,7 @@ class Decoder(nn.Module):
             scaled = reference[:, :, None] * ratios.repeat(1, 1, 1, reference.shape[-1] // 2)
             queries = layer(queries, positions, scaled, memory, geometry.sizes, padding)
             with torch.autocast(queries.device.type, enabled=False):  # half precision would round boxes to whole pixels
-                # A point has no size yet: (w, h) of the first boxes are the head's alone.
+                # A point has no size yet, so (w, h) of the first boxes come from the head alone.
                 before = F.pad(logit(reference), (0, 4 - reference.shape[-1]))
                 boxes.append((head(queries.float()) + before).sigmoid())
             states.append(queries)
@@ -150,7 +151,7 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """From maps to queries that have looked at them."""
+    """Encodes maps, and decodes queries that have read them."""
 
     def __init__(self, sizes: Sizes, levels: int) -> None:
         super().__init__()
@@ -171,7 +172,7 @@ class Transformer(nn.Module):
         nn.init.normal_(self.level_embed)
 
     def positions(self, geometry: MapGeometry) -> Tensor:
-        """(B, S, C): where a cell is, and on which map."""
+        """(B, S, C), an encoding of each cell's place and map."""
         per_level = zip(geometry.inside, self.level_embed, strict=True)
         return torch.cat([sine_positions(one, self.channels) + level for one, level in per_level], dim=1)
 
@@ -184,7 +185,7 @@ class Transformer(nn.Module):
         return cells
 
     def decode(self, memory: Tensor, query_embed: Tensor, geometry: MapGeometry) -> tuple[list[Tensor], list[Tensor]]:
-        """What `Decoder.forward` gives, for learned queries (N, 2 C): first their position, then their content."""
+        """The result of `Decoder.forward` for learned queries (N, 2 C), which are first a position, then a content."""
         positions, queries = (part.expand(len(memory), -1, -1) for part in query_embed.chunk(2, dim=1))
         with torch.autocast(positions.device.type, enabled=False):
             points = self.reference_points(positions).sigmoid()

@@ -9,7 +9,7 @@ from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Published keys of which this project knows these values only: below MODEL.SPARSE_INST.
+# The values that this project supports, for published keys below MODEL.SPARSE_INST.
 _KNOWN: dict[str, tuple[Any, ...]] = {
     "ENCODER.NAME": ("InstanceContextEncoder",),
     "ENCODER.NORM": ("",),
@@ -18,25 +18,26 @@ _KNOWN: dict[str, tuple[Any, ...]] = {
     "DECODER.OUTPUT_IAM": (False,),  # nothing reads the maps that it adds to the outputs
     "LOSS.NAME": ("SparseInstCriterion",),
     "LOSS.ITEMS": (["labels", "masks"],),
-    "MATCHER.NAME": ("SparseInstMatcher", "SparseInstMatcherV1"),  # two ways to the same assignment
+    "MATCHER.NAME": ("SparseInstMatcher", "SparseInstMatcherV1"),  # both names lead to the same assignment
 }
 
 
 def add_config(cfg: CfgNode) -> None:
     """Adds `MODEL.SPARSE_INST.*` and SOLVER.AMSGRAD; `--project` calls it before any YAML file is read."""
-    # The published code's key, for its files: AdamW as it is. Its OPTIMIZER and BACKBONE_MULTIPLIER are keys here anyway.
+    # A key of the published files; False is plain AdamW. Their
+    # OPTIMIZER and BACKBONE_MULTIPLIER are this package's keys too.
     cfg.SOLVER.AMSGRAD = False
     cfg.MODEL.SPARSE_INST = section = CfgNode()
-    section.CLS_THRESHOLD = 0.005  # results score above it: root of class times objectness
-    section.MASK_THRESHOLD = 0.45  # of mask probabilities
-    section.MAX_DETECTIONS = 100  # without effect, as published; TEST.DETECTIONS_PER_IMAGE keeps the best so many
-    # Without effect here: INPUT.DATASET_MAPPER_NAME names the mapper, "SparseInstDatasetMapper" for the published one.
+    section.CLS_THRESHOLD = 0.005  # lowest score of results, which is the root of class times objectness
+    section.MASK_THRESHOLD = 0.45  # threshold of mask probabilities
+    section.MAX_DETECTIONS = 100  # without effect, as published; TEST.DETECTIONS_PER_IMAGE is the number of results
+    # Without effect here. INPUT.DATASET_MAPPER_NAME names the mapper; "SparseInstDatasetMapper" is the published one.
     section.DATASET_MAPPER = "SparseInstDatasetMapper"
 
     section.ENCODER = CfgNode()
-    section.ENCODER.NAME = "InstanceContextEncoder"  # the published default names none that exists
+    section.ENCODER.NAME = "InstanceContextEncoder"  # the published default names an encoder that does not exist
     section.ENCODER.NORM = ""
-    section.ENCODER.IN_FEATURES = ["res3", "res4", "res5"]  # of strides 8, 16, 32
+    section.ENCODER.IN_FEATURES = ["res3", "res4", "res5"]  # maps of strides 8, 16, 32
     section.ENCODER.NUM_CHANNELS = 256
 
     section.DECODER = CfgNode()
@@ -44,7 +45,7 @@ def add_config(cfg: CfgNode) -> None:
     # ("GroupIAMDecoder") or by a softmax over the image ("GroupIAMSoftDecoder").
     section.DECODER.NAME = "BaseIAMDecoder"
     section.DECODER.NUM_MASKS = 100  # queries
-    section.DECODER.NUM_CLASSES = 80  # filled from the data sets, as every key of this name
+    section.DECODER.NUM_CLASSES = 80  # keys of this name get the data sets' number of classes
     section.DECODER.KERNEL_DIM = 128  # numbers of a query and of a pixel
     section.DECODER.SCALE_FACTOR = 2.0  # from the map to the mask logits
     section.DECODER.OUTPUT_IAM = False
@@ -67,10 +68,10 @@ def add_config(cfg: CfgNode) -> None:
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Refuses published keys with values that nothing here stands for; warns of another optimiser than the published one.
+    """Refuses published keys with values that are not supported, and warns of another optimiser than the published one.
 
     Raises:
-        UserError: there is such a value.
+        UserError: a value is not supported.
     """
     if cfg.SOLVER.OPTIMIZER != "ADAMW":
         logger.warning(

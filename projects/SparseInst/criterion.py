@@ -1,4 +1,4 @@
-"""SparseInst's four losses (docs/parity/sparseinst.md, section 4). Shapes: as in `targets.py`; C classes."""
+"""SparseInst's four losses (docs/parity/sparseinst.md, "Training"). Shapes: as in `targets.py`; C classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from adet_iuq.modeling.layers import focal_loss_sum, loss_count, reduce_mean
 
 from .targets import DICE_EPSILON, Matches, Targets, of_pairs
 
-# A pixel counts for the IoU that objectness learns from this probability on (at inference masks have another threshold).
+# The probability from which a pixel counts for the IoU that objectness learns (at inference masks have another threshold).
 IOU_PROBABILITY = 0.4
 
 
 def pixel_losses(logits: Tensor, wanted: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean binary cross-entropy (S,) of masks and targets (S, h, w) over the pixels, or over those in `valid` (bool)."""
+    """Mean binary cross-entropy (S,) of masks and targets (S, h, w) over all pixels, or over those in `valid` (bool)."""
     loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").flatten(1)
     if valid is None:
         return loss.mean(1)
@@ -35,7 +35,7 @@ def dice_losses(logits: Tensor, wanted: Tensor, valid: Tensor | None = None) -> 
 
 @torch.no_grad()
 def mask_ious(logits: Tensor, wanted: Tensor) -> Tensor:
-    """(S,) intersection over union of masks and targets (S, h, w), both made binary: what objectness is to say."""
+    """(S,) the IoU of masks and targets (S, h, w), both made binary; objectness should predict it."""
     found, wanted = (logits.sigmoid() >= IOU_PROBABILITY).flatten(1), (wanted > 0.5).flatten(1)
     both = (found & wanted).sum(1)
     return both / ((found | wanted).sum(1) + 1e-6)
@@ -43,7 +43,7 @@ def mask_ious(logits: Tensor, wanted: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion:
-    """The weighted losses; names as MODEL.SPARSE_INST.LOSS, `reduce_normalizer` as MODEL.REDUCE_NORMALIZER."""
+    """The weighted losses. Names are those of MODEL.SPARSE_INST.LOSS; `reduce_normalizer` is MODEL.REDUCE_NORMALIZER."""
 
     class_weight: float
     mask_pixel_weight: float
@@ -59,14 +59,14 @@ class Criterion:
         matches: Matches,
         targets: Sequence[Targets],
     ) -> dict[str, Tensor]:
-        """Zero, but connected, where nothing is matched. All inputs in float32.
+        """The losses, computed in float32; connected zeros if nothing is matched.
 
         Args:
             class_logits: (B, N, C).
             objectness: (B, N) logits.
             mask_logits: (S, h, w) of the matched queries.
             matches: the S pairs.
-            targets: of the B images.
+            targets: the targets of the B images.
         """
         masks = of_pairs([one.masks for one in targets], matches.image, matches.target)
         labels = of_pairs([one.labels for one in targets], matches.image, matches.target)
@@ -85,7 +85,7 @@ class Criterion:
         }
 
     def _per_instance(self, count: int, device: torch.device) -> Tensor:
-        """1 / (pairs of a process, averaged over all of them, at least 1); reduced: at least 1 in all of them together."""
+        """1 / the mean number of pairs of a process, which is at least 1, or if reduced at least 1 on all together."""
         if not self.reduce_normalizer:
             return 1 / reduce_mean(torch.tensor(float(count), device=device)).clamp(min=1)
         total, ranks = loss_count(count, reduce=True, device=device)

@@ -1,4 +1,4 @@
-"""The IAM decoder: activation maps pool queries, a mask branch makes pixels (docs/parity/sparseinst.md, section 3).
+"""The IAM decoder: activation maps pool queries, a mask branch makes pixels (docs/parity/sparseinst.md, "Decoder").
 
 Shapes: B images, N queries, G groups of activation maps, C classes, D numbers of a query and of a pixel, (h, w) the map at
 stride 8.
@@ -15,13 +15,13 @@ from fvcore.nn.weight_init import c2_msra_fill, c2_xavier_fill
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-COORDINATES = 2  # channels
+COORDINATES = 2  # number of channels
 _RARE = -math.log((1 - 0.01) / 0.01)  # the bias with which a sigmoid starts at 0.01
 
 
 @dataclass
 class Prediction:
-    """What a forward pass predicts."""
+    """The predictions of a forward pass."""
 
     class_logits: Tensor  # (B, N, C)
     kernels: Tensor  # (B, N, D), the queries
@@ -30,13 +30,13 @@ class Prediction:
 
 
 def coordinates(like: Tensor) -> Tensor:
-    """(1, 2, h, w): x and y of a map's cells, from -1 in the first to 1 in the last; -1 where there is one only."""
+    """(1, 2, h, w): x and y of a map's cells, from -1 in the first to 1 in the last; -1 if there is only one."""
     y, x = (torch.linspace(-1, 1, side, dtype=like.dtype, device=like.device) for side in like.shape[-2:])
     return torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))])[None]
 
 
 def tower(in_channels: int, channels: int, depth: int) -> nn.Sequential:
-    """So many 3 x 3 convolutions, a ReLU after each."""
+    """`depth` 3 x 3 convolutions, each with a ReLU after it."""
     layers: list[nn.Module] = []
     for entering, leaving in pairwise([in_channels] + [channels] * depth):
         conv = nn.Conv2d(entering, leaving, 3, padding=1)
@@ -46,7 +46,7 @@ def tower(in_channels: int, channels: int, depth: int) -> nn.Sequential:
 
 
 class InstanceBranch(nn.Module):
-    """Every query's class logits, kernel and objectness, from what its activation maps pool."""
+    """Predicts every query's class logits, kernel and objectness from the features that its activation maps pool."""
 
     def __init__(
         self,
@@ -62,11 +62,14 @@ class InstanceBranch(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: of the map, coordinates included.
-            dim, num_convs: of the tower.
-            num_masks, num_classes, kernel_dim: N, C, D.
-            groups: G; None: a query has one map, and what that pools is used as it is.
-            soft: maps are normalised by a softmax over the image instead of by their sum of sigmoids.
+            in_channels: the channels of the map, coordinates included.
+            dim: the channels of the tower.
+            num_convs: the length of the tower.
+            num_masks: the number of queries N.
+            num_classes: the number of classes C.
+            kernel_dim: the numbers D of a query.
+            groups: the number of maps G of a query; None: a query has one map, and its pooled features are used directly.
+            soft: whether maps are normalised by a softmax over the image instead of by their sum of sigmoids.
         """
         super().__init__()
         self.groups, self.grouped, self.soft = groups or 1, groups is not None, soft
@@ -89,14 +92,14 @@ class InstanceBranch(nn.Module):
         """(B, channels, h, w) to class logits (B, N, C), kernels (B, N, D) and objectness (B, N)."""
         features = self.inst_convs(x)
         pooled = self.pool(features, self.iam_conv(features))
-        # Channel g * N + n is map g of query n: a query's groups come to stand side by side.
+        # Channel g * N + n is map g of query n; a query's groups are moved side by side.
         pooled = pooled.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(2)
         if self.grouped:
             pooled = F.relu(self.fc(pooled))
         return self.cls_score(pooled), self.mask_kernel(pooled), self.objectness(pooled)[..., 0]
 
     def pool(self, features: Tensor, maps: Tensor) -> Tensor:
-        """What activation maps (B, M, h, w), logits, pool of features (B, dim, h, w): (B, M, dim); in float32."""
+        """The features (B, dim, h, w) pooled by activation maps (B, M, h, w), logits: (B, M, dim), in float32."""
         with torch.autocast(features.device.type, enabled=False):
             flat = features.float().flatten(2).transpose(1, 2)
             logits = maps.float().flatten(2)
@@ -107,14 +110,15 @@ class InstanceBranch(nn.Module):
 
 
 class MaskBranch(nn.Module):
-    """The pixels: D numbers at every cell."""
+    """Makes the pixels: D numbers at every cell."""
 
     def __init__(self, in_channels: int, *, dim: int, num_convs: int, kernel_dim: int) -> None:
         """
         Args:
-            in_channels: of the map, coordinates included.
-            dim, num_convs: of the tower.
-            kernel_dim: D.
+            in_channels: the channels of the map, coordinates included.
+            dim: the channels of the tower.
+            num_convs: the length of the tower.
+            kernel_dim: the numbers D of a pixel.
         """
         super().__init__()
         self.mask_convs = tower(in_channels, dim, num_convs)
@@ -128,7 +132,7 @@ class MaskBranch(nn.Module):
 
 
 class IAMDecoder(nn.Module):
-    """Both branches on one map with coordinates before its channels."""
+    """Both branches on one map, with coordinates in front of its channels."""
 
     @configurable
     def __init__(
@@ -136,10 +140,11 @@ class IAMDecoder(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: of the encoder's map.
-            kernel_dim: D.
-            instance: of `InstanceBranch` besides.
-            mask_dim, mask_convs: of the mask branch's tower.
+            in_channels: the channels of the encoder's map.
+            kernel_dim: the numbers D of a query and of a pixel.
+            instance: the further arguments of `InstanceBranch`.
+            mask_dim: the channels of the mask branch's tower.
+            mask_convs: the length of the mask branch's tower.
         """
         super().__init__()
         self.kernel_dim = kernel_dim
@@ -167,7 +172,7 @@ class IAMDecoder(nn.Module):
         }
 
     def forward(self, x: Tensor) -> Prediction:
-        """Everything that is predicted of the encoder's map (B, in_channels, h, w)."""
+        """All predictions from the encoder's map (B, in_channels, h, w)."""
         x = torch.cat([coordinates(x).expand(len(x), -1, -1, -1), x], dim=1)
         class_logits, kernels, objectness = self.inst_branch(x)
         return Prediction(class_logits, kernels, objectness, self.mask_branch(x))

@@ -1,4 +1,4 @@
-"""The instance context encoder: one map at stride 8 from three of the backbone (docs/parity/sparseinst.md, section 2)."""
+"""The instance context encoder: one map at stride 8 from three of the backbone (docs/parity/sparseinst.md, "Encoder")."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,18 +9,18 @@ from torch.nn import functional as F
 
 
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, C, h, w) to (B, C, *size), bilinear, without antialiasing."""
+    """Resizes (B, C, h, w) to (B, C, *size), bilinearly, without antialiasing."""
     return F.interpolate(maps, size=list(size), mode="bilinear", align_corners=False)
 
 
 class PyramidPooling(nn.Module):
-    """Context of several ranges beside a map's own channels."""
+    """Adds context of several ranges to a map's own channels."""
 
     def __init__(self, channels: int, sizes: Sequence[int] = (1, 2, 3, 6)) -> None:
         """
         Args:
-            channels: of the map, a multiple of 4.
-            sizes: of the grids that the map is averaged to.
+            channels: the channels of the map, a multiple of 4.
+            sizes: the sizes of the grids that the map is averaged to.
         """
         super().__init__()
         width = channels // 4
@@ -30,19 +30,20 @@ class PyramidPooling(nn.Module):
         self.bottleneck = nn.Conv2d(channels + len(sizes) * width, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to the same."""
+        """(B, C, h, w) to the same shape."""
         context = [resized(F.relu(stage(x)), x.shape[2:]) for stage in self.stages]
         return F.relu(self.bottleneck(torch.cat([*context, x], dim=1)))
 
 
 class InstanceContextEncoder(nn.Module):
-    """A feature pyramid under pyramid pooling, whose levels are fused at the finest one's size."""
+    """A feature pyramid with pyramid pooling, whose levels are fused at the finest one's size."""
 
     def __init__(self, in_channels: Mapping[str, int], channels: int) -> None:
         """
         Args:
-            in_channels: of the backbone's maps by name, finest first; each half as large as the one before.
-            channels: C of the result.
+            in_channels: the channels of the backbone's maps by name,
+                finest first; each map is half as large as the one before.
+            channels: the channels C of the result.
         """
         super().__init__()
         self.in_features = list(in_channels)
@@ -56,7 +57,7 @@ class InstanceContextEncoder(nn.Module):
         c2_msra_fill(self.fusion)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """The backbone's maps to (B, C, h, w), of the finest one's size."""
+        """The backbone's maps to one map (B, C, h, w) of the finest one's size."""
         coarse_first = [features[name] for name in reversed(self.in_features)]
         level = self.ppm(self.fpn_laterals[0](coarse_first[0]))
         levels = [level]

@@ -1,4 +1,4 @@
-"""From predictions to one image's results (docs/parity/sparseinst.md, section 5). n results, (Hp, Wp) padded input."""
+"""Turns predictions into one image's results (docs/parity/sparseinst.md, "Inference"). n results, (Hp, Wp) padded input."""
 
 from collections.abc import Iterator
 
@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Size = tuple[int, int]
-CHUNK_BYTES = 32 * 1024**2  # of the enlarged masks that exist at one time
+CHUNK_BYTES = 32 * 1024**2  # bytes of enlarged masks that exist at one time
 
 
 def class_scores(class_logits: Tensor, objectness: Tensor) -> tuple[Tensor, Tensor]:
-    """Score and class, (N,) each, of queries: root of class times objectness. Takes logits (N, C) and (N,)."""
+    """Score (the root of class times objectness) and class, (N,) each, of queries, from logits (N, C) and (N,)."""
     probability, label = class_logits.sigmoid().max(-1)
     return (probability * objectness.sigmoid()).sqrt(), label
 
@@ -23,12 +23,14 @@ def maskness(masks: Tensor, threshold: float) -> Tensor:
 
 
 def binary_masks(masks: Tensor, padded: Size, image: Size, output: Size, threshold: float) -> Iterator[Tensor]:
-    """Probabilities (n, Hp / 4, Wp / 4) up to the padded input, cut to the image, resized to the output, then binary.
+    """Binary masks: probabilities (n, Hp / 4, Wp / 4) enlarged to the padded input, cut to the image, resized to the output.
 
     Args:
-        masks: between 0 and 1.
-        padded, image, output: (height, width) each.
-        threshold: a pixel is in when its probability is above it.
+        masks: the probabilities, between 0 and 1.
+        padded: (height, width) of the padded input.
+        image: (height, width) of the image in it.
+        output: (height, width) of the output.
+        threshold: a pixel belongs to the mask if its probability is above it.
 
     Yields:
         (a few, height, width) bool.
@@ -47,6 +49,6 @@ def _resized(maps: Tensor, size: Size) -> Tensor:
 
 
 def best(scores: Tensor, count: int) -> Tensor:
-    """Positions of the best `count` of scores (n,), in their order; all, where there are no more."""
+    """The positions of the best `count` of scores (n,), in their order; all positions if there are no more."""
     kept = scores.topk(min(count, len(scores))).indices
     return torch.sort(kept).values

@@ -1,4 +1,4 @@
-"""SparseInst's training samples (docs/parity/sparseinst.md, section 4): flip, with a crop in every second image, resize."""
+"""SparseInst's training samples (docs/parity/sparseinst.md, "Training"): flip, with a crop in every second image, resize."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ CROP_PROBABILITY = 0.5
 
 @MAPPER_REGISTRY.register("SparseInstDatasetMapper")
 class SparseInstMapper(TrainingMapper):
-    """The package's mapper with the published augmentations; INPUT.CROP.TYPE and SIZE are those of the crop."""
+    """The package's mapper with the published augmentations; INPUT.CROP.TYPE and SIZE describe the crop."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor from the INPUT section."""
+        """The constructor's arguments from the INPUT section."""
         plain = cfg.clone()
         plain.defrost()
         plain.INPUT.CROP.ENABLED = False

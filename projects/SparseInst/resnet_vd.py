@@ -1,7 +1,7 @@
-"""ResNet-50-D and 101-D ("vd"): a deep stem, averaging shortcuts, and deformable 3x3 convolutions where they are asked for.
+"""ResNet-50-D and 101-D ("vd"): a deep stem, averaging shortcuts, and optionally deformable 3x3 convolutions.
 
-The networks are timm's, under the names that the published checkpoints have (`layer1.0.conv1`, ...); deformable ones run on
-torchvision's operator.
+The networks are timm's, with the names of the published checkpoints (`layer1.0.conv1`, ...). Deformable convolutions
+use torchvision's operator.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ class DeformableBottleneck(nn.Module):
     def __init__(self, plain: Bottleneck) -> None:
         """
         Args:
-            plain: the block whose layers it takes over.
+            plain: the block whose layers are taken over.
         """
         super().__init__()
         self.conv1, self.bn1, self.act1 = plain.conv1, plain.bn1, plain.act1
@@ -51,14 +51,14 @@ class DeformableBottleneck(nn.Module):
 
     def _deformable(self, x: Tensor) -> Tensor:
         offsets, weight = self.conv2_offset(x), self.conv2.weight
-        # The operator has no half-precision kernel on CPUs, and positions do not survive half precision anywhere.
+        # The operator has no half-precision kernel on CPUs, and positions lose too many digits in half precision anywhere.
         with torch.autocast(x.device.type, enabled=False):
             x, offsets = x.to(weight.dtype), offsets.to(weight.dtype)
             return deform_conv2d(x, offsets, weight, None, self.conv2.stride, self.conv2.padding)
 
 
 class ResNetVd(Backbone):
-    """Its levels of strides 4, 8, 16 and 32 as "res2" to "res5"."""
+    """The network, with its levels of strides 4, 8, 16 and 32 as "res2" to "res5"."""
 
     def __init__(
         self, depth: int, *, out_features: list[str], frozen_norms: bool, deformable: list[bool], pretrained: bool
@@ -66,13 +66,13 @@ class ResNetVd(Backbone):
         """
         Args:
             depth: 50 or 101.
-            out_features: names of the outputs.
-            frozen_norms: BatchNorm layers are constants.
-            deformable: of each stage, whether its blocks are.
-            pretrained: load timm's own weights (downloads them).
+            out_features: the names of the outputs.
+            frozen_norms: whether BatchNorm layers are constants.
+            deformable: for each stage, whether its blocks are deformable.
+            pretrained: whether timm's own weights are downloaded and loaded.
 
         Raises:
-            UserError: another depth; an output that is none; weights that cannot be downloaded.
+            UserError: the depth is another one, an output does not exist, or weights cannot be downloaded.
         """
         super().__init__()
         if depth not in _DEPTHS:
@@ -81,7 +81,7 @@ class ResNetVd(Backbone):
             )
         if not set(out_features) <= set(_NAMES.values()):
             raise UserError(f"MODEL.RESNETS.OUT_FEATURES is {out_features}; there are {', '.join(_NAMES.values())}.")
-        # A frozen norm that starts at zero would silence its branch for good, where no weights are loaded.
+        # If no weights are loaded, a frozen norm that starts at zero would silence its branch for good.
         options: dict[str, Any] = {
             "features_only": True,
             "out_indices": (1, 2, 3, 4),
@@ -105,7 +105,7 @@ class ResNetVd(Backbone):
         self._out_feature_strides = {name: _STRIDES[layer] for layer, name in _NAMES.items() if name in out_features}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) to one map (B, channels, H / stride, W / stride) a name."""
+        """(B, 3, H, W) to one map (B, channels, H / stride, W / stride) per name."""
         maps = {}
         for name, layer in self.named_children():
             x = layer(x)
@@ -119,7 +119,7 @@ def build_resnet_vd_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNetVd:
     """The network of `MODEL.RESNETS.*`, for `MODEL.BACKBONE.NAME`; MODEL.TIMM.PRETRAINED loads timm's weights.
 
     Raises:
-        UserError: options that it does not have.
+        UserError: the network does not have an option.
     """
     options = cfg.MODEL.RESNETS
     if cfg.MODEL.BACKBONE.FREEZE_AT or options.DEFORM_MODULATED or options.NORM not in ("FrozenBN", "BN"):

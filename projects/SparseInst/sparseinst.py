@@ -30,10 +30,10 @@ PADDING = 32  # the padded input's sides are multiples of it
 
 @META_ARCH_REGISTRY.register()
 class SparseInst(Segmenter):
-    """The base segmenter, complete by itself."""
+    """The base segmenter, without instance-unique querying."""
 
-    mask_loss_name = "loss_dice"  # of the two mask losses this one has a ceiling
-    # A bilinear resize takes the map to stride 4, and soft masks to pixel 4 i + 1.5: cell i is at pixel 8 i + 3.5.
+    mask_loss_name = "loss_dice"  # only this one of the two mask losses has a largest value
+    # A bilinear resize takes the map to stride 4, where soft masks lie at pixel 4 i + 1.5. So cell i is at pixel 8 i + 3.5.
     pixel_stride = 8
     pixel_offset = 3.5
 
@@ -55,11 +55,15 @@ class SparseInst(Segmenter):
         """
         Args:
             backbone: makes the encoder's three maps.
-            encoder, decoder: make the predictions.
-            matcher, set_criterion: of the training.
-            cls_threshold, mask_threshold: see config.py.
-            detections_per_image: of more results the best are kept.
-            pixel_mean, pixel_std: of the input's channels.
+            encoder: makes one map of them.
+            decoder: makes the predictions.
+            matcher: matches queries and instances in training.
+            set_criterion: computes the losses.
+            cls_threshold: the lowest score of results; see config.py.
+            mask_threshold: the threshold of mask probabilities; see config.py.
+            detections_per_image: the number of results that are kept, best first.
+            pixel_mean: mean of each input channel.
+            pixel_std: deviation of each input channel.
         """
         super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std, size_divisibility=PADDING)
         self.backbone, self.encoder, self.decoder = backbone, encoder, decoder
@@ -70,10 +74,10 @@ class SparseInst(Segmenter):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor.
+        """The constructor's arguments.
 
         Raises:
-            UserError: a published key has a value that nothing here stands for.
+            UserError: a published key has a value that is not supported.
         """
         check_config(cfg)
         section = cfg.MODEL.SPARSE_INST
@@ -95,7 +99,7 @@ class SparseInst(Segmenter):
         }
 
     def predict(self, images: ImageList) -> Prediction:
-        """What the network makes of images; in float32, also under autocast."""
+        """The network's predictions for images, in float32 even under autocast."""
         with part("backbone"):
             features = self.backbone(images.tensor)
         with part("heads"):
@@ -105,7 +109,7 @@ class SparseInst(Segmenter):
             )
 
     def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
-        """`loss_ce`, `loss_mask`, `loss_dice`, `loss_objectness`; the kernels of matched queries, on the map at stride 8."""
+        """Computes the losses; queries are the kernels of matched queries, on the map at stride 8."""
         images = self.preprocess(batched_inputs)
         instances = [inputs["instances"].to(self.device) for inputs in batched_inputs]
         found = self.predict(images)
@@ -117,7 +121,7 @@ class SparseInst(Segmenter):
                     Targets(one.gt_classes, soft_masks(mask, size)) for one, mask in zip(instances, masks, strict=True)
                 ]
                 matches = self.match(found, targets)
-            with part("heads"):  # masks with a gradient: of the matched queries only
+            with part("heads"):  # only masks of matched queries have a gradient
                 embeddings = found.kernels[matches.image, matches.query]
                 logits = enlarged(ordered_dot_product_maps(embeddings, matches.counts, found.features))
             with part("losses"):
@@ -140,9 +144,9 @@ class SparseInst(Segmenter):
 
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Each image's `instances`, in the order of the queries.
+        """Returns each image's `instances`, in the order of the queries.
 
-        They have scores, pred_classes, pred_masks (bool, output size) and their tight pred_boxes, which the published
+        Their fields are scores, pred_classes, pred_masks (bool, output size) and tight pred_boxes, which the published
         model does not give.
         """
         images = self.preprocess(batched_inputs)
@@ -176,5 +180,5 @@ class SparseInst(Segmenter):
 
 
 def _mask_logits(kernels: Tensor, features: Tensor) -> Tensor:
-    """(N, h, w) of kernels (N, D) on one image's map (D, h, w)."""
+    """(N, h, w) logits of kernels (N, D) on one image's map (D, h, w)."""
     return torch.einsum("nd,dhw->nhw", kernels, features)

@@ -1,4 +1,4 @@
-"""SparseInst trained with instance-unique querying (docs/parity/sparseinst.md, section 6)."""
+"""SparseInst trained with instance-unique querying (docs/parity/sparseinst.md, "Instance-unique querying")."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,8 @@ from .targets import enlarged, of_pairs, soft_masks
 class SparseInstIUQ(IUQMetaArch, SparseInst):
     """SparseInst with `loss_inter` and `loss_equi`; its weights and its evaluation are SparseInst's.
 
-    Queries are the kernels of matched queries, pixels the cells of the mask features at stride 8, <q, i> their dot product.
+    Queries are the kernels of matched queries, pixels are the cells
+    of the mask features at stride 8, <q, i> is a dot product.
     """
 
     @classmethod
@@ -30,12 +31,12 @@ class SparseInstIUQ(IUQMetaArch, SparseInst):
         return {"pixel_dim": base["decoder"].kernel_dim}
 
     def mask_cells(self, masks: Tensor, map_size: tuple[int, int]) -> Tensor:
-        """Cells of which the four soft targets around their middle ask for more than a half."""
+        """The cells for which the four soft targets around their centre have a mean above a half."""
         soft = soft_masks(masks, (2 * map_size[0], 2 * map_size[1]))
         return F.avg_pool2d(soft[:, None], 2)[:, 0] > 0.5
 
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
-        """(Q, P) logits, the kernels on the pixels of other images as on their own."""
+        """(Q, P) logits; the kernels are applied to pixels of other images as to those of their own."""
         return queries.embeddings @ pixels.features.T
 
     def retrieve_map(self, queries: Queries, maps: Tensor) -> Tensor:
@@ -43,14 +44,15 @@ class SparseInstIUQ(IUQMetaArch, SparseInst):
         return dot_product_maps(queries.embeddings, queries.image_index, maps)
 
     def base_mask_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Cross-entropy and dice, weighted."""
+        """The weighted cross-entropy and dice loss."""
         return losses["loss_mask"] + losses["loss_dice"]
 
     def mask_loss(self, logits: Tensor, scene: Scene, valid: Tensor) -> Tensor:
         """Both base mask losses with their weights, at stride 4, averaged over the queries.
 
-        Left out are pixels interpolated from a cell outside `valid` (the padding, which the base loss counts, among them),
-        and queries of whose instance no pixel is left: their dice loss would be 1 whatever they retrieve.
+        Two things are left out: pixels interpolated from a cell outside `valid` (also
+        those of the padding, which the base loss counts), and queries whose instance
+        has no pixel left, because their dice loss would be 1 whatever they retrieve.
         """
         queries = scene.queries
         size = (2 * logits.shape[1], 2 * logits.shape[2])

@@ -1,4 +1,4 @@
-"""What the losses ask for: masks at stride 4, and which query learns which (docs/parity/sparseinst.md, section 4).
+"""The targets of the losses: masks at stride 4, and the query for each instance (docs/parity/sparseinst.md, "Training").
 
 Shapes: B images, N queries, K instances of one image, S matched pairs of the batch, (h, w) the mask logits at stride 4, P of
 their pixels.
@@ -33,17 +33,17 @@ class Matches:
     image: Tensor  # (S,) long
     query: Tensor  # (S,) long
     target: Tensor  # (S,) long, row of the image's targets
-    counts: list[int]  # B, matches of each image
+    counts: list[int]  # the number of matches of each of B images
 
 
 def soft_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks at a quarter of the padded input's size: quarters from 0 to 1, so that thin instances can vanish.
+    """Masks at a quarter of the padded input's size, with values 0, 1/4, ... 1; thin instances can vanish.
 
-    A bilinear resize to a quarter reads the four pixels in the middle of 4 x 4, and no others; so do these few lines, which
-    need neither a float nor a padded copy of the masks.
+    A bilinear resize to a quarter reads the four pixels in the middle of 4 x 4 pixels, and no others. These few lines
+    do the same, and need neither a float copy nor a padded copy of the masks.
 
     Args:
-        masks: (K, H, W) bool, from the padded input's top left corner.
+        masks: (K, H, W) bool, from the padded input's top left corner on.
         size: (h, w) of the result.
 
     Returns:
@@ -57,7 +57,7 @@ def soft_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def of_pairs(values: Sequence[Tensor], image: Tensor, target: Tensor) -> Tensor:
-    """Rows of B x (K, ...): row `target` (S,) of the tensor `image` (S,), for every pair."""
+    """For every pair, the row `target` (S,) of the tensor number `image` (S,) among B tensors (K, ...)."""
     return torch.cat(list(values))[pair_rows([len(one) for one in values], image, target)]
 
 
@@ -69,25 +69,26 @@ def dice_scores(probabilities: Tensor, targets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Matcher:
-    """One query an instance, at the largest sum of dice^alpha * (class probability)^beta."""
+    """Assigns one query to each instance, with the largest sum of dice^alpha * (class probability)^beta."""
 
     alpha: float
     beta: float
 
     @torch.no_grad()
     def __call__(self, class_logits: Tensor, mask_logits: Iterable[Tensor], targets: Sequence[Targets]) -> Matches:
-        """The matches of a batch, in float32; one transfer to the host for all of them.
+        """The matches of a batch, computed in float32, with a single transfer to the host for all of them.
 
         Args:
             class_logits: (B, N, C).
-            mask_logits: B x (N, h, w); one image's at a time may exist.
-            targets: of the B images, possibly none of some or all.
+            mask_logits: B x (N, h, w), of which only one image's need exist at a time.
+            targets: the targets of the B images; some or all may have no instance.
         """
         scores = [
             self.scores(logits.float(), masks.float(), one)
             for logits, masks, one in zip(class_logits, mask_logits, targets, strict=True)
         ]
-        # What is not finite counts as the worst, so that the loss shows what went wrong and not the assignment.
+        # A score that is not finite counts as the worst, so that not
+        # the assignment fails but the loss shows what went wrong.
         flat = torch.cat([one.flatten() for one in scores]).nan_to_num(0.0).cpu()
         parts = flat.split([one.numel() for one in scores])
         pairs = [
@@ -100,7 +101,7 @@ class Matcher:
         return Matches(image.to(device), query.to(device), target.to(device), [pair.shape[1] for pair in pairs])
 
     def scores(self, class_logits: Tensor, mask_logits: Tensor, targets: Targets) -> Tensor:
-        """(N, K) of one image."""
+        """The scores (N, K) of one image."""
         dice = dice_scores(mask_logits.flatten(1).sigmoid(), targets.masks.flatten(1))
         return dice**self.alpha * class_logits.sigmoid()[:, targets.labels] ** self.beta
 

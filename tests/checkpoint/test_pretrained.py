@@ -37,7 +37,7 @@ def installed(name: str) -> bool:
         return False
 
 
-needs_lite0 = pytest.mark.skipif(not installed("tf_efficientnet_lite0"), reason="a test extra of setup.py")
+needs_lite0 = pytest.mark.skipif(not installed("tf_efficientnet_lite0"), reason="a test extra of pyproject.toml")
 
 
 class Model(nn.Module):
@@ -74,7 +74,7 @@ def test_the_stages_are_timms(name: str) -> None:
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_the_network_gives_the_logits_of_the_weights_own_code(name: str) -> None:
     if not installed(name):
-        pytest.skip("an extra of setup.py")
+        pytest.skip("an extra of pyproject.toml")
     path = f"pretrained://{name}"
     network = timm.create_model(name).eval()
     network.load_state_dict(timm_names(path, read_pretrained(path)["model"]))

@@ -48,8 +48,8 @@ def test_every_command_has_a_help(
 
 
 def test_the_command_is_installed() -> None:
-    setup = (REPOSITORY / "setup.py").read_text()
-    match = re.search(r'"adet-iuq = ([\w.]+):(\w+)"', setup)
+    project = (REPOSITORY / "pyproject.toml").read_text()
+    match = re.search(r'^adet-iuq = "([\w.]+):(\w+)"$', project, re.M)
     assert match is not None
     assert vars(importlib.import_module(match[1]))[match[2]] is main
 

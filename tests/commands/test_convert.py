@@ -14,7 +14,7 @@ from adet_iuq.commands import convert
 from adet_iuq.config import load_config
 from helpers.golden import REPOSITORY
 
-transformers = pytest.importorskip("transformers", reason="a test extra of setup.py")
+transformers = pytest.importorskip("transformers", reason="a test extra of pyproject.toml")
 
 CONFIG = str(REPOSITORY / "configs/Mask2Former/SwinT_50ep.yaml")
 OPTS = [

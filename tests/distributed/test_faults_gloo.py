@@ -66,6 +66,7 @@ def unbroken(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int,
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_run_and_it_resumes_exactly(tmp_path: Path, run: Run, unbroken: dict) -> None:
     done = run(tmp_path, FAULT="kill:1:3")
     assert done.returncode == 128 + 9
@@ -76,6 +77,7 @@ def test_a_killed_rank_ends_the_run_and_it_resumes_exactly(tmp_path: Path, run: 
     assert losses(tmp_path) == unbroken
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_both_after_a_checkpoint(tmp_path: Path, run: Run, unbroken: dict) -> None:
     done = run(tmp_path, FAULT="term:1:2")
     assert done.returncode == 75, done.stderr
@@ -85,6 +87,7 @@ def test_a_signal_to_one_rank_stops_both_after_a_checkpoint(tmp_path: Path, run:
     assert losses(tmp_path) == unbroken
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_on_one_rank_stops_both(tmp_path: Path, run: Run, unbroken: dict) -> None:
     done = run(tmp_path, FAULT="nan:1:3")
     assert done.returncode == 2
@@ -97,6 +100,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both(tmp_path: Path, run: R
     assert losses(tmp_path) == unbroken
 
 
+@pytest.mark.slow
 def test_a_memory_split_over_the_ranks_gives_the_same_losses(tmp_path: Path, run: Run, unbroken: dict) -> None:
     """Through the whole program, with parts of unequal size, which DistributedDataParallel must leave alone."""
     options = [
@@ -126,6 +130,7 @@ def memories(folder: Path) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 def test_torchrun_trains(tmp_path: Path, cache: Path, unbroken: dict) -> None:
     """Losses are those of our own launch."""
     command = [
@@ -146,6 +151,7 @@ def test_torchrun_trains(tmp_path: Path, cache: Path, unbroken: dict) -> None:
     assert losses(tmp_path / "output") == unbroken
 
 
+@pytest.mark.slow
 def test_two_launches_of_one_process_each_train(tmp_path: Path, cache: Path, unbroken: dict) -> None:
     """As two machines would, with --num-machines."""
     flags = ["--num-machines", "2", "--dist-url", f"tcp://127.0.0.1:{free_port()}"]

@@ -104,7 +104,7 @@ def test_ragged_gather_is_exact_in_every_dtype(results: list) -> None:
 
 
 def test_rows_of_different_width_are_an_error_not_a_hang(results: list) -> None:
-    assert all("bytes a row by rank [12, 16]" in error for _, _, error in results)
+    assert all("bytes per row, by rank: [12, 16]" in error for _, _, error in results)
 
 
 def test_without_a_process_group_nothing_happens() -> None:

@@ -14,6 +14,8 @@ from helpers.gloo import main, run_ranks
 from helpers.grid_checks import AT_ONCE, grid_options, quieten
 from helpers.scenes import discs, mask2former_model, small_model
 
+pytestmark = pytest.mark.slow
+
 # Instances of the four images of each step; rank r has the images r and r + 2. Few and none on one of the ranks.
 STEPS = [(3, 1, 2, 5), (0, 2, 0, 1), (4, 0, 1, 0)]
 CONDINST, SHARDED, PUBLISHED = "CondInst/R50_1x_iuq.yaml", "SOLOv2/R50_1x_iuq.yaml", "as published"

@@ -162,7 +162,7 @@ def worker(rank: int, ranks: int, folder: Path) -> dict[str, Any]:
     return {"cases": [compare(case, rank) for case in CASES], "draws": [draw(rank, 1, 2), draw(rank, 13, DRAWS)]}
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What each process found."""
     return run_ranks(__file__, request.param, tmp_path_factory.mktemp("sharding"))

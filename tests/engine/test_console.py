@@ -140,7 +140,14 @@ def test_a_message_is_not_overwritten_and_the_line_goes_on_below() -> None:
     assert seen[3:] == ["a message", "iter 3/9"]
 
 
-@pytest.mark.parametrize("variables", [{"TERM": "dumb"}, {"TTY_INTERACTIVE": "0"}, {"CI": "true"}])
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"TERM": "dumb"},
+        pytest.param({"TTY_INTERACTIVE": "0"}, marks=pytest.mark.slow),
+        pytest.param({"CI": "true"}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_terminal_can_be_told_to_have_plain_lines(words: list[str], output: Path, variables: dict[str, str]) -> None:
     said = on_a_terminal(words, **variables)
     check_common(said, output)

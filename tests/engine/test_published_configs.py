@@ -187,7 +187,9 @@ def two_classes(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "text", [CONDINST, SOLOV2, SOTR, MASK2FORMER], ids=["CondInst", "SOLOv2", "SOTR", "Mask2Former"]
+    "text",
+    [CONDINST, SOLOV2, pytest.param(SOTR, marks=pytest.mark.slow), MASK2FORMER],
+    ids=["CondInst", "SOLOv2", "SOTR", "Mask2Former"],
 )
 def test_a_published_file_trains_a_step_on_two_classes_and_is_evaluated(tmp_path: Path, text: str) -> None:
     (tmp_path / "published.yaml").write_text(text)

@@ -20,7 +20,7 @@ from detectron2.utils import comm
 
 from adet_iuq.commands import train
 from adet_iuq.engine import Trainer, argument_parser, launch
-from adet_iuq.engine.loop.step import unwrap
+from adet_iuq.engine.meta_arch import unwrap
 from helpers.golden import REPOSITORY
 
 

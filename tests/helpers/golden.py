@@ -85,11 +85,12 @@ def assert_close(name: str, computed: np.ndarray, golden: np.ndarray, kind: str,
     """Fails unless `computed` is as near to `golden` as `kind` says.
 
     Args:
-        name: for the message.
-        computed, golden: arrays of one shape.
+        name: the name of the number in the message.
+        computed: the computed array.
+        golden: the expected array, of the same shape.
         kind: "equal"; "absolute": largest difference; "relative": largest difference by the golden value; "scale": largest
             difference by the golden's largest absolute value.
-        tolerance: of the three last kinds.
+        tolerance: the tolerance of the last three kinds.
     """
     computed = np.asarray(computed)
     assert computed.shape == golden.shape, f"{name}: shape {computed.shape}, golden {golden.shape}"

@@ -1,6 +1,6 @@
 """Golden files of the segmenters whose queries are grid cells: what is computed from their inputs, and how it compares.
 
-Names and tolerances: README of ../shared/parity/solov2 and ../shared/parity/sotr.
+Tolerances: docs/parity/solov2.md, "How near it is", and docs/parity/sotr.md, "How near it is".
 """
 
 import functools

@@ -43,7 +43,7 @@ def test_folders_of_runs(tmp_path: Path) -> None:
 def test_wrong_names() -> None:
     with pytest.raises(UserError, match=r"Did you mean .*CondInst/R50_1x\.yaml"):
         find_config("CondInst/R50_x1.yaml", "w.pth")
-    with pytest.raises(UserError, match="No weights: name those"):
+    with pytest.raises(UserError, match="No weights: name the weights"):
         find_config("quickstart.yaml")
 
 

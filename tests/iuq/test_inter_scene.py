@@ -142,7 +142,7 @@ def test_ramp() -> None:
 
 
 def literal_dynamic_filter(queries: Queries, pixels: Pixels) -> Tensor:
-    """CondInst's head word for word (spec section 3): inputs of every pair written out, three products. (Q, P)."""
+    """CondInst's head word for word (docs/parity/condinst.md, "Dynamic head"), all pairs written out, (Q, P)."""
     count, theta = len(queries), queries.embeddings
     w0, w1, w2 = (
         theta[:, :80].view(count, 8, 10),

@@ -101,7 +101,10 @@ def test_zero_before_the_start_and_nothing_without_queries_or_term() -> None:
     assert "iuq/gradient_ratio" not in step(without)[1]
 
 
-@pytest.mark.parametrize("name", ["CondInst", pytest.param("SOLOv2", marks=pytest.mark.slow), "Mask2Former"])
+@pytest.mark.parametrize(
+    "name",
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("CondInst", "SOLOv2")), "Mask2Former"],
+)
 def test_under_autocast(name: str) -> None:
     model = build(name, *EVERY_STEP)
     plain = step(model)[1]["iuq/gradient_ratio"]

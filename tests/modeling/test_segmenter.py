@@ -96,7 +96,7 @@ def test_a_class_that_lacks_a_pass_or_a_retrieval_cannot_be_built() -> None:
 
 
 def test_a_memory_for_other_pixels_is_refused() -> None:
-    with pytest.raises(UserError, match="built for 8 numbers a pixel, but LeastIUQ has pixels of 256"):
+    with pytest.raises(UserError, match="built for 8 numbers per pixel, but LeastIUQ has pixels of 256"):
         LeastIUQ(criterion=IUQCriterion(memory=PixelMemory(8, capacity=10)), views=Views())
 
 
@@ -113,7 +113,7 @@ def test_views_that_cannot_be_drawn_are_refused(low: float, high: float) -> None
 def test_a_memory_of_more_than_a_pass_tells_is_refused() -> None:
     memory = PixelMemory(3, capacity=10, context={"depth": ()})
     model = type("Shallow", (LeastIUQ,), {"pixel_dim": 3})(criterion=IUQCriterion(memory=memory), views=Views())
-    with pytest.raises(UserError, match=r"keeps \['depth'\].* Shallow tells \[\] only"):
+    with pytest.raises(UserError, match=r"keeps \['depth'\].* Shallow gives only \[\] "):
         model.forward_scene([{"image": torch.zeros(3, 20, 33), "image_id": 1}])
 
 

@@ -140,7 +140,7 @@ def test_a_stopped_runner_lets_its_runs_save(tmp_path: Path, start: Start) -> No
     wait_for(lambda: len(counts(output)) == 2)
     runner.terminate()
     said = runner.communicate(timeout=30)[0]
-    assert runner.returncode == 75 and "cut    base.seed1" in said and "goes on" in said
+    assert runner.returncode == 75 and "cut    base.seed1" in said and "continues" in said
     assert StudyFolder(output).state(load_study(study).runs()[0]) == "cut"
     assert fake_runner(study, output, jobs=2, steps=40).run() == 0
     first, second = starts(output, "base.seed1")

@@ -29,6 +29,7 @@ def table(lines: list[str], title: str) -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[1:]}
 
 
+@pytest.mark.slow
 def test_tables() -> None:
     arguments = ["--config-file", "configs/CondInst/R50_1x_iuq.yaml", "--size", "64x96", "--iters", "1"]
     result = run(*arguments, "--instances", "2", *SMALL, *DETECT)

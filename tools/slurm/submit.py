@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Submits a training to SLURM through submitit; it goes on by itself after time limits and preemptions.
+"""Submits a training to SLURM through submitit; it continues by itself after time limits and preemptions.
 
 python tools/slurm/submit.py [--nodes N] [--gpus-per-node N] [--hours H] [--partition P] [--folder F] -- TRAIN_NET_ARGUMENTS
 
@@ -23,37 +23,37 @@ _REQUEUE_SECONDS = 20
 
 
 class TrainingJob:
-    """What every task of the job calls: one process of the training.
+    """The function that every task of the job calls: one process of the training.
 
     Args:
-        words: train_net.py's arguments.
+        words: the arguments of train_net.py.
     """
 
     def __init__(self, words: list[str]) -> None:
         self.words = words
 
     def __call__(self) -> None:
-        """Trains, from the last checkpoint on if there is one; an interruption is handed to submitit, which requeues."""
+        """Trains, from the last checkpoint if there is one. An interruption is passed on to submitit, which requeues."""
         try:
             launch(run, argument_parser().parse_args(["--resume", *self.words]))
         except SystemExit as end:
             if end.code == EXIT_INTERRUPTED:
-                # While it trained, this signal was ours: now all is saved, and submitit's own handler has it back. On
-                # rank 0 that one calls `checkpoint` and requeues the job.
+                # The training handled this signal itself. Now everything is saved, and submitit's own handler is back,
+                # which on rank 0 calls `checkpoint` and requeues the job.
                 signal.raise_signal(getattr(signal, "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")))
-                # It returns on the other ranks, whose end could end rank 0 before it has requeued.
+                # The other ranks get here too. They wait, as their end could end rank 0 before it has requeued.
                 time.sleep(_REQUEUE_SECONDS)
             raise
 
     def checkpoint(self) -> Any:
-        """What submitit starts when the job comes back: the same again, since this always resumes."""
+        """The job that submitit starts when it comes back: the same one, since it always resumes."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(TrainingJob(self.words))
 
 
 def submit(args: argparse.Namespace) -> Any:
-    """Hands the job to submitit's executor; returns its handle.
+    """Gives the job to submitit's executor; returns its handle.
 
     Raises:
         UserError: submitit is not installed.
@@ -80,17 +80,17 @@ def submit(args: argparse.Namespace) -> Any:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The parser of the command line."""
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--nodes", type=int, default=1)
     result.add_argument("--gpus-per-node", type=int, default=8)
-    result.add_argument("--tasks-per-node", type=int, help="processes a machine; default: one a GPU")
+    result.add_argument("--tasks-per-node", type=int, help="processes per machine; default: one per GPU")
     result.add_argument("--cpus-per-task", type=int, default=6)
     result.add_argument("--hours", type=float, default=24.0)
     result.add_argument("--partition", default="")
     result.add_argument("--max-requeues", type=int, default=100, help="after time limits; preemptions do not count")
-    result.add_argument("--folder", default="output/slurm/%j", help="of submitit's logs")
-    result.add_argument("--cluster", help="slurm, local or debug; default: slurm where there is one")
+    result.add_argument("--folder", default="output/slurm/%j", help="folder of submitit's logs")
+    result.add_argument("--cluster", help="slurm, local or debug; default: slurm if there is one")
     result.add_argument("words", nargs=argparse.REMAINDER, help="-- and train_net.py's arguments")
     return result
 

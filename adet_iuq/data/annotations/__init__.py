@@ -1,1 +1,1 @@
-"""Annotation files: reading them, what is sound in them, and what is made of them for an evaluation."""
+"""Annotation files: reading them, finding what is sound in them, and preparing them for an evaluation."""

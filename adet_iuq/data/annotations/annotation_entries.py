@@ -1,4 +1,4 @@
-"""The list `annotations` of a COCO-format file: whose they are, their ids, flags and outlines."""
+"""Judges the list `annotations` of a COCO-format file: images, categories, ids, flags and outlines."""
 
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ from adet_iuq.data.annotations.sides import Sides
 
 Entry = dict[str, Any]
 
-_CHUNK = 8192  # annotations measured at once
+_CHUNK = 8192  # number of annotations that are measured at once
 _WANTED = "[[x1, y1, x2, y2, x3, y3, ...], ...], or a run-length mask {'size': [height, width], 'counts': ...}"
 _NO = ("", "0", "false", "no", "none")
 _YES = ("1", "true", "yes")
@@ -22,18 +22,20 @@ _YES = ("1", "true", "yes")
 def sanitize_annotations(
     entries: Sequence[Entry], images: IdTable, categories: IdTable, report: Report, sides: Sides, stock: bool
 ) -> Iterator[list[Entry]]:
-    """The annotations that can serve, in their order, some thousand at a time.
+    """The annotations that can be used, in their order, some thousand at a time.
 
-    Each has an image and a category of the file under the very ids that these have, `iscrowd` 0 or 1, a segmentation of
-    valid polygon parts or a compressed RLE that covers at least a pixel, `bbox` with an area, `area` near the mask's, and
-    `id` as the file has it. When all are out, `report.ids_serve` says whether these serve an evaluator.
+    Each has an image and a category of the file, under exactly the ids that these have; `iscrowd` 0 or 1; a
+    segmentation of valid polygon parts, or a compressed RLE that covers at least a pixel; a `bbox` with an area; an
+    `area` near the mask's; and the file's own `id`. When all are through, `report.ids_serve` says whether an evaluator
+    can use these ids.
 
     Args:
-        entries: the list `annotations`; it may parse them one by one.
-        images, categories: by id, as `sanitize_images` and `sanitize_categories` return them.
-        report: where findings go.
-        sides: takes what annotations say about the sides of their images.
-        stock: whether a segmentation without a valid part is a warning only.
+        entries: the list `annotations`, which may parse its entries one by one.
+        images: the images by id, as `sanitize_images` returns them.
+        categories: the categories by id, as `sanitize_categories` returns them.
+        report: collects the findings.
+        sides: collects what annotations show about the sides of their images.
+        stock: whether a segmentation without a valid part is only a warning.
     """
     report.annotations = len(entries)
     judge = _Judge(entries, images, categories, report, sides, stock)
@@ -48,7 +50,7 @@ def sanitize_annotations(
 
 
 def are_same(before: Sequence[Entry], after: Sequence[Entry]) -> bool:
-    """Whether these are the very same objects."""
+    """Whether both sequences hold the same objects."""
     return len(before) == len(after) and all(a is b for a, b in zip(before, after, strict=True))
 
 
@@ -61,7 +63,7 @@ def unknown_category_text(json_file: str, annotation: Entry) -> str:
 
 
 class _Judge:
-    """What is to be remembered of the annotations before."""
+    """Judges annotations one after the other, and remembers what it needs to know about the earlier ones."""
 
     def __init__(
         self,
@@ -74,12 +76,12 @@ class _Judge:
     ) -> None:
         self.images, self.categories, self.report, self.sides, self.stock = images, categories, report, sides, stock
         self._entries = entries
-        self._by_id: dict[int, int] = {}  # places of the first ones
+        self._by_id: dict[int, int] = {}  # the place of the first annotation with each id
         self._contents: set[int] = set()
-        self._used: set[Any] = set()  # ids of categories
+        self._used: set[Any] = set()  # ids of used categories
 
     def drafts(self, start: int, entries: Iterable[Entry]) -> Iterator[Draft | None]:
-        """Everything but their measures about the annotations from number `start` on; None for one that cannot serve."""
+        """The annotations from number `start` on, judged but not yet measured; None for one that cannot be used."""
         for place, entry in enumerate(entries, start):
             yield self._draft(place, entry)
 
@@ -105,7 +107,7 @@ class _Judge:
         return Draft(entry, image, changes, segmentation)
 
     def report_unused_categories(self) -> None:
-        """To be called when all annotations were judged."""
+        """Reports categories without annotations. Call it when all annotations are judged."""
         advice = "Nothing is learned of it from this file, and a test set's AP leaves it out."
         for identity, category in self.categories.items():
             if identity not in self._used:
@@ -127,11 +129,11 @@ class _Judge:
             return None
         changes[key] = identity
         example = f"annotation {entry.get('id')}: {key} {given!r} for {identity!r}"
-        self.report.add(f"{key} of another type", example, "It is read; write the id as the list it comes from does.")
+        self.report.add(f"{key} of another type", example, "It is understood; write the id as in its own list.")
         return table[identity]  # type: ignore[no-any-return]
 
     def _judge_id(self, place: int, entry: Entry, image: Entry | None) -> bool:
-        """Looks at an annotation's own id; whether the whole annotation was listed before."""
+        """Judges an annotation's own id; returns whether the same annotation was listed before."""
         identity = entry.get("id")
         if type(identity) is int and 0 < identity < EXACT:
             before = self._by_id.setdefault(identity, place)
@@ -140,7 +142,7 @@ class _Judge:
             if self._entries[before] == entry:
                 self.report.add("annotation listed twice", where(entry, image), "Only the first one is used.")
                 return True
-            kind, advice = "duplicate annotation id", "Number the annotations anew; the evaluation uses a copy."
+            kind, advice = "duplicate annotation id", "Give the annotations new ids; the evaluation uses a copy."
         elif identity is None:
             kind, advice = "annotation without id", "Number the annotations from 1; the evaluation uses a copy."
         elif identity == 0:
@@ -154,7 +156,7 @@ class _Judge:
 
     def _report_homeless(self, entry: Entry) -> None:
         given = entry.get("image_id")
-        if self.images.find(given) is not None:  # its image is in the report already
+        if self.images.find(given) is not None:  # the report already has this image
             return
         example = f"annotation {entry.get('id')}: image_id {given!r}"
         advice = "It is left out; add the image to 'images'."
@@ -190,7 +192,7 @@ class _Judge:
         self._contents.add(content)
 
     def _segmentation(self, given: Any, entry: Entry, image: Entry) -> Any:
-        """Valid polygon parts or an RLE without a problem; None if there is nothing of either."""
+        """Valid polygon parts, or an RLE without a problem; None if there is neither."""
         if isinstance(given, list) and given and all(map(is_valid_part, given)):
             return given
         if isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict):
@@ -221,7 +223,7 @@ class _Judge:
 
 
 def _flag(value: Any) -> bool | None:
-    """What `iscrowd` or `ignore` says, if it says anything."""
+    """The truth value that `iscrowd` or `ignore` has, if it has any."""
     if isinstance(value, str) and value.strip().lower() in _NO + _YES:
         return value.strip().lower() in _YES
     given = float(value) if isinstance(value, bool) else number(value)
@@ -231,4 +233,4 @@ def _flag(value: Any) -> bool | None:
 def _described(given: Any) -> str:
     if given is None:
         return "no segmentation"
-    return f"segmentation {reprlib.repr(given)[:60]}"  # however deep its lists are
+    return f"segmentation {reprlib.repr(given)[:60]}"  # short however deep its lists are

@@ -1,4 +1,4 @@
-"""The list `categories` of a COCO-format file: ids and names."""
+"""Judges the list `categories` of a COCO-format file: ids and names."""
 
 from collections import Counter
 from typing import Any
@@ -10,7 +10,7 @@ Entry = dict[str, Any]
 
 
 def sanitize_categories(entries: list[Entry], report: Report) -> tuple[list[Entry], IdTable]:
-    """The entries that can serve, each with an id of its own and with a name that no other has; and the same by id."""
+    """The usable entries, each with a unique id and a unique name; and the same entries by id."""
     table = IdTable()
     for entry in entries:
         identity = entry.get("id")
@@ -26,7 +26,7 @@ def sanitize_categories(entries: list[Entry], report: Report) -> tuple[list[Entr
         name = printable(category_name(entry))
         if counts[name] > 1:
             told_apart = f"{name} (id {identity})"
-            while told_apart in counts:  # names have to differ: classes are matched by them
+            while told_apart in counts:  # names must differ, because classes are matched by name
                 told_apart += "*"
             advice = "They stay two classes, told apart by their ids; if they are one, give their annotations one id."
             report.add("two categories of one name", f"category {identity}: {name}", advice)
@@ -37,7 +37,7 @@ def sanitize_categories(entries: list[Entry], report: Report) -> tuple[list[Entr
 
 
 def category_name(entry: Entry) -> str:
-    """A category's name, or its id where it has none."""
+    """A category's name, or its id if it has no name."""
     name = entry.get("name")
     return str(entry["id"] if name is None or name == "" else name)
 

@@ -1,4 +1,4 @@
-"""Looks for everything in a COCO-format data set that would stop a training, or quietly spoil it."""
+"""Looks in a COCO-format data set for everything that would stop a training or spoil it unnoticed."""
 
 import copy
 import logging
@@ -28,27 +28,28 @@ def check_coco_json(
     skip_unreadable: bool = False,
     detections: int | None = None,
 ) -> Report:
-    """Checks a COCO-format file and its images: what the annotation pass finds, and whether the images are there.
+    """Checks a COCO-format file and its images: the findings of the annotation pass, and whether the images exist.
 
-    Fatal: a file that does not parse; an image that is missing, unreadable by its header, of another size than its entry
-    says, too large, or deep and refused; two images of one id; an image whose size nobody tells; an unknown category; a
-    segmentation without any part of three points; no usable annotation. A file without the list `annotations` (test-dev)
-    is fine unless it is for training.
+    Fatal findings are: a file that does not parse; an image that is missing, unreadable by its header, of another size
+    than in its entry, too large, or deep and refused; two images with one id; an image without a known size; an unknown
+    category; a segmentation without any part of three points; no usable annotation. A file without the list
+    `annotations` (test-dev) is fine unless it is for training.
 
     Args:
-        json_file: COCO or LVIS format.
+        json_file: the path of the file, in COCO or LVIS format.
         image_root: the folder that `file_name` is relative to; for LVIS the last two parts of `coco_url` are.
-        stock: one of detectron2's own data sets: their known flaws in segmentations are warnings.
+        stock: whether it is one of detectron2's own data sets, whose known flaws in segmentations are only warnings.
         image_sizes: whether every image's header is read and compared with its entry.
-        most_images: in a set of more, no header is read, and a message says so.
+        most_images: if the set has more images, no header is read, and a message says so.
         training: whether annotations are needed.
-        deep_images: INPUT.DEEP_IMAGES; it counts only with `image_sizes`.
+        deep_images: INPUT.DEEP_IMAGES, which counts only with `image_sizes`.
         skip_unreadable: whether images that cannot be read are a warning, for a training that replaces them
             (GUARD.SKIP_CORRUPT_IMAGES).
-        detections: of an image that an evaluation counts; images with more objects are named. None: no look at that.
+        detections: the number of detections of an image that an evaluation counts; images with more objects are named.
+            None: this is not checked.
 
     Returns:
-        The findings. Nothing is raised: a file that does not parse is a finding too.
+        The findings. Nothing is raised: a file that does not parse is a finding as well.
     """
     try:
         kept = digest_of(json_file, image_root, stock=stock)
@@ -57,7 +58,7 @@ def check_coco_json(
         report.add("unreadable JSON", str(error), "", fatal=True)
         return report
     digest = kept.digest
-    report = copy.deepcopy(digest.report)  # it is shared
+    report = copy.deepcopy(digest.report)  # because others share it
     opened = image_sizes and len(digest.images) <= most_images
     if image_sizes and not opened:
         _tell_unopened(len(digest.images), json_file, image_root)
@@ -87,7 +88,7 @@ def _tell_unopened(images: int, json_file: str, image_root: str) -> None:
 
 
 def _report_crowded_images(digest: Digest, counted: int, report: Report) -> None:
-    """Adds images with more objects than detections count: the rest can never be found, and AP does not say why."""
+    """Adds images with more objects than counted detections: the others can never be found, and AP does not say why."""
     for place in np.flatnonzero(digest.objects > counted):
         advice = (
             f"An evaluation counts the best {counted} detections of an image, so that the others are never found. Evaluate "

@@ -1,7 +1,7 @@
-"""COCO-format JSON files as training wants them: classes, and one record an image.
+"""Reads COCO-format JSON files in the form that training needs: the classes, and one record per image.
 
-detectron2's own reader stumbles where annotation ids repeat, boxes are missing and image ids are words. What can serve is
-decided in one place, `sanitize`.
+detectron2's own reader fails if annotation ids repeat, boxes are missing or image ids are words. The module `sanitize`
+alone decides what is usable.
 """
 
 import logging
@@ -18,14 +18,14 @@ from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_warned: set[str] = set()  # files whose flaws were logged; their records are loaded many times in a training
+_warned: set[str] = set()  # files whose flaws were logged; a training loads their records many times
 
 
 def read_sanitized(json_file: str, image_root: str, *, stock: bool = False) -> tuple[Content, Report]:
-    """All that `sanitize` makes of a file, for those whom `digest_of` does not tell enough; the file is read anew.
+    """The whole result of `sanitize` for a file, which is read again. Most callers need only `digest_of`.
 
     Raises:
-        UserError: as `read_coco_json`.
+        UserError: `read_coco_json` refuses the file.
     """
     content = read_coco_json(json_file)
     with no_garbage_collection():
@@ -36,7 +36,7 @@ def read_categories(json_file: str, image_root: str) -> tuple[list[str], dict[An
     """Class names in the order of their ids, and the map from category id to class number.
 
     Raises:
-        UserError: as `read_coco_json`; or the file has no categories.
+        UserError: `read_coco_json` refuses the file, or it has no categories.
     """
     digest = digest_of(json_file, image_root).digest
     if not digest.class_names:
@@ -45,17 +45,18 @@ def read_categories(json_file: str, image_root: str) -> tuple[list[str], dict[An
 
 
 def load_coco_records(json_file: str, image_root: str, *, stock: bool = False) -> Records:
-    """One detectron2 record an image, sorted by image id.
+    """One detectron2 record per image, sorted by image id.
 
     Annotations and images that `sanitize` leaves out are missing here too, and a warning counts them by kind. Entries
     marked `ignore` count as crowds.
 
     Args:
-        json_file, image_root: of a COCO-format file.
+        json_file: the path of a COCO-format file.
+        image_root: the folder of its images.
         stock: whether it is one of detectron2's own data sets.
 
     Raises:
-        UserError: the file does not parse; an annotation's category is unknown.
+        UserError: the file does not parse, or an annotation's category is unknown.
     """
     kept = digest_of(json_file, image_root, stock=stock)
     report = kept.digest.report

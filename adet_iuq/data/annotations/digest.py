@@ -1,7 +1,7 @@
-"""What training and evaluation want to know of a COCO-format file, made in one pass and small enough to keep.
+"""What training and evaluation need from a COCO-format file, made in one pass and small enough to keep in memory.
 
-The annotations of each image are one JSON text, and all these texts follow one another in one array of bytes. It may lie
-in a file: then every process that reads it, data workers among them, shares the same memory.
+The annotations of each image are one JSON text, and all these texts stand one after the other in one array of bytes.
+The array may lie in a file; then all processes that read it, data workers among them, share the same memory.
 """
 
 import itertools
@@ -26,24 +26,24 @@ from adet_iuq.data.images.facts import ImageFacts, image_facts
 
 # Path below the image root, height and width in pixels, id.
 ListedImage = tuple[str, int, int, Any]
-Identity = tuple[str, int, int] | None  # of a file, None if it is not there
+Identity = tuple[str, int, int] | None  # identity of a file; None if there is no such file
 
 
 @dataclass
 class Digest:
-    """Of a file with N images.
+    """The digest of a file with N images.
 
     Attributes:
-        report: of the annotation pass.
-        class_names: in the order of their ids.
-        class_numbers: from category id to class number.
-        is_lvis: whether the file says what LVIS's metrics need: how frequent each class is, and for each image which
+        report: the findings of the annotation pass.
+        class_names: the names of the classes in the order of their ids.
+        class_numbers: the class number of each category id.
+        is_lvis: whether the file holds what LVIS's metrics need: how frequent each class is, and for each image which
             classes are absent and which are not annotated in full.
-        is_annotated: whether it has the list `annotations`.
-        images: N, sorted by id.
-        objects: (N,) annotations that are no crowds.
-        ends: (N,) where the annotations of each image end in the array of bytes.
-        measured: images whose size the pass took from their files, with what `file_identity` then said of these.
+        is_annotated: whether the file has the list `annotations`.
+        images: the N images, sorted by id.
+        objects: (N,) the number of annotations that are no crowds.
+        ends: (N,) the position in the array of bytes where the annotations of each image end.
+        measured: the images whose size the pass took from their files, with the `file_identity` of these files then.
     """
 
     report: Report
@@ -58,23 +58,23 @@ class Digest:
 
     @property
     def size(self) -> int:
-        """Bytes of all annotations."""
+        """The number of bytes of all annotations."""
         return int(self.ends[-1]) if len(self.ends) else 0
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the images that were measured are still the same, and none came or went; the JSON file itself is not
-        looked at."""
+        """Whether the images that were measured are still the same, and none was added or removed. The JSON file itself is
+        not checked."""
         return folders_unchanged(self.report.folders) and all(
             image_identity(path) == identity for path, identity in self.measured.items()
         )
 
 
 def image_identity(path: str) -> Identity:
-    """`file_identity`; None if there is no such file."""
+    """The `file_identity` of an image; None if there is no such file."""
     try:
         return file_identity(path)
-    except (OSError, ValueError):  # ValueError: a name with a null character
+    except (OSError, ValueError):  # ValueError: the name has a null character
         return None
 
 
@@ -82,16 +82,18 @@ def make_digest(json_file: str, image_root: str, stock: bool, write: Callable[[b
     """Reads and judges a file.
 
     Args:
-        json_file, image_root, stock: as `sanitize`.
-        write: takes the annotations of one image after the other.
+        json_file: the path of the file, as for `sanitize`.
+        image_root: the folder of its images, as for `sanitize`.
+        stock: whether it is one of detectron2's own data sets, as for `sanitize`.
+        write: the function that gets the annotations of one image after the other.
 
     Raises:
-        UserError: as `read_coco_json`.
+        UserError: `read_coco_json` refuses the file.
     """
     with no_garbage_collection():
         try:
             return _digest(outline_coco_json(json_file), json_file, image_root, stock, write)
-        except json.JSONDecodeError:  # nothing is written by then; the plain parser takes more, and says more
+        except json.JSONDecodeError:  # nothing is written yet; the plain parser accepts more, and explains more
             return _digest(read_coco_json(json_file), json_file, image_root, stock, write)
 
 
@@ -132,10 +134,10 @@ class _Texts:
     """The annotations in the order of their file.
 
     Attributes:
-        texts: all of them; thousands of small objects would scatter over the memory that the parsed ones leave.
-        ends: where each begins and ends.
-        owners: the places of their images among the sorted ids.
-        crowds: their flags.
+        texts: all annotations in one array, because thousands of small objects would fragment the memory of the parser.
+        ends: the positions where each begins and ends.
+        owners: the positions of their images among the sorted ids.
+        crowds: whether each is a crowd.
     """
 
     texts: bytearray
@@ -145,7 +147,7 @@ class _Texts:
 
     @classmethod
     def of(cls, judged: Judged) -> "_Texts":
-        """Goes through the annotations."""
+        """Collects all annotations of a pass."""
         _, numbers = class_numbers(judged.categories or [])
         places = {identity: place for place, identity in enumerate(sorted_ids(image["id"] for image in judged.images))}
         found = cls(bytearray(), array("q", [0]), array("q"), array("b"))

@@ -1,4 +1,4 @@
-"""Digests in the cache folder: the first process on a machine reads and judges a JSON file, others read what it found."""
+"""Keeps digests in the cache folder: the first process on a machine judges a JSON file, and the others read its result."""
 
 import io
 import logging
@@ -20,23 +20,23 @@ from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # raise it with every change to the files written here
+_FORMAT = 1  # to be raised with every change to the files written here
 _FACTS, _TEXTS = "facts.pickle", "annotations.json"
-_LARGE = 32 << 20  # bytes of a JSON file that takes a while
-_MOST_KEPT = 8  # digests that a process holds
+_LARGE = 32 << 20  # bytes; reading a larger JSON file takes a while
+_MOST_KEPT = 8  # number of digests that a process keeps
 _kept: dict[tuple[Any, ...], "Kept"] = {}
 
 
 class Texts:
-    """The annotations of all images, one text after the other. Pickled, those of a file are but its name.
+    """The annotations of all images, one text after the other. If they lie in a file, pickling stores only its name.
 
     Attributes:
-        view: their bytes.
+        view: the bytes of the annotations.
         place: the folder of the file that holds them; None: they are in this process's memory.
     """
 
     def __init__(self, data: bytes, place: Path | None) -> None:
-        """`data` counts where there is no place; else nothing is read yet."""
+        """`data` counts if there is no `place`; otherwise nothing is read yet."""
         self._data, self.place = data, place
         self.view = memoryview(data)
         self._identity: Identity = None
@@ -50,10 +50,10 @@ class Texts:
 
 
 def _same_texts(data: bytes, place: Path | None, identity: Identity) -> Texts:
-    """What was pickled, in another process.
+    """Opens in another process what was pickled.
 
     Raises:
-        UserError: another file has taken the place of the one that it named.
+        UserError: the file has been replaced since.
     """
     texts = Texts(data, place)
     if texts._identity != identity:
@@ -72,15 +72,17 @@ class Kept:
 
 
 def digest_of(json_file: str, image_root: str, *, stock: bool = False) -> Kept:
-    """What `sanitize` makes of a file, from memory, from the cache folder, or from the file itself, which is then read.
+    """The digest of a file: from memory, from the cache folder, or made from the file itself.
 
-    A folder that cannot be written costs a warning, and every process that asks reads the file.
+    If the folder cannot be written, a warning says so, and every process that asks reads the file.
 
     Args:
-        json_file, image_root, stock: as `sanitize`.
+        json_file: the path of the file, as for `sanitize`.
+        image_root: the folder of its images, as for `sanitize`.
+        stock: whether it is one of detectron2's own data sets, as for `sanitize`.
 
     Raises:
-        UserError: as `read_coco_json`.
+        UserError: `read_coco_json` refuses the file.
     """
     with clear_errors(json_file):
         path, time, size = file_identity(json_file)
@@ -88,7 +90,7 @@ def digest_of(json_file: str, image_root: str, *, stock: bool = False) -> Kept:
     kept = _kept.pop(key, None)
     if kept is None or not kept.digest.is_fresh:
         kept = _open(json_file, image_root, stock, key)
-    _kept[key] = kept  # behind all others
+    _kept[key] = kept  # moves it behind all others
     while len(_kept) > _MOST_KEPT:
         del _kept[next(iter(_kept))]
     return kept
@@ -128,7 +130,7 @@ def _open(json_file: str, image_root: str, stock: bool, key: tuple[Any, ...]) ->
 
 
 def _folder(json_file: str, image_root: str, stock: bool) -> Path:
-    """One for a file at a place: a changed file takes the place of the former."""
+    """The folder for a file at a place; when the file changes, its new digest replaces the old one."""
     places = (os.path.abspath(json_file), os.path.abspath(image_root), json_file, image_root)
     mark = derive_seed(VERSION, _FORMAT, stock, *"\n".join(places).encode())
     return cache_folder() / "annotations" / f"{Path(json_file).stem[:40]}-{mark:016x}"
@@ -140,7 +142,7 @@ def _write_facts(folder: Path, digest: Digest, key: tuple[Any, ...]) -> None:
 
 
 def _read(folder: Path, key: tuple[Any, ...]) -> Digest | None:
-    """The digest in a folder, if it is whole and that of a file with this key."""
+    """The digest in a folder, if it is whole and belongs to a file with this key."""
     try:
         content = (folder / _FACTS).read_bytes()
         if int.from_bytes(content[:4], "little") != zlib.crc32(memoryview(content)[4:]):
@@ -148,5 +150,5 @@ def _read(folder: Path, key: tuple[Any, ...]) -> Digest | None:
         found, digest = pickle.loads(memoryview(content)[4:])
         whole = found == key and digest.size == (folder / _TEXTS).stat().st_size and digest.is_fresh
         return digest if whole else None
-    except Exception:  # whatever a damaged file brings about: it is made again
+    except Exception:  # a damaged file may raise anything; the digest is then made again
         return None

@@ -1,8 +1,8 @@
-"""A copy of a user's JSON file that pycocotools evaluates without stumbling.
+"""Makes a copy of a user's JSON file that pycocotools can evaluate.
 
-pycocotools needs a unique positive id, `iscrowd` and an area for every annotation (a ground truth with id 0 counts as
-never found), a segmentation that decodes, and ids of images and categories that NumPy can sort. Files in which all of
-that holds, and of which training leaves nothing out, are used as they are.
+pycocotools needs for every annotation a unique positive id, `iscrowd`, an area (a ground truth with id 0 counts as
+never found) and a segmentation that decodes; and ids of images and categories that NumPy can sort. If a file has all of
+that, and training leaves nothing of it out, the file itself is used.
 """
 
 import json
@@ -23,19 +23,23 @@ logger = logging.getLogger(__name__)
 
 Content = dict[str, Any]
 
-ORIGINAL_ID = "original_id"  # the id in the user's file, in entries of a copy that had to be numbered anew
-_announced: set[str] = set()  # files whose mending was logged; an evaluator is built many times in a training
+ORIGINAL_ID = "original_id"  # the id in the user's file, for entries of a copy that got a new number
+_announced: set[str] = set()  # files whose mended copy was logged; a training builds evaluators many times
 
 
 def evaluation_json(json_file: str, folder: str, *, image_root: str | None = None) -> str:
-    """`json_file` itself if pycocotools can evaluate with it, else the path of a mended copy in `folder`.
+    """Returns `json_file` if pycocotools can evaluate with it, otherwise the path of a mended copy in `folder`.
 
-    The copy is what `sanitize` makes of the file, the same that is trained on. Ids of images and categories that are a
-    mixture of numbers and words are numbered anew (`evaluation_numbers`); entries then have theirs as ORIGINAL_ID. Images
-    lie in `image_root`; None: beside the file.
+    The copy is the result of `sanitize`, which training uses as well. If ids of images or categories mix numbers and
+    words, they get new numbers (`evaluation_numbers`), and the entries keep the old ids as ORIGINAL_ID.
+
+    Args:
+        json_file: the path of the user's file.
+        folder: the folder for the copy.
+        image_root: the folder of the images; None: that of the file.
 
     Raises:
-        UserError: the file does not parse; a copy is needed and the folder cannot be written.
+        UserError: the file does not parse, or a copy is needed and the folder cannot be written.
     """
     root = os.path.dirname(json_file) if image_root is None else image_root
     digest = digest_of(json_file, root).digest
@@ -59,23 +63,23 @@ def evaluation_json(json_file: str, folder: str, *, image_root: str | None = Non
 
 
 def evaluation_numbers(ids: Iterable[Any]) -> dict[Any, int] | None:
-    """Numbers from 1 for ids that an evaluator cannot sort, in the order of `sorted_ids`; None if they serve as they are."""
+    """Numbers from 1 on for ids that an evaluator cannot sort, in the order of `sorted_ids`; None if it can sort them."""
     ids = list(ids)
     return None if sortable_together(ids) else {i: number for number, i in enumerate(sorted_ids(ids), start=1)}
 
 
 def _text(counts: Any) -> str:
-    """Run lengths as JSON has them; pycocotools gives bytes."""
+    """Run lengths in the form of JSON, while pycocotools gives bytes."""
     return str(counts, "ascii")
 
 
 def sortable(content: Content, section: str, key: str) -> Content:
-    """The content with new ids in one of its sections, where an evaluator could not sort the old; itself where it can.
+    """The content, with new ids in one of its sections if an evaluator could not sort the old ones.
 
     Args:
-        content: as `sanitize` returns it.
+        content: the result of `sanitize`.
         section: "images" or "categories".
-        key: by what annotations name its entries: "image_id" or "category_id".
+        key: the key by which annotations refer to the section: "image_id" or "category_id".
     """
     numbers = evaluation_numbers(entry["id"] for entry in content.get(section, []))
     if numbers is None:

@@ -1,8 +1,8 @@
-"""Which files on the disk the image names of a JSON file mean.
+"""Finds the files on the disk that the image names of a JSON file mean.
 
-On their way through archives, web servers and other systems names change their Unicode form (macOS takes accents apart),
-their slashes, their percent signs, or the case of their suffix. Where exactly one file fits such a name, it is meant. This
-is the one place that decides it: training, evaluation and the check take the names from the content that it returns.
+Archives, web servers and other systems change names: their Unicode form (macOS splits off accents), their slashes,
+their percent signs, or the case of their suffix. If exactly one file fits such a name, that file is meant. Only this
+module decides it: training, evaluation and the check use the names in the content that it returns.
 """
 
 import difflib
@@ -21,8 +21,8 @@ from adet_iuq.data.cache import folder_time
 
 OTHER_SPELLING = "image name spelt differently"
 
-_NEAR = 3  # candidates named for a missing file
-_SUBFOLDERS = 100  # of the image folder, in which they are looked for
+_NEAR = 3  # number of candidates that are named for a missing file
+_SUBFOLDERS = 100  # number of folders below the image folder that are searched for them
 
 
 def _plain_suffix(name: str) -> str:
@@ -30,7 +30,7 @@ def _plain_suffix(name: str) -> str:
     return stem + suffix.lower()
 
 
-# In this order; escapes that are no UTF-8 stay apart from each other.
+# The order matters. Escapes that are no UTF-8 are left as they are.
 _SPELLINGS: dict[str, Callable[[str], str]] = {
     "percent signs": lambda name: unquote(name, errors="surrogateescape"),
     "slashes": lambda name: name.replace("\\", "/"),
@@ -40,8 +40,8 @@ _SPELLINGS: dict[str, Callable[[str], str]] = {
 
 
 def plain(name: str, without: str = "") -> str:
-    """What all spellings of a name have in common; `without` one of the kinds of spelling."""
-    if not without and name.isascii() and "%" not in name and "\\" not in name:  # nearly all are
+    """The common form of all spellings of a name; `without` leaves one of the kinds of spelling out."""
+    if not without and name.isascii() and "%" not in name and "\\" not in name:  # most names
         return _plain_suffix(name)
     for kind, spell in _SPELLINGS.items():
         name = name if kind == without else spell(name)
@@ -49,14 +49,14 @@ def plain(name: str, without: str = "") -> str:
 
 
 def difference(first: str, second: str) -> str:
-    """By what two spellings of one name differ, in words: two Unicode forms look the same."""
+    """The difference of two spellings of one name, in words, because two Unicode forms look the same."""
     if plain(first) != plain(second):
-        return "slashes"  # at the beginning, or doubled
+        return "slashes"  # at the beginning or doubled
     return " and ".join(kind for kind in _SPELLINGS if plain(first, kind) != plain(second, kind))
 
 
 class Listing:
-    """The files and the folders in a folder, by name; those whose names are spelt differently are sorted when asked for."""
+    """The files and folders in a folder, by name. They are sorted by spelling only when asked for."""
 
     def __init__(self, path: str) -> None:
         self.files: set[str] = set()
@@ -65,31 +65,31 @@ class Listing:
             with os.scandir(path) as found:
                 for item in found:
                     (self.files if item.is_file() else self.folders).add(item.name)
-        except (OSError, ValueError):  # ValueError: a name with a null character
+        except (OSError, ValueError):  # ValueError: the name has a null character
             pass
 
     @functools.cached_property
     def files_by_spelling(self) -> dict[str, list[str]]:
-        """File names by their `plain` ones."""
+        """The names of files by their `plain` form."""
         return _grouped(self.files, plain)
 
     @functools.cached_property
     def files_by_stem(self) -> dict[str, list[str]]:
-        """File names by what is before the suffix, in small letters."""
+        """The names of files by their lower-case stem."""
         return _grouped(self.files, _stem)
 
     @functools.cached_property
     def folders_by_spelling(self) -> dict[str, list[str]]:
-        """Folder names by their `plain` ones."""
+        """The names of folders by their `plain` form."""
         return _grouped(self.folders, plain)
 
 
 class Folders:
-    """The files below a root. Each folder that is asked about is listed once.
+    """The files below a root. Each folder is listed once, when it is asked about.
 
     Attributes:
-        root: path of the folder that names are relative to.
-        times: `folder_time` of every folder looked into (absolute), before that.
+        root: the path of the folder that names are relative to.
+        times: the `folder_time` of every listed folder (absolute), taken before the listing.
     """
 
     def __init__(self, root: str) -> None:
@@ -98,7 +98,7 @@ class Folders:
         self._listings: dict[str, Listing] = {}
 
     def listing(self, folder: str) -> Listing:
-        """What lies in a folder, which is named relative to the root."""
+        """The content of a folder, which is named relative to the root."""
         if folder not in self._listings:
             full = os.path.abspath(os.path.join(self.root, folder))
             self.times[full] = folder_time(full)
@@ -106,18 +106,18 @@ class Folders:
         return self._listings[folder]
 
     def has(self, path: str) -> bool:
-        """Whether there is such a file, under this very name."""
+        """Whether there is a file of exactly this name."""
         folder, name = os.path.split(os.path.normpath(path))
         return name in self.listing(folder).files
 
     def fitting(self, path: str) -> list[str]:
-        """The files, relative to the root, of which the path is another spelling; folders may be spelt differently too."""
+        """The files, relative to the root, that the path is another spelling of; folders may be spelt differently too."""
         parts = [part for part in posixpath.normpath(plain(path)).split("/") if part]
         return sorted(set(self._below("", parts)))
 
     def _below(self, folder: str, parts: list[str]) -> Iterator[str]:
         listing = self.listing(folder)
-        # All that is left at once: unpacking may leave backslashes and escaped slashes in the names of files.
+        # First the whole rest as one name: unpacking may leave backslashes and escaped slashes in file names.
         for name in listing.files_by_spelling.get("/".join(parts), ()):
             yield os.path.join(folder, name)
         if len(parts) > 1:
@@ -126,7 +126,7 @@ class Folders:
                 yield from self._below(os.path.join(folder, name), parts[1:])
 
     def near(self, path: str) -> list[str]:
-        """A few files that may be meant by a name that is missing: the same stem close by, or a name much like it."""
+        """A few files that a missing name may mean: those with the same stem nearby, or with a similar name."""
         fitting = self.fitting(path)
         name, own = posixpath.basename(plain(path)), os.path.dirname(os.path.normpath(path))
         subfolders = sorted(self.listing("").folders)[:_SUBFOLDERS]
@@ -140,16 +140,16 @@ class Folders:
 
 
 def with_names_on_disk(content: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
-    """The parsed content of a COCO-format file with `file_name` as on the disk, where exactly one file fits a name.
+    """The parsed content of a COCO-format file, with `file_name` as on the disk if exactly one file fits a name.
 
-    A file that another name of the list means is not taken. Names under which a file lies cost a listing of each folder.
+    A file that another name of the list means is not used. The existing names cost one listing of each folder.
 
     Args:
-        content: its list `images` holds objects. It is not changed.
-        report: gets the findings and the times of the folders; its `image_root` is where the images lie.
+        content: the content, whose list `images` holds objects. It is not changed.
+        report: collects the findings and the times of the folders; its `image_root` is the folder of the images.
 
     Returns:
-        The content itself where all names are right.
+        The content itself if all names are right.
     """
     if "://" in report.image_root:
         return content
@@ -176,7 +176,7 @@ def _example(path: str, found: str, entry: dict[str, Any]) -> str:
 
 
 def _renamed(paths: set[str], folders: Folders) -> dict[str, str]:
-    """The paths under which no file lies, with the one that is meant."""
+    """The paths without a file, with the path that is meant."""
     missing = sorted(path for path in paths if not folders.has(path))
     if not missing:
         return {}

@@ -1,4 +1,4 @@
-"""Area, box and outline of annotations, settled by their masks; drawn only where the numbers leave a doubt."""
+"""Corrects area, box and outline of annotations by their masks, which are drawn only if the numbers leave a doubt."""
 
 import math
 from dataclasses import dataclass
@@ -18,28 +18,28 @@ Entry = dict[str, Any]
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
-WRITTEN_AT = "adet_iuq_written_at"  # key of annotations that were converted: the file and line that people know
+WRITTEN_AT = "adet_iuq_written_at"  # a key of converted annotations: the file and line in the user's own files
 
-_FAR = 0.1  # of the longer side: farther outside, and than _NEAR pixels, a polygon is cut
+_FAR = 0.1  # share of the longer side; a polygon that reaches farther outside, and farther than _NEAR pixels, is cut
 _NEAR = 10.0
-_TOLERANCE = 0.1  # of the mask's area by which `area` may differ, beside a pixel along its outline
-_NEAR_SIDE = 2.0  # pixels by which each side of a box may miss its mask's; COCO's do by a hundredth
-_NEAR_SHARE = 0.05  # of the mask's width or height, where that is more
-_MOSTLY_SEEN = 1 / 3  # least IoU of an outline's bounds with its mask's; 0.5 is the least in 7000 annotations of COCO
-_CROWD_FITS = 0.5  # least IoU of a crowd's box with its mask's: it is ignored in any case, and COCO's are rough
+_TOLERANCE = 0.1  # share of the mask's area that `area` may differ by, besides a pixel along its outline
+_NEAR_SIDE = 2.0  # pixels by which each side of a box may miss its mask's; COCO's miss it by a hundredth
+_NEAR_SHARE = 0.05  # the same as a share of the mask's width or height, if that is more
+_MOSTLY_SEEN = 1 / 3  # lowest IoU of an outline's bounds with its mask's; in 7000 annotations of COCO it is 0.5
+_CROWD_FITS = 0.5  # lowest IoU of a crowd's box with its mask's: crowds are ignored anyway, and COCO's are rough
 _HUGE = 1e100  # products of larger numbers overflow
 _NO_BOX = (math.nan,) * 4
 
 
 @dataclass(slots=True)
 class Draft:
-    """An annotation on its way through the pass.
+    """An annotation during the pass.
 
     Attributes:
-        source: as the file has it.
-        image: its image, with `height` and `width`.
-        changes: what will differ from the source.
-        segmentation: valid polygon parts, or an RLE without a problem; later possibly cut or compressed.
+        source: the entry in the file.
+        image: the annotation's image, with `height` and `width`.
+        changes: the values that will differ from the source.
+        segmentation: valid polygon parts, or an RLE without a problem; later it may be cut or compressed.
     """
 
     source: Entry
@@ -48,14 +48,14 @@ class Draft:
     segmentation: Any
 
     def entry(self) -> Entry:
-        """The annotation in canonical form; the source itself if nothing of it changes."""
+        """The annotation in canonical form; the source itself if nothing changes."""
         if self.segmentation is not self.source.get("segmentation"):
             self.changes["segmentation"] = self.segmentation
         return {**self.source, **self.changes} if self.changes else self.source
 
     @property
     def where(self) -> str:
-        """The annotation in words."""
+        """The annotation's name for messages."""
         return where(self.source, self.image)
 
     @property
@@ -65,7 +65,7 @@ class Draft:
 
 
 def where(entry: Entry, image: Entry | None) -> str:
-    """An annotation in words: its id and its image's file, or where people wrote it."""
+    """The name of an annotation for messages: its id and its image's file, or the place where people wrote it."""
     if WRITTEN_AT in entry:
         return str(entry[WRITTEN_AT])
     return f"annotation {entry.get('id')} of {relative_path(image) if image else 'no listed image'}"
@@ -73,14 +73,14 @@ def where(entry: Entry, image: Entry | None) -> str:
 
 @dataclass
 class _Measures:
-    """Of N drafts: what their masks measure, what the file says, and the image, in pixels.
+    """The measures of N drafts: those of their masks and those in the file, in pixels.
 
     Attributes:
-        area: (N,) of the mask; of the outline where nothing speaks for a difference; 0: it covers nothing.
-        slack: (N,) by how much `area` of the file may differ from it.
-        bounds: (N, 4) x0, y0, x1, y1 around the mask, or around the outline where nothing speaks for a difference.
-        given_area: (N,) `area` of the file, nan where it is no number.
-        given_box: (N, 4) x0, y0, x1, y1 of `bbox`, nan where it is not valid.
+        area: (N,) the area of the mask, or of the outline if nothing suggests that they differ; 0: it covers nothing.
+        slack: (N,) the amount by which the file's `area` may differ from it.
+        bounds: (N, 4) x0, y0, x1, y1 around the mask, or around the outline if nothing suggests that they differ.
+        given_area: (N,) the file's `area`; nan if it is no number.
+        given_box: (N, 4) x0, y0, x1, y1 of the file's `bbox`; nan if it is not valid.
         size: (N, 2) width and height of the image.
         cut: (N,) bool, whether the segmentation was cut.
     """
@@ -95,7 +95,7 @@ class _Measures:
 
     @classmethod
     def of(cls, drafts: list[Draft]) -> "_Measures":
-        """With all that the file says; the masks are not measured yet."""
+        """The measures in the file; the masks are not measured yet."""
         number = len(drafts)
         boxes = np.array([_box_of(draft.source) for draft in drafts], dtype=np.float64)
         boxes = np.clip(boxes, -_HUGE, _HUGE)
@@ -111,9 +111,9 @@ def settle_geometry(drafts: list[Draft], report: Report, sides: Sides) -> list[D
     """Measures the drafts; returns those that cover something, with changes of `segmentation`, `area` and `bbox`.
 
     Args:
-        drafts: in any number.
-        report: where findings go.
-        sides: takes what polygons say about the sides of their images.
+        drafts: any number of drafts.
+        report: collects the findings.
+        sides: collects what polygons show about the sides of their images.
     """
     if not drafts:
         return []
@@ -126,7 +126,7 @@ def settle_geometry(drafts: list[Draft], report: Report, sides: Sides) -> list[D
         draft = drafts[index]
         advice = (
             "It covers no pixel of its image; the annotation is left out, in training and evaluation alike. If there is an "
-            "object, draw its outline anew."
+            "object, draw its outline again."
         )
         report.add("mask without area", f"{draft.where}: {str(draft.source.get('segmentation'))[:60]}", advice)
     far_off = ~(np.abs(measures.given_area - measures.area) <= np.maximum(measures.slack, _TOLERANCE * measures.area))
@@ -147,8 +147,11 @@ def _measure_masks(drafts: list[Draft], indices: Indices, measures: _Measures) -
 
 
 def _measure_polygons(drafts: list[Draft], indices: Indices, measures: _Measures, report: Report, sides: Sides) -> None:
-    """Area and bounds of the outlines, and those of the drawn masks where these may differ: `area` of the file does, a part
-    is thin or small, or reaches outside. Bounds are the mask's where an outline is outside or mostly goes around nothing."""
+    """Measures the outlines, and draws the masks of those whose area may differ.
+
+    It may differ if the file's `area` does, or if a part is thin, small or partly outside. The bounds are those of the mask
+    if an outline is outside or mostly encloses nothing.
+    """
     if not len(indices):
         return
     found = measure([drafts[index].segmentation for index in indices])
@@ -168,14 +171,14 @@ def _measure_polygons(drafts: list[Draft], indices: Indices, measures: _Measures
         if draft.segmentation:
             area, bounds = drawn(draft.segmentation, draft.image["height"], draft.image["width"])
         measures.area[index], visible[index] = area, bounds
-    # Tips of thin outlines cover no pixel either: COCO's boxes go around them, and so they are compared with outlines.
+    # Tips of thin outlines cover no pixel, but COCO's boxes include them. So boxes are compared with outlines here.
     astray = _iou(visible, measures.bounds) < _MOSTLY_SEEN
     astray[indices] |= outside > OUTSIDE
     measures.bounds = np.where(astray[:, None], visible, measures.bounds)
 
 
 def _cut(draft: Draft, index: int, measures: _Measures, report: Report) -> None:
-    """Cuts a polygon a little outside its image, before anything allocates by the length of its outline."""
+    """Cuts a polygon a little outside of its image, before anything allocates memory for the length of its outline."""
     height, width = draft.image["height"], draft.image["width"]
     draft.segmentation = cut(draft.segmentation, height, width, max(_FAR * max(height, width), _NEAR))
     if not draft.segmentation:
@@ -189,19 +192,19 @@ def _cut(draft: Draft, index: int, measures: _Measures, report: Report) -> None:
 
 
 def _area_of(annotation: Entry) -> float:
-    """`area` of the file if that is a finite number, else nan."""
+    """The file's `area` if it is a finite number, otherwise nan."""
     area = annotation.get("area")
     return area if isinstance(area, int | float) and abs(area) < _HUGE else math.nan
 
 
 def _box_of(annotation: Entry) -> Any:
-    """`bbox` of the file, if it is valid."""
+    """The file's `bbox`, if it is valid."""
     box = annotation.get("bbox")
     return box if is_valid_box(box) else _NO_BOX
 
 
 def _settle_area(draft: Draft, area: float, given: float, report: Report) -> None:
-    """Replaces an area that differs from the mask's, except a crowd's: it is ignored at any size, and COCO's are rough."""
+    """Replaces an area that differs from the mask's. A crowd's stays: it is ignored at any size, and COCO's are rough."""
     if given > 0 and draft.is_crowd:
         return
     draft.changes["area"] = area
@@ -212,7 +215,7 @@ def _settle_area(draft: Draft, area: float, given: float, report: Report) -> Non
 
 
 def _settle_boxes(drafts: list[Draft], wanted: npt.NDArray[np.bool_], measures: _Measures, report: Report) -> None:
-    """Keeps boxes that fit their masks, cut at the border; takes any other from what there is of the segmentation."""
+    """Keeps boxes that fit their masks, cut at the border; every other box is computed from the segmentation."""
     size, given = measures.size, measures.given_box
     own = _inside(measures.bounds, size)
     valid = ~np.isnan(given[:, 0])
@@ -243,19 +246,19 @@ def _settle_boxes(drafts: list[Draft], wanted: npt.NDArray[np.bool_], measures: 
 
 
 def _inside(boxes: Array, size: Array) -> Array:
-    """Boxes (N, 4) cut at the borders of images (N, 2); one that lies outside has no area."""
+    """Boxes (N, 4) cut at the borders of images (N, 2); a box that lies outside has no area."""
     return np.clip(boxes, 0, np.tile(size, (1, 2)))
 
 
 def _near(ones: Array, others: Array) -> npt.NDArray[np.bool_]:
-    """(N,) whether all sides of boxes (N, 4) are near those of the others, pair by pair; not where one is nan."""
+    """(N,) whether all sides of boxes (N, 4) are near those of the others, pair by pair; False if a side is nan."""
     allowed = np.maximum(_NEAR_SIDE, _NEAR_SHARE * np.tile(others[:, 2:] - others[:, :2], (1, 2)))
     near: npt.NDArray[np.bool_] = np.all(np.abs(ones - others) <= allowed, axis=1)
     return near
 
 
 def _iou(ones: Array, others: Array) -> Array:
-    """(N,) intersection over union of boxes (N, 4), pair by pair; 0 where one is nan or has no area."""
+    """(N,) intersection over union of boxes (N, 4), pair by pair; 0 if a box is nan or has no area."""
     sides = np.minimum(ones[:, 2:], others[:, 2:]) - np.maximum(ones[:, :2], others[:, :2])
     common = np.where((sides > 0).all(axis=1), sides.prod(axis=1), 0.0)
     areas = sum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (ones, others))

@@ -1,4 +1,4 @@
-"""The list `images` of a COCO-format file: ids, names and sizes."""
+"""Judges the list `images` of a COCO-format file: ids, names and sizes."""
 
 import os
 from collections.abc import Callable, Collection
@@ -10,11 +10,11 @@ from adet_iuq.data.images.facts import ImageFacts
 from adet_iuq.errors import UserError
 
 Entry = dict[str, Any]
-FactsOf = Callable[[str], ImageFacts]  # of an image file
+FactsOf = Callable[[str], ImageFacts]  # reads the facts of an image file
 
 
 def relative_path(entry: Entry) -> str:
-    """Where an image lies below its root: `file_name`, or LVIS's split folder and name."""
+    """The path of an image below its root: `file_name`, or LVIS's split folder and name."""
     if "file_name" in entry:
         return str(entry["file_name"])
     return "/".join(str(entry["coco_url"]).split("/")[-2:])
@@ -23,23 +23,23 @@ def relative_path(entry: Entry) -> str:
 def sanitize_images(
     entries: list[Entry], facts_of: FactsOf, report: Report, swapped: Collection[Any] = ()
 ) -> tuple[list[Entry], IdTable]:
-    """The entries that can serve, each with an id of its own and `height` and `width` as whole numbers.
+    """The usable entries, each with a unique id and with `height` and `width` as whole numbers.
 
     Args:
         entries: the list `images`.
-        facts_of: as `sanitize`.
-        report: where findings go.
-        swapped: ids of images whose width and height are to be swapped.
+        facts_of: the function that reads the facts of an image file, as for `sanitize`.
+        report: collects the findings.
+        swapped: the ids of images whose width and height are to be swapped.
 
     Returns:
-        the entries, in their order; and by id those that annotations may name: the same, with None for an id that two
-        images share, and for an image without a size.
+        The entries in their order; and the entries by id, for annotations to refer to, with None for an id that two
+        images share and for an image without a size.
     """
     report.images = len(entries)
     table = IdTable()
     for entry in entries:
         if is_rounded(entry.get("id")):
-            advice = "Such numbers cannot be told apart. Number the images anew, or write the ids as words, in quotes."
+            advice = "Such numbers cannot be told apart. Give the images new ids, or write the ids as words, in quotes."
             report.add("image id beyond 64 bits", str(entry)[:100], advice, fatal=True)
             continue
         if not is_id(entry.get("id")) or not has_name(entry):
@@ -76,21 +76,21 @@ def sanitize_images(
 
 
 def _extremes(ids: Collection[Any]) -> tuple[Any, Any]:
-    """The first and the last in the order of `sorted_ids`: of a mixture, a number and a word."""
+    """The first and the last id in the order of `sorted_ids`; in a mixture these are a number and a word."""
     ordered = sorted_ids(ids)
     return ordered[0], ordered[-1]
 
 
 def has_name(entry: Entry) -> bool:
-    """Whether an entry says where its image lies, so that `relative_path` can tell it."""
+    """Whether an entry has the keys from which `relative_path` finds its image."""
     name = entry.get("file_name", entry.get("coco_url"))
     return isinstance(name, str | int) and str(name).strip() != ""
 
 
 def _report_shared(identity: Any, first: Entry | None, second: Entry, report: Report) -> None:
     advice = (
-        "Nobody can tell whose annotations are, so none of them can be used. Give each image an id of its own, and each "
-        "annotation its image's id."
+        "It is unclear which image the annotations belong to, so none of them can be used. Give each image "
+        "an id of its own, and each annotation its image's id."
     )
     before = relative_path(first) if first else "others"
     example = f"id {identity}: {before} and {relative_path(second)}"
@@ -108,12 +108,12 @@ def report_swapped(path: str, size: tuple[int, int], report: Report) -> None:
 
 
 def _is_side(value: Any) -> bool:
-    """Whether a value can stay as it is."""
+    """Whether a value is a side that can stay as it is."""
     return type(value) is int and whole_positive(value) is not None
 
 
 def _sized(entry: Entry, facts_of: FactsOf, report: Report) -> Entry | None:
-    """The entry with its size in whole numbers, taken from the file if it has none; None if the file has none either."""
+    """The entry with its size in whole numbers, from the file if it has none; None if the file has none either."""
     height, width = entry.get("height"), entry.get("width")
     if _is_side(height) and _is_side(width):
         return entry

@@ -1,4 +1,4 @@
-"""Whether the images of a COCO-format file are there, and what the reader will do with them."""
+"""Checks whether the images of a COCO-format file exist, and what the reader will do with them."""
 
 import os
 from collections.abc import Sequence
@@ -18,26 +18,26 @@ def check_image_files(
     deep_images: str,
     skip_unreadable: bool = False,
 ) -> None:
-    """Adds images that are missing to the report; with `sizes`, which opens every image, also what `check_image` finds.
+    """Adds missing images to the report and, with `sizes`, which opens every image, the findings of `check_image`.
 
     Args:
-        records: N, in detectron2's format.
-        images: what the file lists for each of them.
-        report: takes the findings; its `image_root` is where the images lie.
+        records: N records in detectron2's format.
+        images: the file's entry for each of them.
+        report: collects the findings; its `image_root` is the folder of the images.
         sizes: whether images are opened.
         deep_images: INPUT.DEEP_IMAGES.
-        skip_unreadable: as `check_image` says.
+        skip_unreadable: whether a training replaces images that cannot be read, as for `check_image`.
     """
     root = report.image_root
     if "://" in root:
         return
-    folders = Folders(root)  # looked into anew: this verdict is on what is there now
+    folders = Folders(root)  # a new listing, because this verdict is about the present state
     missing = 0
     for number, (path, height, width, identity) in enumerate(images):
         full = os.path.join(root, path)
         if not folders.has(path):
             advice = f"Put the files there, or correct the image folder ({root})."
-            near = folders.near(path) if missing < SHOWN else []  # a search in all names of a folder
+            near = folders.near(path) if missing < SHOWN else []  # this searches all names of a folder
             missing += 1
             there = f"; there is {', '.join(near)}" if near else ""
             report.add("missing image", f"{full} (image id {identity}){there}", advice, fatal=True)

@@ -1,7 +1,7 @@
-"""A JSON file of COCO's size without its weight: the lists of objects are found first, and parsed when they are asked for.
+"""Reads JSON files of COCO's size with little memory: lists of objects are located first, and parsed only when asked for.
 
-Parsed at once, half a gigabyte of polygons takes four to eight gigabytes. Here it takes the file's own size, and a few
-thousand entries at a time. What comes out is what a parser makes of the whole file.
+Parsed at once, half a gigabyte of polygons takes four to eight gigabytes of memory. This module needs the file's own
+size and a few thousand entries at a time. The results are those of a parser that reads the whole file.
 """
 
 from collections.abc import Sequence
@@ -15,29 +15,30 @@ Entry = dict[str, Any]
 Places = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
-_BLOCK = 16 << 20  # bytes looked through at once
+_BLOCK = 16 << 20  # number of bytes that are searched at once
 _QUOTE, _BACKSLASH = b'"\\'
-_STEP = np.zeros(256, dtype=np.int8)  # of the depth, at each byte outside of a string
+_STEP = np.zeros(256, dtype=np.int8)  # change of the depth at each byte outside of strings
 _STEP[list(b"{[")], _STEP[list(b"}]")] = 1, -1
 _MARKS = _STEP != 0
 _MARKS[[_QUOTE, _BACKSLASH]] = True
 _OPENS, _CLOSES = _STEP > 0, _STEP < 0
 _SPACE = b" \t\r\n"
-_STAND_IN = [0]  # what the outline has where a list was
+_STAND_IN = [0]  # stands in the outline in place of a list
 
 
 class Entries(Sequence[Entry]):
-    """A list of objects in a JSON text; each access parses anew.
+    """A list of objects in a JSON text, which parses them at each access.
 
     Raises, at any access:
-        orjson.JSONDecodeError: an entry is not what JSON allows.
+        orjson.JSONDecodeError: JSON does not allow an entry.
     """
 
     def __init__(self, text: bytes, starts: Places, ends: Places) -> None:
         """
         Args:
-            text: of the whole file.
-            starts, ends: (N,) where each object begins and, one byte behind it, ends; commas and space lie between them.
+            text: the text of the whole file.
+            starts: (N,) the position where each object begins. Only commas and space lie between objects.
+            ends: (N,) the position behind the end of each object.
         """
         self._text, self._starts, self._ends = text, starts, ends
 
@@ -61,11 +62,11 @@ class Entries(Sequence[Entry]):
 
 
 def outline(text: bytes, sections: Sequence[str]) -> dict[str, Any] | None:
-    """What a JSON object holds, its `sections` (lists of objects) as `Entries`.
+    """The content of a JSON object, with its `sections` (lists of objects) as `Entries`.
 
     Returns:
-        None for anything that a plain parser had better judge: another encoding than UTF-8, no object, a list with other
-        entries than objects, an error.
+        None for everything that a plain parser should judge: an encoding other than UTF-8, no object, a list with
+        entries that are no objects, an error.
     """
     places, kinds, depths = _landmarks(text)
     opens, closes = _OPENS[kinds], _CLOSES[kinds]
@@ -98,8 +99,8 @@ def outline(text: bytes, sections: Sequence[str]) -> dict[str, Any] | None:
 
 
 def _landmarks(text: bytes) -> tuple[Places, Bytes, npt.NDArray[np.int32]]:
-    """Places, bytes and depths (behind them) of all brackets down to the entries of lists at the top, and of the quotes of
-    the top's keys and words."""
+    """Positions, bytes and depths (after the bytes) of all brackets down to the entries of the lists at the top, and of the
+    quotes of the top's keys and words."""
     raw = np.frombuffer(text, dtype=np.uint8)
     found: list[tuple[Places, Bytes, npt.NDArray[np.int32]]] = []
     inside, depth, start = 0, 0, 0
@@ -125,7 +126,7 @@ def _landmarks(text: bytes) -> tuple[Places, Bytes, npt.NDArray[np.int32]]:
 
 
 def _marks(block: Bytes) -> Places:
-    """Where a block has brackets and quotes that no backslash escapes; it does not begin behind a backslash."""
+    """The positions of brackets and of unescaped quotes in a block, which must not begin after a backslash."""
     places = np.flatnonzero(_MARKS[block])
     is_backslash = block[places] == _BACKSLASH
     if not is_backslash.any():
@@ -139,7 +140,7 @@ def _marks(block: Bytes) -> Places:
 
 
 def _is_list(text: bytes, first: int, starts: Places, ends: Places) -> bool:
-    """Whether all that a list holds are objects, with one comma between each and the next."""
+    """Whether a list holds only objects, with one comma between each and the next."""
     begins = np.frombuffer(text, dtype=np.uint8)[starts] == ord("{")
     if text[first : first + 1] != b"[" or text[first + 1 : starts[0]].strip(_SPACE) or not begins.all():
         return False

@@ -1,4 +1,4 @@
-"""Measuring polygons, many at once: a data set of COCO's size has a million of them."""
+"""Measures many polygons at once, because a data set of COCO's size has a million of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from adet_iuq.data.annotations.polygons import clip_polygon
 Array = npt.NDArray[np.float64]
 Parts = list[list[float]]
 
-_THIN = 1.5  # pixels of mean width; a strip as thin may miss the centre of every pixel
-_SMALL = 16.0  # square pixels, of an outline four pixels wide
+_THIN = 1.5  # pixels of mean width; a strip as thin as this may miss the centre of every pixel
+_SMALL = 16.0  # square pixels, the area of an outline four pixels wide
 _FARTHEST = 1e12  # pixels; beyond it products of coordinates overflow
 
 
 @dataclass
 class Outlines:
-    """What N polygon segmentations measure, in pixels.
+    """The measures of N polygon segmentations, in pixels.
 
     Attributes:
-        area: (N,) square pixels by the shoelace formula, parts added, each without its sign.
-        perimeter: (N,) of all parts.
+        area: (N,) square pixels by the shoelace formula; the parts' areas are added without their signs.
+        perimeter: (N,) the length of all parts together.
         bounds: (N, 4) x0, y0, x1, y1 around all points.
         doubtful: (N,) bool, whether a part is so small or thin that it may miss the centre of every pixel.
     """
@@ -44,7 +44,7 @@ def measure(segmentations: Sequence[Parts]) -> Outlines:
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     after = np.arange(1, len(points) + 1)
     after[starts + lengths - 1] = starts
-    x, y = (points - np.repeat(points[starts], lengths, axis=0)).T  # from each part's first point: less to round
+    x, y = (points - np.repeat(points[starts], lengths, axis=0)).T  # from each part's first point: less error
     cross = x * y[after] - x[after] * y
     edges = np.hypot(x[after] - x, y[after] - y)
     first = np.concatenate([[0], np.cumsum([len(parts) for parts in segmentations])[:-1]])
@@ -56,9 +56,9 @@ def measure(segmentations: Sequence[Parts]) -> Outlines:
 
 
 def cut(parts: Parts, height: int, width: int, margin: float) -> Parts:
-    """The parts inside a window that reaches `margin` pixels beyond the image on all sides; possibly none.
+    """The parts inside a window that reaches `margin` pixels beyond the image on all sides; there may be none.
 
-    pycocotools allocates by the length of an outline: a coordinate that lost its decimal point takes gigabytes.
+    pycocotools allocates memory for the length of an outline: a coordinate that lost its decimal point takes gigabytes.
     """
     result = []
     for part in parts:
@@ -70,7 +70,7 @@ def cut(parts: Parts, height: int, width: int, margin: float) -> Parts:
 
 
 def drawn(parts: Parts, height: int, width: int) -> tuple[int, list[float]]:
-    """How many pixels of an image the parts cover together, as pycocotools draws them, and x0, y0, x1, y1 around these."""
+    """The number of pixels that the parts cover together, as pycocotools draws them, and x0, y0, x1, y1 around them."""
     mask = mask_util.merge(mask_util.frPyObjects(parts, height, width))
     left, top, wide, high = mask_util.toBbox(mask).tolist()
     return int(mask_util.area(mask)), [left, top, left + wide, top + high]

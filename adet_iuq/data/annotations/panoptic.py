@@ -1,7 +1,7 @@
-"""COCO-format panoptic data sets: their records, and COCO's under Mask2Former's names.
+"""COCO-format panoptic data sets: their records, and COCO itself under Mask2Former's names.
 
-A panoptic data set is a JSON file, with `segments_info` an image, and a folder of PNG files whose colours are segment ids
-(R + 256 G + 65536 B; 0: nothing). Things come before stuff in the contiguous class numbers, as in COCO.
+A panoptic data set is a JSON file, with `segments_info` per image, and a folder of PNG files whose colours are segment
+ids (R + 256 G + 65536 B; 0: nothing). Things come before stuff in the contiguous class numbers, as in COCO.
 """
 
 import os
@@ -16,9 +16,9 @@ from adet_iuq.errors import UserError
 
 
 def panoptic_metadata(categories: list[dict[str, Any]]) -> dict[str, Any]:
-    """detectron2's metadata for `categories` (with `id`, `name`, `isthing`): contiguous numbers, things first.
+    """detectron2's metadata for `categories` (with `id`, `name`, `isthing`): consecutive numbers, things first.
 
-    `thing_classes` names things only and `stuff_classes` all classes, as Mask2Former registers COCO.
+    `thing_classes` names things only, and `stuff_classes` names all classes, as Mask2Former registers COCO.
     """
     things = [c for c in categories if c["isthing"]]
     ordered = things + [c for c in categories if not c["isthing"]]
@@ -32,10 +32,10 @@ def panoptic_metadata(categories: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def load_panoptic_records(json_file: str, image_root: str, panoptic_root: str) -> list[dict[str, Any]]:
-    """One record an image: file, size, `pan_seg_file_name`, `segments_info` with contiguous `category_id` and `isthing`.
+    """One record per image: file, size, `pan_seg_file_name`, `segments_info` with consecutive `category_id` and `isthing`.
 
     Raises:
-        UserError: the file does not parse; an annotation's image or category is unknown.
+        UserError: the file does not parse, or an annotation's image or category is unknown.
     """
     content = read_coco_json(json_file)
     metadata = panoptic_metadata(content["categories"])
@@ -66,16 +66,16 @@ def load_panoptic_records(json_file: str, image_root: str, panoptic_root: str) -
 
 
 def add_sizes(records: list[dict[str, Any]], json_file: str) -> None:
-    """Gives panoptic records of detectron2, which have none, the `height` and `width` of their images."""
+    """Gives detectron2's panoptic records, which lack them, the `height` and `width` of their images."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in read_coco_json(json_file)["images"]}
     for record in records:
         record["height"], record["width"] = sizes[record["image_id"]]
 
 
 def register_coco_panoptic() -> None:
-    """COCO's panoptic sets under Mask2Former's names; detectron2's own names are registered with detectron2.
+    """Registers COCO's panoptic sets under Mask2Former's names; detectron2's own names come with detectron2.
 
-    The names end in `_with_sem_seg`: PQ, mIoU and mask AP are measured, the former two from the panoptic maps.
+    The names end in `_with_sem_seg`. PQ, mIoU and mask AP are measured, the first two from the panoptic maps.
     """
     for split in ("train", "val"):
         stock, name = f"coco_2017_{split}_panoptic", f"coco_2017_{split}_panoptic_with_sem_seg"
@@ -85,7 +85,7 @@ def register_coco_panoptic() -> None:
         numbers = metadata.thing_dataset_id_to_contiguous_id
         DatasetCatalog.register(name, lambda stock=stock: DatasetCatalog.get(stock))
         copied = {key: value for key, value in metadata.as_dict().items() if key not in ("name", "thing_classes")}
-        # detectron2 lists stuff among the things as well, which its instance evaluator does not take.
+        # detectron2 also lists stuff among the things, which its instance evaluator does not accept.
         MetadataCatalog.get(name).set(thing_classes=metadata.thing_classes[: len(numbers)], **copied)
 
 

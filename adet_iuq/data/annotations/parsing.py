@@ -1,4 +1,4 @@
-"""From a JSON file to what it holds, whatever encoding it came in; with errors for people."""
+"""Parses a JSON file in whatever encoding it has, with errors for people."""
 
 import contextlib
 import functools
@@ -15,15 +15,15 @@ from adet_iuq.data.annotations.lazy_json import Entries, outline
 from adet_iuq.data.cache import file_identity
 from adet_iuq.errors import UserError
 
-# Parsed files up to this size are kept for the next reader (several readers of panoptic maps ask for the same file).
+# Parsed files up to this size are kept, because several readers of panoptic maps ask for the same file.
 KEEP_BYTES = 16 << 20
 _SECTIONS = ("images", "annotations", "categories")
-# What a file that was cut may have from the place of the error on: nothing, or the begin of a word, number or escape.
+# The text from the place of the error on if a file was cut: nothing, or the beginning of a word, number or escape.
 _CUT = re.compile(r"(t|tr|tru|f|fa|fal|fals|n|nu|nul|-|\.|[eE][+-]?|\\?u[0-9a-fA-F]{0,3}|[0-9a-fA-F]{0,3})?\s*")
 
 
 def read_coco_json(path: str) -> dict[str, Any]:
-    """The parsed file, with nothing judged but its outline. It may be shared with other callers: do not change it.
+    """The parsed file, of which only the outline is checked. Other callers may share it, so do not change it.
 
     Raises:
         UserError: the file is missing, cut off, not JSON, in an encoding that cannot be told, or not an object with a list
@@ -35,10 +35,10 @@ def read_coco_json(path: str) -> dict[str, Any]:
 
 
 def outline_coco_json(path: str) -> dict[str, Any]:
-    """As `read_coco_json`, `annotations` possibly as `Entries`, whose errors then show at the access only.
+    """The same as `read_coco_json`, but `annotations` may be `Entries`, whose errors appear only at an access.
 
     Raises:
-        UserError: as `read_coco_json`.
+        UserError: `read_coco_json` would refuse the file.
     """
     with clear_errors(path), no_garbage_collection():
         with open(path, "rb") as file:
@@ -47,14 +47,18 @@ def outline_coco_json(path: str) -> dict[str, Any]:
             return read_coco_json(path)
         for section in ("images", "categories"):
             entries = content.get(section)
-            if isinstance(entries, Entries):  # anything else is for `_checked` to judge
+            if isinstance(entries, Entries):  # `_checked` judges anything else
                 content[section] = entries[:]
         return _checked(path, content)
 
 
 @contextlib.contextmanager
 def clear_errors(path: str) -> Iterator[None]:
-    """Turns the operating system's errors about a JSON file into UserErrors."""
+    """Turns the operating system's errors about a JSON file into errors for people.
+
+    Raises:
+        UserError: the file is missing or cannot be read.
+    """
     try:
         yield
     except FileNotFoundError as error:
@@ -65,7 +69,7 @@ def clear_errors(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Makes many lasting objects in half the time: the collector would look through all of them again and again."""
+    """Halves the time to make many lasting objects: the collector would inspect all of them again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -76,8 +80,8 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 def is_plain_utf8(path: str) -> bool:
-    """Whether readers that know UTF-8 only, as pycocotools does, can read the file: it has neither a byte order mark nor
-    two bytes a letter."""
+    """Whether readers that only know UTF-8, such as pycocotools, can read the file: it has neither a byte order mark nor two
+    bytes per letter."""
     with open(path, "rb") as file:
         return json.detect_encoding(file.read(4)) == "utf-8"
 
@@ -93,12 +97,12 @@ def _parse(path: str) -> dict[str, Any]:
 
 
 def _checked(path: str, content: Any) -> dict[str, Any]:
-    """The content, if it has the outline of a COCO-format file."""
+    """Returns the content if it has the outline of a COCO-format file."""
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise UserError(f"{path} is not a COCO-format file: it must hold an object with a list 'images'.")
     for section in _SECTIONS:
         entries = content.get(section, [])
-        if isinstance(entries, Entries):  # objects, for sure
+        if isinstance(entries, Entries):  # these are objects already
             continue
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise UserError(f"{path} is not a COCO-format file: '{section}' must be a list of objects.")
@@ -109,7 +113,7 @@ def _loads(path: str, data: bytes) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        pass  # json takes more (NaN, UTF-16) and says more about what it does not take
+        pass  # the json module accepts more (NaN, UTF-16), and explains better what it does not accept
     encoding = json.detect_encoding(data)
     try:
         return json.loads(data.decode(encoding))
@@ -121,14 +125,14 @@ def _loads(path: str, data: bytes) -> Any:
             f"{data[error.start]:02x}) has no meaning in it. If the file is in another encoding, such as Latin-1 or "
             "Windows-1252, save it as UTF-8; if it is damaged, copy it again."
         ) from error
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number has thousands of digits
         raise UserError(f"JSON file {path} is not valid JSON: {error}.") from error
     except RecursionError as error:
         raise UserError(f"JSON file {path} is not a COCO-format file: its lists are nested too deeply.") from error
 
 
 def json_error_text(path: str, error: json.JSONDecodeError) -> str:
-    """What to tell someone whose JSON file does not parse: cut off, or wrong at a place."""
+    """The message for someone whose JSON file does not parse: it is cut off, or wrong at a place."""
     length = len(error.doc)
     if not error.doc.strip():
         return f"JSON file {path} is empty. Copy or write it again."

@@ -1,4 +1,4 @@
-"""Cutting polygons to a window, without shapely."""
+"""Cuts polygons to a window without shapely."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,12 +9,13 @@ Array = npt.NDArray[np.float64]
 def clip_polygon(points: Array, width: float, height: float) -> Array:
     """The part of a polygon inside 0 <= x <= width, 0 <= y <= height; (0, 2) if there is none.
 
-    Sutherland-Hodgman: where a concave polygon falls into pieces, edges along the window's border join them. They enclose
-    nothing and lie between the pieces, so area, bounding box and rasterised pixels are those of the pieces.
+    The method is Sutherland-Hodgman's. If a concave polygon falls into pieces, edges along the window's border join them.
+    They enclose nothing and lie between the pieces, so area, bounding box and rasterised pixels are those of the pieces.
 
     Args:
         points: (P, 2) x, y.
-        width, height: of the window.
+        width: the width of the window.
+        height: the height of the window.
     """
     for axis, bound, sign in ((0, 0.0, 1.0), (0, width, -1.0), (1, 0.0, 1.0), (1, height, -1.0)):
         inside = sign * (points[:, axis] - bound)
@@ -27,7 +28,7 @@ def clip_polygon(points: Array, width: float, height: float) -> Array:
 
 
 def _clip_side(points: Array, inside: Array, axis: int, bound: float) -> Array:
-    """Keeps the points with `inside` >= 0 and adds those where an edge crosses the bound, each in its place."""
+    """Keeps the points with `inside` >= 0, and inserts the points where an edge crosses the bound."""
     after, inside_after = np.roll(points, -1, axis=0), np.roll(inside, -1)
     crosses = (inside < 0) != (inside_after < 0)
     share = inside[crosses] / (inside[crosses] - inside_after[crosses])

@@ -1,4 +1,4 @@
-"""The annotations of an image as detectron2's records have them, to and from JSON text."""
+"""Converts an image's annotations, as detectron2's records have them, to JSON text and back."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ Annotation = dict[str, Any]
 
 
 def encode(annotation: Annotation, numbers: dict[Any, int]) -> bytes:
-    """What a record holds of an annotation in canonical form; `numbers` are the class numbers by category id."""
+    """The text of a record's annotation in canonical form; `numbers` are the class numbers by category id."""
     kept = (annotation["iscrowd"], annotation["bbox"], numbers[annotation["category_id"]], annotation["segmentation"])
     return orjson.dumps(kept, default=_run_lengths)
 
@@ -21,7 +21,7 @@ def joined(texts: Iterable[bytes | bytearray]) -> bytes:
 
 
 def decode(text: bytes | memoryview, classes: Sequence[int] | None = None) -> list[Annotation]:
-    """The annotations of a record; `classes` gives each class number another one."""
+    """The annotations of a record; `classes` replaces each class number by another one."""
     return [
         {
             "iscrowd": crowd,
@@ -35,7 +35,7 @@ def decode(text: bytes | memoryview, classes: Sequence[int] | None = None) -> li
 
 
 def _run_lengths(counts: Any) -> list[str]:
-    """pycocotools compresses run lengths to bytes, which JSON lacks; no canonical mask has a list instead."""
+    """pycocotools compresses run lengths to bytes, which JSON lacks. Canonical masks never have them as a list."""
     return [str(counts, "ascii")]
 
 

@@ -1,4 +1,4 @@
-"""A file's images in detectron2's format, each made when it is asked for."""
+"""A file's images in detectron2's format. Each record is made when it is asked for."""
 
 import os
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from adet_iuq.errors import UserError
 
 
 class Records(RecordSequence):
-    """N records, sorted by image id; each access makes a new one. Equal to a list of equal records.
+    """N records, sorted by image id; each access makes a new one. They equal a list of equal records.
 
-    A pickled one is small where the annotations lie in a file: it names that.
+    If the annotations lie in a file, a pickle is small, because it only names that file.
 
     Raises, at any access:
         UserError: the file in the cache folder is damaged.
@@ -27,10 +27,10 @@ class Records(RecordSequence):
     def __init__(self, digest: Digest, texts: Texts, image_root: str, classes: Sequence[int] | None = None) -> None:
         """
         Args:
-            digest: of the JSON file.
+            digest: the digest of the JSON file.
             texts: the annotations that belong to it.
-            image_root: put before the images' paths.
-            classes: a new number for each of the file's class numbers.
+            image_root: the folder that is put before the images' paths.
+            classes: the new number of each of the file's class numbers.
         """
         self._digest, self._texts, self._root, self._classes = digest, texts, image_root, classes
 
@@ -38,7 +38,7 @@ class Records(RecordSequence):
         return len(self._digest.images)
 
     def record(self, place: int) -> Record:
-        """An image in detectron2's format, its annotations as the file has them."""
+        """An image in detectron2's format, with its annotations as in the file."""
         path, height, width, identity = self._digest.images[place]
         record = {
             "file_name": os.path.join(self._root, path),
@@ -58,7 +58,7 @@ class Records(RecordSequence):
     __hash__ = None  # type: ignore[assignment]
 
     def renumbered(self, classes: Sequence[int]) -> "Records":
-        """The same with new class numbers; `classes` gives one for each of the file's."""
+        """The same records with new class numbers; `classes` gives one for each of the file's."""
         return Records(self._digest, self._texts, self._root, classes)
 
     @property
@@ -68,7 +68,7 @@ class Records(RecordSequence):
 
     @property
     def has_instance(self) -> npt.NDArray[np.bool_]:
-        """(N,) whether an image has an annotation that is no crowd; true of all images of a file without annotations."""
+        """(N,) whether an image has an annotation that is no crowd; True for all images of a file without annotations."""
         return (self._digest.objects > 0) | (not self._digest.is_annotated)
 
     def _annotations(self, place: int) -> list[dict[str, Any]]:

@@ -1,12 +1,12 @@
-"""What the checker found, in words."""
+"""The checker's findings, in words."""
 
 from dataclasses import dataclass, field
 
 from adet_iuq.errors import UserError
 
-SHOWN = 5  # examples a problem
+SHOWN = 5  # number of examples that are shown per problem
 
-# Kinds of findings whose images or annotations neither training nor evaluation sees.
+# The kinds of findings whose images or annotations are left out of training and evaluation.
 LEFT_OUT = (
     "incomplete image entry",
     "two images with one id",
@@ -24,11 +24,11 @@ class Problem:
     """All findings of one kind.
 
     Attributes:
-        kind: short name, such as "unknown category".
+        kind: a short name, such as "unknown category".
         advice: what to do about it.
         fatal: whether training must not start.
-        count: how many findings.
-        examples: the first few, each with file and annotation id.
+        count: the number of findings.
+        examples: the first few findings, each with file and annotation id.
     """
 
     kind: str
@@ -38,7 +38,7 @@ class Problem:
     examples: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """One line, then one line an example."""
+        """One line, followed by one line per example."""
         lines = [f"{'FATAL' if self.fatal else 'warning'}: {self.kind} ({self.count}). {self.advice}"]
         lines += [f"    {example}" for example in self.examples]
         if self.count > len(self.examples):
@@ -51,13 +51,15 @@ class Report:
     """The verdict on one data set.
 
     Attributes:
-        json_file, image_root: what was looked at.
-        images, annotations: how many the file lists.
-        usable: annotations that can be trained on.
+        json_file: the path of the checked file.
+        image_root: the folder of its images.
+        images: the number of images that the file lists.
+        annotations: the number of annotations that the file lists.
+        usable: the number of annotations that can be trained on.
         ids_serve: whether an evaluator can use the annotations' ids.
-        mended: whether the content that can serve differs from the file's in more than names of images.
-        folders: those that hold the images (absolute), with their `folder_time` before they were looked into.
-        problems: by kind.
+        mended: whether the usable content differs from the file's in more than names of images.
+        folders: the folders that hold the images (absolute), with their `folder_time` before the check.
+        problems: the problems by kind.
     """
 
     json_file: str
@@ -76,7 +78,7 @@ class Report:
         return any(problem.fatal for problem in self.problems.values())
 
     def add(self, kind: str, example: str, advice: str, fatal: bool = False) -> None:
-        """Counts a finding; findings of one kind share the advice."""
+        """Counts a finding. All findings of one kind share the advice."""
         problem = self.problems.setdefault(kind, Problem(kind, advice, fatal))
         problem.fatal |= fatal
         problem.count += 1
@@ -94,16 +96,16 @@ class Report:
 
     @property
     def left_out(self) -> str:
-        """What training and evaluation do without, by kind, in words; empty if they have all."""
+        """The kinds of things that training and evaluation leave out, in words; empty if they use everything."""
         kinds = (self.problems[kind] for kind in LEFT_OUT if kind in self.problems)
         return ", ".join(f"{problem.count} x {problem.kind}" for problem in kinds)
 
     def raise_if_fatal(self) -> None:
-        """Raises a UserError with the report's own words if anything is fatal."""
+        """Raises a UserError with the report's text if anything is fatal."""
         if self.fatal:
             raise UserError(f"The data set cannot be used.\n{self.text()}")
 
 
 def printable(text: str) -> str:
-    """The text with escapes for halves of surrogate pairs, which JSON allows, and no terminal or log file takes."""
+    """The text with escapes for halves of surrogate pairs, which JSON allows but terminals and log files do not."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,7 +1,7 @@
-"""The one annotation pass: whatever a COCO-format file holds, in the form that training and evaluation can rely on.
+"""The annotation pass: it turns any COCO-format file into the form that training and evaluation can rely on.
 
-The checker prints its report; the training's records and the evaluation's ground truth are taken from its content. So
-what is left out of one is left out of the other, and perfect predictions get AP 100.
+The checker prints its report; the training's records and the evaluation's ground truth are made from its content. So
+both leave out the same things, and perfect predictions get AP 100.
 """
 
 import os
@@ -23,26 +23,27 @@ Content = dict[str, Any]
 Entry = dict[str, Any]
 T = TypeVar("T")
 
-VERSION = 8  # raise it with every change to what the pass returns
+VERSION = 8  # to be raised with every change to the result of the pass
 
 
 def sanitize(
     content: Content, facts_of: FactsOf, *, json_file: str, image_root: str, stock: bool = False
 ) -> tuple[Content, Report]:
-    """Judges the parsed content of a COCO-format file, and mends what has one meaning only.
+    """Judges the parsed content of a COCO-format file, and corrects everything that can only have one meaning.
 
     Args:
-        content: an object whose lists `images`, `annotations` and `categories` (the latter two may be absent) hold
+        content: an object whose lists `images`, `annotations` and `categories` (the last two may be absent) hold
             objects. It is not changed.
-        facts_of: gives the facts of an image file, for images whose entries have no usable size, or a size that their
-            annotations speak against; raises UserError where the file does not tell.
-        json_file, image_root: for messages, and to find the image files.
-        stock: one of detectron2's own data sets: their known flaws in segmentations are warnings.
+        facts_of: the function that gives the facts of an image file, for images whose entries have no usable size, or a
+            size that contradicts their annotations; it raises UserError if the file has no size either.
+        json_file: the path of the file, for messages.
+        image_root: the folder of the image files.
+        stock: whether it is one of detectron2's own data sets, whose known flaws in segmentations are only warnings.
 
     Returns:
-        The content in canonical form (itself if nothing of it changes; lists without a change share their entries), with
-        images under the names that they have on the disk, and the findings. Entries that a fatal finding is about are left
-        out of it too.
+        The content in canonical form, with images under their names on the disk, and the findings. If nothing changes,
+        the content is the given one; lists without a change share their entries with it. Entries with a fatal finding
+        are left out too.
     """
     judged, found = collect(
         content, facts_of, _all_annotations, json_file=json_file, image_root=image_root, stock=stock
@@ -63,12 +64,14 @@ def _all_annotations(judged: "Judged") -> list[Entry]:
 
 @dataclass
 class Judged:
-    """What comes of the pass, for those who cannot hold all annotations at once.
+    """The result of the pass, for callers that cannot hold all annotations at once.
 
     Attributes:
-        images, categories: in canonical form; None: the file has no such list.
-        annotations: some thousand at a time, as `sanitize_annotations` gives them; None: the file has no such list.
-        report, sides: complete when the annotations are through.
+        images: the images in canonical form; None: the file has no such list.
+        categories: the categories in canonical form; None: the file has no such list.
+        annotations: the annotations, some thousand at a time, by `sanitize_annotations`; None: the file has no such list.
+        report: the findings, complete when all annotations are through.
+        sides: what annotations show about the sides of images, complete at the same time.
     """
 
     images: list[Entry]
@@ -87,17 +90,21 @@ def collect(
     image_root: str,
     stock: bool = False,
 ) -> tuple[Judged, T]:
-    """The pass as `sanitize` makes it, for those who cannot hold all annotations at once.
+    """Makes the pass of `sanitize`, for callers that cannot hold all annotations at once.
 
-    Where annotations and image files agree that entries swap width and height, a second pass has the true sizes: what was
-    judged in a wrong frame before them is judged anew.
+    If annotations and image files agree that entries swap width and height, a second pass uses the true sizes, so that
+    everything is judged in the right frame.
 
     Args:
-        content, facts_of, json_file, image_root, stock: as `sanitize`; `annotations` may be any sequence.
-        take: goes through the annotations and makes something of them, from the beginning at each call.
+        content: the content as for `sanitize`; `annotations` may be any sequence.
+        facts_of: the function that gives the facts of an image file, as for `sanitize`.
+        take: the function that consumes the annotations, from the beginning at each call, and returns a result.
+        json_file: the path of the file, for messages.
+        image_root: the folder of the image files.
+        stock: whether it is one of detectron2's own data sets, as for `sanitize`.
 
     Returns:
-        What was judged, and what the last call of `take` made of it.
+        The judged content, and the result of the last call of `take`.
     """
     judged = _open(content, facts_of, json_file, image_root, stock)
     found = take(judged)
@@ -109,10 +116,10 @@ def collect(
 
 
 def _is_swapped(image: Entry, facts_of: FactsOf, image_root: str) -> bool:
-    """Whether an image file has the transposed size of its entry, with no EXIF turn that could explain it."""
+    """Whether an image file has the transposed size of its entry, and no EXIF turn that could explain it."""
     try:
         facts = facts_of(os.path.join(image_root, relative_path(image)))
-    except UserError:  # the check of the image files names it
+    except UserError:  # the check of the image files will report it
         return False
     return facts.stored_size == facts.upright_size == (image["width"], image["height"])
 
@@ -125,9 +132,9 @@ def _open(
     stock: bool,
     swapped: Collection[Any] = (),
 ) -> Judged:
-    """Images and categories, judged; `swapped` are the ids of images whose sides are to be swapped."""
+    """Judges images and categories; `swapped` are the ids of images whose sides are to be swapped."""
     report, sides = Report(json_file, image_root), Sides()
-    if not stock:  # detectron2's reader, which serves some of those, takes their names as they are
+    if not stock:  # detectron2's reader, which reads some of those, uses their names unchanged
         content = with_names_on_disk(content, report)
     images, images_by_id = sanitize_images(content["images"], facts_of, report, swapped)
     report.mended |= not are_same(content["images"], images)

@@ -1,4 +1,4 @@
-"""What makes a segmentation or a box of a COCO-format file usable."""
+"""Decides whether a segmentation or a box of a COCO-format file is usable."""
 
 import math
 from typing import Any
@@ -10,8 +10,8 @@ import pycocotools.mask as mask_util
 from adet_iuq.data.annotations.numbers import number
 
 _MOST_PIXELS = 1 << 50
-_DEEPEST = 16  # brackets within each other; a polygon needs three
-OUTSIDE = 1.0  # pixels by which a point or a box may leave its image; COCO's own do by rounding
+_DEEPEST = 16  # depth of nested brackets; a polygon needs three
+OUTSIDE = 1.0  # pixels by which a point or a box may leave its image; COCO's own do so by rounding
 
 
 def valid_parts(segmentation: Any) -> list[list[float]]:
@@ -22,7 +22,7 @@ def valid_parts(segmentation: Any) -> list[list[float]]:
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> Any:
-    """A valid segmentation, polygons or run lengths, as one compressed RLE of an image of that size in pixels."""
+    """Converts a valid segmentation, polygons or run lengths, to one compressed RLE of an image of that size in pixels."""
     if isinstance(segmentation, list):
         return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
     if isinstance(segmentation["counts"], list):
@@ -31,21 +31,21 @@ def to_rle(segmentation: Any, height: int, width: int) -> Any:
 
 
 def is_valid_part(part: Any) -> bool:
-    """Whether it is a list of an even count of finite numbers, at least six."""
+    """Whether a part is a list of an even count of finite numbers, at least six."""
     if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
         return False
     try:
-        return math.isfinite(sum(part))  # one pass in C: a sum is finite only if all terms are
+        return math.isfinite(sum(part))  # a single pass in C: a sum is finite only if all terms are
     except (TypeError, OverflowError):
         return False
 
 
 def read_parts(segmentation: Any, deepest: int = _DEEPEST) -> tuple[list[list[float]], int]:
-    """The valid parts of a polygon segmentation in any form that can only mean one thing, and how many broken ones it has.
+    """The valid parts of a polygon segmentation in any form that has only one meaning, and the number of broken parts.
 
-    Read are [[x1, y1, x2, ...], ...] as COCO has it; [x1, y1, x2, ...], one part without its list; [[x1, y1], [x2, y2],
-    ...], one part as points, and lists of such parts; any of them in more brackets than it needs, though not in more than
-    `deepest`; and numbers as words.
+    These forms are read: COCO's [[x1, y1, x2, ...], ...]; one part without the outer list, [x1, y1, x2, ...]; one part
+    as points, [[x1, y1], [x2, y2], ...], and lists of such parts; any of them in more brackets than necessary, up to
+    `deepest`; and numbers that are written as words.
     """
     if not deepest:
         return [], 1
@@ -65,12 +65,12 @@ def _is_point(item: Any) -> bool:
 
 
 def rle_problem(segmentation: dict[str, Any], height: int, width: int) -> str | None:
-    """Why a run-length encoded mask cannot serve in an image of this size (pixels); None if it can.
+    """Why a run-length encoded mask cannot be used in an image of this size (pixels); None if it can.
 
-    pycocotools does not look: it overruns its buffers on runs that do not fill the mask exactly, so ask here first.
+    pycocotools does not check it and overruns its buffers if the runs do not fill the mask exactly. So ask here first.
     """
     size = segmentation.get("size")
-    if not isinstance(size, list | tuple) or list(size) != [height, width]:  # True only of lists of numbers
+    if not isinstance(size, list | tuple) or list(size) != [height, width]:  # lists of other things differ as well
         return f"RLE of size {size} in an image of height {height} and width {width}"
     runs = _run_lengths(segmentation.get("counts"))
     if runs is None or (runs < 0).any() or int(runs.sum()) != height * width:
@@ -79,22 +79,22 @@ def rle_problem(segmentation: dict[str, Any], height: int, width: int) -> str | 
 
 
 def _run_lengths(counts: Any) -> npt.NDArray[np.int64] | None:
-    """Run lengths, background first, of a list or a compressed string; None if it is neither."""
+    """The run lengths, background first, of a list or a compressed string; None if it is neither."""
     if not isinstance(counts, list):
         return _decoded_runs(counts)
     whole = all(isinstance(run, int) or (isinstance(run, float) and run.is_integer()) for run in counts)
-    # Runs longer than any image are wrong however long they are, and may not fit into 64 bits.
+    # Runs longer than any image are wrong at any length, and may not fit into 64 bits.
     return np.array([min(max(run, -1), _MOST_PIXELS) for run in counts], dtype=np.int64) if whole else None
 
 
 def mask_area(segmentation: dict[str, Any]) -> int:
-    """Pixels of an RLE without a problem."""
+    """The number of pixels of an RLE without a problem."""
     runs = _run_lengths(segmentation["counts"])
     return 0 if runs is None else int(runs[1::2].sum())
 
 
 def compressed(segmentation: dict[str, Any], height: int, width: int) -> dict[str, Any]:
-    """An RLE without a problem in the compressed form, with whole numbers for its size; itself if it is that already."""
+    """An RLE without a problem in compressed form, with whole numbers for its size; itself if it has this form."""
     if isinstance(segmentation["counts"], list):
         runs = {"size": [height, width], "counts": [int(run) for run in segmentation["counts"]]}
         result: dict[str, Any] = mask_util.frPyObjects(runs, height, width)
@@ -104,11 +104,11 @@ def compressed(segmentation: dict[str, Any], height: int, width: int) -> dict[st
 
 
 def _decoded_runs(counts: Any) -> npt.NDArray[np.int64] | None:
-    """Run lengths of the COCO API's compressed string; None if it is not one.
+    """The run lengths of the COCO API's compressed string; None if it is not one.
 
-    Each number is written in groups of five bits, low ones first, as characters from "0" on; bit 0x20 says that more
-    groups follow, bit 0x10 of the last group is the sign. From the fourth number on, it is the difference to the number
-    before last.
+    Each number is written in groups of five bits, low bits first, as characters from "0" on. Bit 0x20 says that more
+    groups follow; bit 0x10 of the last group is the sign. From the fourth number on, the difference to the number
+    before the last one is written.
     """
     try:
         text = counts if isinstance(counts, bytes) else counts.encode("ascii")
@@ -120,7 +120,7 @@ def _decoded_runs(counts: Any) -> npt.NDArray[np.int64] | None:
     last = (groups & 0x20) == 0
     starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
     lengths = np.diff(np.append(starts, len(groups)))
-    if lengths.max() > 7:  # more bits than any image has pixels
+    if lengths.max() > 7:  # more bits than the pixels of any image need
         return None
     place = np.arange(len(groups)) - np.repeat(starts, lengths)
     numbers = np.add.reduceat((groups & 0x1F) << (5 * place), starts)

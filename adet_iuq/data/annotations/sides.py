@@ -1,8 +1,8 @@
-"""Which images may have their width and height swapped in a JSON file: what their annotations say about it.
+"""Collects evidence from annotations that the width and height of images are swapped in a JSON file.
 
-An annotation may lie inside an image of the claimed size, inside one of the transposed size, in both or in neither. Only
-when all annotations of an image are seen do they tell; so the pass collects them here, and is made once more, with the true
-sizes, if image files confirm that sides are swapped.
+An annotation may lie inside an image of the claimed size, inside one of the transposed size, in both or in neither.
+Only all annotations of an image together give evidence. So the pass collects it here, and if the image files confirm
+that sides are swapped, a second pass uses the true sizes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,17 +18,17 @@ Entry = dict[str, Any]
 
 
 class Sides:
-    """What the annotations seen so far say."""
+    """The evidence of the annotations seen so far."""
 
     def __init__(self) -> None:
-        self._claimed: set[Any] = set()  # ids of images with an annotation that fits the claimed size only
-        self._transposed: dict[Any, Entry] = {}  # images, by id, with one that fits the transposed size only
+        self._claimed: set[Any] = set()  # ids of images with an annotation that fits only the claimed size
+        self._transposed: dict[Any, Entry] = {}  # images, by id, with one that fits only the transposed size
 
     def see_outlines(self, images: Sequence[Entry], bounds: Array, sizes: Array) -> None:
         """Notes N polygon segmentations.
 
         Args:
-            images: N, of the annotations.
+            images: the N images of the annotations.
             bounds: (N, 4) x0, y0, x1, y1 around the points in pixels.
             sizes: (N, 2) claimed width and height of the images.
         """
@@ -41,12 +41,12 @@ class Sides:
             self._transposed[images[index]["id"]] = images[index]
 
     def see_mask(self, image: Entry, rle: Entry, fits: bool) -> None:
-        """Notes a run-length mask; `fits`: it serves in the claimed size."""
+        """Notes a run-length mask; `fits` says whether it has the claimed size."""
         if fits:
             self._claimed.add(image["id"])
         elif rle_problem(rle, image["width"], image["height"]) is None:
             self._transposed[image["id"]] = image
 
     def suspects(self) -> Iterator[Entry]:
-        """Images with annotations that fit the transposed size only, and none that fits the claimed size only."""
+        """Images with annotations that fit only the transposed size, and none that fits only the claimed size."""
         return (image for identity, image in self._transposed.items() if identity not in self._claimed)

@@ -1,4 +1,4 @@
-"""YOLO-segmentation labels as a COCO-format file, made once into the cache folder."""
+"""Converts YOLO-segmentation labels to a COCO-format file, once, in the cache folder."""
 
 import hashlib
 import json
@@ -17,19 +17,19 @@ from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2  # raise it with every change to what is written
+_VERSION = 2  # to be raised with every change to the written files
 _ANNOTATIONS = "annotations.json"
 
 
 def coco_files(data: DataYaml, split: str) -> tuple[str, str]:
-    """The COCO-format file of a split and the folder that its image names start at.
+    """The COCO-format file of a split, and the folder that its image names are relative to.
 
-    It is made again when an image or a label file comes, goes or changes. Every process may call it: the first one makes the
-    file, and the others wait.
+    It is made again if an image or a label file is added, removed or changed. Every process may call it: the first one
+    makes the file, and the others wait.
 
     Raises:
-        UserError: images or labels are missing; a line is no object with an outline; an image cannot be read; the cache
-            cannot be written.
+        UserError: images or labels are missing; a line is no object with an outline; an image cannot be read; or the
+            cache cannot be written.
     """
     images = data.images(split)
     labels, orphans = label_files(images)
@@ -55,7 +55,7 @@ def coco_files(data: DataYaml, split: str) -> tuple[str, str]:
 
 
 def _mark(data: DataYaml, images: list[str], labels: dict[str, str]) -> str:
-    """Differs when anything does that the conversion reads: names of classes, and all files by time and size."""
+    """A text that changes with everything that the conversion reads: class names, and all files by time and size."""
     try:
         files = [
             (*file_identity(image), *file_identity(labels[image])) if image in labels else file_identity(image)
@@ -69,7 +69,7 @@ def _mark(data: DataYaml, images: list[str], labels: dict[str, str]) -> str:
 
 
 def _converted(data: DataYaml, images: list[str], labels: dict[str, str], root: str) -> dict[str, Any]:
-    """The content of the COCO-format file. Category ids are YOLO's class numbers."""
+    """The content of the COCO-format file, whose category ids are YOLO's class numbers."""
     report = Report(data.path, root, images=len(images))
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

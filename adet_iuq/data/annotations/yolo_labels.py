@@ -1,8 +1,8 @@
-"""Label files of YOLO segmentation: a line an object, its class number and the points of its outline.
+"""Reads label files of YOLO segmentation: each line is an object, with its class number and the points of its outline.
 
-Points are x and y in turn, as shares of the image's width and height from 0 to 1, of the image as viewers show it
-(https://docs.ultralytics.com/datasets/segment). A line of a class and four numbers is the box of an object,
-without an outline.
+Points are x and y in turn, as shares from 0 to 1 of the width and height of
+the image as viewers show it (https://docs.ultralytics.com/datasets/segment). A
+line with a class and four numbers is the box of an object without an outline.
 """
 
 import math
@@ -15,8 +15,8 @@ import pycocotools.mask as mask_util
 
 from adet_iuq.data.annotations.report import Report
 
-_FARTHEST = 2.0  # shares beyond it are no shares
-_BOX = 4  # numbers behind the class
+_FARTHEST = 2.0  # larger numbers cannot be shares
+_BOX = 4  # number of values after the class
 
 
 def read_objects(
@@ -25,10 +25,10 @@ def read_objects(
     """Place (file and line), class number and outline, (P, 2) x, y as shares, of each object of a label file.
 
     Args:
-        text: of the file.
+        text: the content of the file.
         place: its path, for messages.
-        names: of the classes, by number.
-        report: gets a fatal finding for every line that is no object with an outline; such lines are left out.
+        names: the names of the classes, by number.
+        report: gets a fatal finding for every line that is no object with an outline; these lines are left out.
     """
     for count, line in enumerate(text.splitlines(), start=1):
         if line.strip():
@@ -65,7 +65,7 @@ def _read_line(
 
 
 def _numbers(line: str) -> list[float]:
-    """The numbers of a line; not-a-number alone for anything else."""
+    """The numbers of a line; a single not-a-number for anything else."""
     try:
         return [float(word) for word in line.split()]
     except ValueError:
@@ -73,7 +73,7 @@ def _numbers(line: str) -> list[float]:
 
 
 def to_annotation(points: npt.NDArray[np.float64], height: int, width: int) -> dict[str, Any]:
-    """COCO's `segmentation`, `bbox`, `area` (of the mask) and `iscrowd` of an outline in an image of that size in pixels."""
+    """COCO's `segmentation`, `bbox`, `area` (of the mask) and `iscrowd` for an outline in an image of that size."""
     pixels = np.round(points * (width, height), 3)
     low, high = pixels.min(axis=0), pixels.max(axis=0)
     outline = [pixels.reshape(-1).tolist()]

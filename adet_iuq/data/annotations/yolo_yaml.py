@@ -1,4 +1,4 @@
-"""`data.yaml` of YOLO: the names of the classes, and where the images and their label files are."""
+"""Reads YOLO's `data.yaml`: the names of the classes, and the places of the images and their label files."""
 
 import os
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from adet_iuq.yaml_values import load_yaml
 
 SPLITS = ("train", "val", "test")
 _IMAGES, _LABELS = "images", "labels"
-_NO_LABELS = ("classes.txt",)  # annotation tools write the names of the classes there
+_NO_LABELS = ("classes.txt",)  # annotation tools write the names of the classes into this file
 
 
 @dataclass(frozen=True)
 class DataYaml:
-    """What such a file says.
+    """The content of such a file.
 
     Attributes:
-        path: of the file, absolute.
-        names: of the classes, by the number that labels give them.
-        places: by split, folders, text files with images and images, as they stand in the file.
-        base: the entry `path`, which places start at; possibly empty.
+        path: the absolute path of the file.
+        names: the names of the classes, by their number in labels.
+        places: by split, folders, text files with images, and images, as they are written in the file.
+        base: the entry `path`, which places are relative to; it may be empty.
     """
 
     path: str
@@ -35,10 +35,10 @@ class DataYaml:
     base: str
 
     def images(self, split: str) -> list[str]:
-        """The absolute paths of the images of a split, sorted, each once.
+        """The absolute paths of the images of a split, sorted, each of them once.
 
         Raises:
-            UserError: a place does not exist or is a file of another kind, or none holds an image.
+            UserError: a place does not exist or is a file of another kind, or no place holds an image.
         """
         found: set[str] = set()
         for place in self.places[split]:
@@ -56,9 +56,12 @@ class DataYaml:
         return sorted(found)
 
     def _resolved(self, place: str, split: str) -> str:
-        """A place of the file as a path: below `path`, or the file's own folder.
+        """A place of the file as a path: below `path`, or below the file's own folder.
 
         Labelling services write `../train/images` into a file that lies beside `train`.
+
+        Raises:
+            UserError: there is no such file or folder.
         """
         own = os.path.dirname(self.path)
         inside = place.replace("\\", "/")
@@ -79,7 +82,7 @@ def read_data_yaml(path: str) -> DataYaml:
     """Reads the file; nothing in it is executed.
 
     Raises:
-        UserError: it is not YAML, or lacks `names` or every split.
+        UserError: the file is not YAML, or it lacks `names` or every split.
     """
     content = load(path)
     if content is None:
@@ -91,10 +94,10 @@ def read_data_yaml(path: str) -> DataYaml:
 
 
 def load(path: str) -> dict[str, Any] | None:
-    """The entries of a YAML file; None if it is none of YOLO's.
+    """The entries of a YAML file; None if it is not one of YOLO's.
 
     Raises:
-        UserError: it cannot be read as YAML.
+        UserError: the file cannot be read as YAML.
     """
     try:
         content = load_yaml(Path(path).read_text(encoding="utf-8-sig"))
@@ -106,7 +109,7 @@ def load(path: str) -> dict[str, Any] | None:
 
 
 def _class_names(path: str, given: Any) -> dict[int, str]:
-    """Names by number, from a list or from numbers with names."""
+    """The names by number, from a list or from a mapping of numbers to names."""
     entries = list(given.items()) if isinstance(given, dict) else list(enumerate(_as_list(given)))
     numbers = [0 if str(key) == "0" else whole_positive(key) for key, _ in entries]
     if any(isinstance(name, bool) for _, name in entries):
@@ -127,7 +130,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _images_below(folder: str) -> list[str]:
-    """All images in a folder and its folders."""
+    """All images in a folder and in the folders below it."""
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
         folders.sort()
@@ -136,24 +139,24 @@ def _images_below(folder: str) -> list[str]:
 
 
 def _listed_images(path: str) -> list[str]:
-    """The images that a text file lists, one a line; relative ones start at its folder."""
+    """The images that a text file lists, one per line; relative paths start at its folder."""
     folder = os.path.dirname(path)
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except ValueError as error:
-        raise UserError(f"{path} must be a text file in UTF-8 that lists images, one a line: {error}.") from error
+        raise UserError(f"{path} must be a text file in UTF-8 that lists images, one per line: {error}.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     if any("\0" in line for line in lines):
-        raise UserError(f"{path} must be a text file that lists images, one a line; it has null characters.")
+        raise UserError(f"{path} must be a text file that lists images, one per line; it has null characters.")
     return [os.path.normpath(os.path.join(folder, line.strip())) for line in lines if line.strip()]
 
 
 def label_files(images: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The label files of images, by image, and those in their folders that belong to none of the images there.
+    """The label files of images, by image, and the label files in their folders that belong to no image.
 
-    A label file has the image's name with the suffix .txt, and lies where `labels` takes the place of the last folder
-    `images` of the path, or else beside the image. An image without one has no objects.
+    A label file has the image's name with the suffix .txt. Its folder is that of the image with the last `images` in
+    the path replaced by `labels`, or else that of the image itself. An image without a label file has no objects.
     """
     folders = Folders("")
     found: dict[str, str] = {}

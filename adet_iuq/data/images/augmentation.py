@@ -1,6 +1,7 @@
-"""The published mappers' augmentations (specification of CondInst, section 8, and of Mask2Former, section 7).
+"""The published mappers' augmentations.
 
-Both resizes are detectron2's, but that a side of a long and narrow image keeps one pixel where theirs would leave none.
+Sources: docs/parity/condinst.md, "Data", and docs/parity/mask2former.md, "Data".
+Both resizes are detectron2's, except that a side of a long and narrow image keeps at least one pixel.
 """
 
 import random
@@ -16,13 +17,14 @@ _TOLERANCE = 1e-3  # pixels by which a box may stick out of the window and still
 
 
 class InstanceCrop(T.Augmentation):
-    """A crop window that contains the centre of one random instance; a plain random window in an image without any.
+    """A crop window that contains the centre of one random instance, or a random window if the image has no instance.
 
-    The box is drawn with Python's `random`, size and place of the window with numpy's global generator.
+    The instance is drawn with Python's `random`, the window's size and place with numpy's global generator.
 
     Args:
-        crop_type, crop_size: INPUT.CROP.TYPE and .SIZE, as in detectron2's RandomCrop.
-        cut_instances: False: the window then grows until it cuts no box.
+        crop_type: INPUT.CROP.TYPE, as in detectron2's RandomCrop.
+        crop_size: INPUT.CROP.SIZE, as in detectron2's RandomCrop.
+        cut_instances: whether the window may cut boxes; if not, it grows until it cuts none.
     """
 
     def __init__(self, crop_type: str, crop_size: tuple[float, float], cut_instances: bool = True) -> None:
@@ -31,7 +33,7 @@ class InstanceCrop(T.Augmentation):
         self.cut_instances = cut_instances
 
     def get_transform(self, image: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float64]) -> T.Transform:
-        """The crop for an (H, W, C) image with (N, 4) boxes, XYXY in pixels, crowds among them."""
+        """The crop for an (H, W, C) image with (N, 4) boxes, XYXY in pixels, including those of crowds."""
         height, width = image.shape[:2]
         if not len(boxes):
             return self.window.get_transform(image)
@@ -57,7 +59,7 @@ def _draw_start(centre: float, length: int, limit: int) -> int:
 def grow_window(window: npt.NDArray[np.int64], boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """The smallest window around `window` (XYXY, whole pixels) such that every box is inside or outside of it.
 
-    The published code gives up after 100 rounds; a round adds a box for good, so this one always ends.
+    The published code gives up after 100 rounds. Each round adds a box for good, so this function always ends.
     """
     while True:
         overlap = (
@@ -78,7 +80,7 @@ def grow_window(window: npt.NDArray[np.int64], boxes: npt.NDArray[np.float64]) -
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):
-    """detectron2's; see the head of this file."""
+    """detectron2's resize with the exception that the module's text describes."""
 
     def get_transform(self, image: npt.NDArray[np.uint8]) -> T.Transform:
         """The resize of an (H, W, C) image."""
@@ -86,7 +88,7 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
 
 
 class ResizeScale(T.ResizeScale):
-    """detectron2's; see the head of this file."""
+    """detectron2's resize with the exception that the module's text describes."""
 
     def get_transform(self, image: npt.NDArray[np.uint8]) -> T.Transform:
         """The resize of an (H, W, C) image."""
@@ -100,10 +102,10 @@ def _with_a_pixel(transform: T.Transform) -> T.Transform:
 
 
 def build_training_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
-    """Crop (INPUT.CROP.ENABLED), rotation (INPUT.IS_ROTATE, only with the crop), resize, flip: in this order.
+    """Crop (INPUT.CROP.ENABLED), rotation (INPUT.IS_ROTATE, only with the crop), resize and flip, in this order.
 
     Raises:
-        UserError: sizes that do not fit INPUT.MIN_SIZE_TRAIN_SAMPLING.
+        UserError: the sizes do not fit INPUT.MIN_SIZE_TRAIN_SAMPLING.
     """
     augmentations: list[T.Augmentation] = []
     if cfg.INPUT.CROP.ENABLED:
@@ -113,7 +115,7 @@ def build_training_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     style, sizes = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING, cfg.INPUT.MIN_SIZE_TRAIN
     if style not in ("choice", "range"):
         raise UserError(f'INPUT.MIN_SIZE_TRAIN_SAMPLING is "{style}"; it can be "choice" or "range".')
-    if isinstance(sizes, int):  # as detectron2 reads it: this size always
+    if isinstance(sizes, int):  # detectron2 reads it as the only size
         sizes = (sizes, sizes)
     if len(sizes) == 0 or (style == "range" and len(sizes) != 2):
         wanted = 'two sizes, the least and the largest ("range")' if style == "range" else "at least one size"
@@ -125,14 +127,14 @@ def build_training_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
 
 
 def build_test_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
-    """The resize to INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST, as detectron2 has it for evaluations."""
+    """The resize to INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST, as in detectron2's evaluations."""
     return [ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
 
 
 def build_lsj_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
-    """Flip (INPUT.RANDOM_FLIP), large-scale jitter, crop or grey padding to INPUT.IMAGE_SIZE: in this order.
+    """Flip (INPUT.RANDOM_FLIP), large-scale jitter, and crop or grey padding to INPUT.IMAGE_SIZE, in this order.
 
-    One uniform number places the crop on both axes.
+    A single uniform number places the crop on both axes.
     """
     flip, size = cfg.INPUT.RANDOM_FLIP, cfg.INPUT.IMAGE_SIZE
     augmentations: list[T.Augmentation] = []

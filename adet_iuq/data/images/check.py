@@ -1,4 +1,4 @@
-"""What the check of a data set says of an image file, by its header and end: what the reader will do with it."""
+"""Checks an image file by its header and its end: what will the reader do with it?"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,14 +22,14 @@ def check_image(
     deep_images: str = "dtype",
     skip_unreadable: bool = False,
 ) -> None:
-    """Adds what is remarkable about an image to the report, in the words of the reader where that refuses it.
+    """Adds everything unusual about an image to the report, in the reader's words if the reader refuses it.
 
     Args:
-        path: of the image, which exists.
-        entry: of the JSON file; its `height` and `width` are compared with the image's, where it has both.
-        annotations: of the image, in COCO's format.
-        report: takes the findings.
-        deep_images: INPUT.DEEP_IMAGES. Pixels are looked at only if it may refuse them for their values.
+        path: the path of the image, which exists.
+        entry: its entry in the JSON file; if that has `height` and `width`, they are compared with the image's.
+        annotations: the annotations of the image, in COCO's format.
+        report: collects the findings.
+        deep_images: INPUT.DEEP_IMAGES. Pixels are read only if it may refuse them for their values.
         skip_unreadable: whether a training replaces images that cannot be read (GUARD.SKIP_CORRUPT_IMAGES).
     """
     try:
@@ -59,7 +59,7 @@ def _check_depth(facts: ImageFacts, depth: Depth, deep_images: str, report: Repo
         except UserError as error:
             report.add("deep image refused", str(error), "Training and evaluation refuse it.", fatal=True)
             return
-    advice = "INPUT.DEEP_IMAGES says how such values are scaled to 8 bits, or that they are refused."
+    advice = "INPUT.DEEP_IMAGES decides how such values are scaled to 8 bits, or whether they are refused."
     report.add("deep image", f'{facts.path}: one channel of {depth} values (mode "{facts.mode}")', advice)
 
 

@@ -1,14 +1,14 @@
-"""Images with one channel of more than 8 bits: 16 and 32-bit integers and floats, as microscopes and depth cameras write.
+"""Images with one channel of more than 8 bits: 16 and 32-bit integers and floats, from microscopes and depth cameras.
 
-A network takes 8 bits. Pillow cuts such values off at 255, which makes a 16-bit picture constant white. INPUT.DEEP_IMAGES
-says what becomes of them:
+A network takes 8 bits. Pillow cuts such values off at 255, which makes a 16-bit picture all white. INPUT.DEEP_IMAGES
+chooses the conversion:
 
-    "dtype"   the range of the type becomes 0 to 255: all integers of its bits (12 bits in a 12-bit TIFF); 0 to 1 for floats,
-              and an image with other floats is refused. The same value is the same grey in all images.
-    "image"   the least and the greatest value of each image become 0 and 255; a constant image becomes 0.
+    "dtype"   the range of the type becomes 0 to 255: all integers of its bits (12 bits in a 12-bit TIFF), or 0 to 1 for
+              floats; an image with other floats is refused. A value has the same grey level in all images.
+    "image"   the smallest and the largest value of each image become 0 and 255; a constant image becomes 0.
     "refuse"  such images are an error.
 
-Values are rounded to the nearest level; what is not a number becomes 0.
+Values are rounded to the nearest level; not-a-number becomes 0.
 """
 
 import logging
@@ -23,8 +23,8 @@ from adet_iuq.config.deep_images import check_rule
 from adet_iuq.errors import UserError
 
 _BITS, _SAMPLE_FORMAT, _UNSIGNED = 258, 339, 1  # tags of TIFF, and the value of the latter for unsigned integers
-_SIXTEEN_BIT_FORMATS = ("PNG", "PPM")  # Pillow's mode of 32 bits holds 16 bits there
-_NARROW = 1 / 16  # of the range of the type: 16 of 256 levels
+_SIXTEEN_BIT_FORMATS = ("PNG", "PPM")  # Pillow's mode of 32 bits holds 16-bit values in these formats
+_NARROW = 1 / 16  # share of the range of the type: 16 of 256 levels
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Depth:
 
     Attributes:
         kind: "unsigned", "signed" or "float".
-        bits: of a value.
+        bits: the number of bits of a value.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Depth:
 
     @property
     def range(self) -> tuple[float, float]:
-        """The least and the greatest value."""
+        """The smallest and the largest value."""
         if self.kind == "float":
             return 0.0, 1.0
         if self.kind == "signed":
@@ -53,7 +53,7 @@ class Depth:
 
 
 def depth_of(image: Image.Image) -> Depth | None:
-    """The depth of a picture by its header; None: up to 8 bits, or several channels."""
+    """The depth of a picture by its header; None if it has up to 8 bits or several channels."""
     if image.mode == "F":
         return Depth("float", 32)
     if image.mode != "I" and not image.mode.startswith("I;16"):
@@ -67,16 +67,16 @@ def depth_of(image: Image.Image) -> Depth | None:
 
 
 def eight_bits(image: Image.Image, depth: Depth, rule: str, path: str) -> Image.Image:
-    """A picture of mode "L" instead of a deep one.
+    """Converts a deep picture to one of mode "L".
 
     Args:
-        image: the deep one.
-        depth: its own.
+        image: the deep picture.
+        depth: its depth.
         rule: INPUT.DEEP_IMAGES.
-        path: of its file, for messages.
+        path: the path of its file, for messages.
 
     Raises:
-        UserError: the rule refuses it.
+        UserError: the rule refuses the picture.
     """
     if check_rule(rule) == "refuse":
         raise UserError(
@@ -84,7 +84,7 @@ def eight_bits(image: Image.Image, depth: Depth, rule: str, path: str) -> Image.
             'Convert it to 8 bits, or set INPUT.DEEP_IMAGES to "dtype" or "image" (datasets/README.md).'
         )
     values = np.asarray(image)
-    if depth == Depth("unsigned", 32):  # Pillow hands them out as signed ones
+    if depth == Depth("unsigned", 32):  # Pillow returns them as signed integers
         values = values.view(np.uint32)
     finite = values[np.isfinite(values)] if depth.kind == "float" else values
     if not finite.size:
@@ -95,7 +95,7 @@ def eight_bits(image: Image.Image, depth: Depth, rule: str, path: str) -> Image.
 
 
 def _type_range(depth: Depth, own: tuple[float, float], path: str) -> tuple[float, float]:
-    """The range of the type; refuses floats outside, tells of images that use little of it."""
+    """The range of the type. It refuses floats outside of it, and warns of images that use little of it."""
     low, high = depth.range
     here = f"Image {path} has {depth} values from {own[0]:g} to {own[1]:g}"
     if own[0] < low or own[1] > high:
@@ -113,7 +113,7 @@ def _type_range(depth: Depth, own: tuple[float, float], path: str) -> tuple[floa
 
 
 def _scaled(values: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
-    """(H, W) uint8: `low` becomes 0, `high` 255; all 0 where both are the same."""
+    """(H, W) uint8: `low` becomes 0 and `high` becomes 255; all values are 0 if both are the same."""
     scaled = values.astype(np.result_type(values.dtype, np.float32))
     scaled -= low
     scaled *= 255 / (high - low) if high > low else 0

@@ -1,4 +1,4 @@
-"""The one place that opens image files, with errors for people."""
+"""Opens image files, with errors for people. All image files are opened here."""
 
 import os
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from PIL import Image
 
 from adet_iuq.errors import UserError
 
-# Pillow refuses larger pictures, which may be small files made to fill the memory; this raises the limit.
+# Pillow refuses larger pictures, as small files can be made to fill the memory. The variable raises the limit.
 LIMIT_VARIABLE = "ADET_IUQ_MAX_PIXELS"
 
-# In small letters; what is taken for an image where a folder is searched.
+# The lower-case suffixes of the files that count as images when a folder is searched.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -22,16 +22,16 @@ class ImageTooLargeError(UserError):
 
 @contextmanager
 def open_image(path: str | os.PathLike[str], kind: str = "Image") -> Iterator[Image.Image]:
-    """The opened picture, header read, pixels not yet; closed at the end.
+    """Opens a picture and reads its header, but not its pixels. It is closed at the end of the block.
 
-    What goes wrong with it inside the block, decoding for example, is told as what goes wrong with opening it.
+    Errors of the picture inside the block, for example from decoding, are reported like errors of opening it.
 
     Args:
-        path: a file, or what detectron2's PathManager reads.
-        kind: what messages call it.
+        path: a file, or anything else that detectron2's PathManager reads.
+        kind: the word for the picture in messages.
 
     Raises:
-        ImageTooLargeError: it has more pixels than allowed.
+        ImageTooLargeError: the picture has more pixels than allowed.
         UserError: the file is missing or damaged.
     """
     path = os.fspath(path)
@@ -42,7 +42,12 @@ def open_image(path: str | os.PathLike[str], kind: str = "Image") -> Iterator[Im
 
 @contextmanager
 def explained(path: str, kind: str = "Image") -> Iterator[None]:
-    """What goes wrong with a picture inside the block becomes an error for people, as `open_image` says."""
+    """Turns errors of a picture inside the block into errors for people, as `open_image` describes.
+
+    Raises:
+        ImageTooLargeError: the picture has more pixels than allowed.
+        UserError: the file is missing or damaged.
+    """
     try:
         yield
     except UserError:
@@ -54,12 +59,12 @@ def explained(path: str, kind: str = "Image") -> Iterator[None]:
             f"{kind} {path} is larger than the limit of {_limit()} pixels ({error}). If it is what you expect, set the "
             f"environment variable {LIMIT_VARIABLE} to a larger number of pixels; else scale or tile it."
         ) from error
-    except Exception as error:  # Pillow raises many types on damaged files, SyntaxError among them
+    except Exception as error:  # Pillow raises many types on damaged files, even SyntaxError
         raise UserError(f"{kind} {path} cannot be read ({type(error).__name__}: {error}).") from error
 
 
 def _raise_limit() -> None:
-    """Gives Pillow the limit of the environment, where there is one; Pillow refuses from twice its number on."""
+    """Sets Pillow's limit to the environment's, if there is one. Pillow refuses from twice its number on."""
     wanted = os.environ.get(LIMIT_VARIABLE)
     if not wanted:
         return

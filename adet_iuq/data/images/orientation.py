@@ -1,9 +1,9 @@
-"""Which way round an image is read: as stored, or upright as its EXIF entry says. Its annotations decide.
+"""Decides from its annotations whether an image is read as it is stored, or upright as its EXIF entry says.
 
-A JSON file says how large an image is. If that is the size of the pixels as they are stored, the annotations were drawn on
-those; if it is the upright size, on what viewers show. Where both are the same (a square image, or one that is mirrored or
-turned by 180 degrees only), nothing tells, and the image is read upright. Where width and height are merely swapped, the
-image is read as it is if every annotation fits into it. Any other size is an error, in the same words everywhere.
+A JSON file gives an image's size. If that is the size of the stored pixels, the annotations were drawn on those. If it is
+the upright size, they were drawn on what viewers show. If both sizes are the same (a square image, or one that is only
+mirrored or turned by 180 degrees), nothing decides, and the image is read upright. If width and height are merely swapped,
+the image is read as it is if every annotation fits into it. Any other size is an error, with the same words everywhere.
 """
 
 import logging
@@ -21,7 +21,7 @@ Pixels = npt.NDArray[np.uint8]
 
 STORED, UPRIGHT, UNCLEAR, SWAPPED = "stored", "upright", "unclear", "swapped"
 
-# From the pixels as stored to the upright ones, by EXIF orientation.
+# Functions from the stored to the upright pixels, by EXIF orientation.
 _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -31,20 +31,20 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: lambda pixels: np.rot90(pixels),
 }
-_INVERSE = {6: 8, 8: 6}  # the others undo themselves
+_INVERSE = {6: 8, 8: 6}  # all other turns are their own inverse
 
 
 def frame_of(facts: ImageFacts, claimed: Size, annotations: Iterable[Mapping[str, Any]]) -> str | None:
-    """How an image is read whose data set says that it has the size `claimed` (height, width).
+    """How an image is read whose data set gives it the size `claimed` (height, width).
 
     Args:
-        facts: of its file.
-        claimed: by its entry in the JSON file.
-        annotations: of the image, in COCO's format; their `segmentation` is looked at.
+        facts: the facts of the image's file.
+        claimed: the size in its entry in the JSON file.
+        annotations: the annotations of the image in COCO's format, of which `segmentation` is used.
 
     Returns:
-        STORED: as it is stored; UPRIGHT; UNCLEAR: upright, for want of a sign; SWAPPED: width and height of the entry are
-        swapped, the image is read as it is. None: the entry does not belong to this image.
+        STORED: it is read as it is stored. UPRIGHT: it is read upright. UNCLEAR: it is read upright because nothing decides.
+        SWAPPED: its entry swaps width and height, and it is read as it is. None: the entry does not belong to this image.
     """
     stored, upright = facts.stored_size, facts.upright_size
     if claimed == upright:
@@ -57,7 +57,7 @@ def frame_of(facts: ImageFacts, claimed: Size, annotations: Iterable[Mapping[str
 
 
 def size_problem(facts: ImageFacts, claimed: Size) -> str:
-    """What to say of an image whose entry does not belong to it (`frame_of` is None)."""
+    """The message about an image whose entry does not belong to it (`frame_of` is None)."""
     (height, width), (upright_height, upright_width) = facts.stored_size, facts.upright_size
     sides = f"{width} x {height} pixels"
     if facts.orientation != 1:
@@ -70,7 +70,7 @@ def size_problem(facts: ImageFacts, claimed: Size) -> str:
 
 
 def _fits(segmentation: Any, size: Size) -> bool:
-    """Whether a segmentation lies inside an image of this size; one that is of no use lies anywhere."""
+    """Whether a segmentation lies inside an image of this size; True for one that is unusable."""
     height, width = size
     if isinstance(segmentation, Mapping):
         return list(segmentation.get("size", ())) == [height, width]
@@ -80,11 +80,11 @@ def _fits(segmentation: Any, size: Size) -> bool:
 
 
 def tell(frame: str, facts: ImageFacts) -> None:
-    """Logs, once in a process and for each of them, that images are read in a way that a user may not expect."""
+    """Logs, once per process and kind, that images are read in a way that a user may not expect."""
     if frame == UNCLEAR:
         log_first_n(
             logging.WARNING,
-            f"Image {facts.path} is to be turned for viewing (EXIF orientation {facts.orientation}), and its size does not "
+            f"Image {facts.path} must be turned for viewing (EXIF orientation {facts.orientation}), and its size does not "
             "tell whether its annotations were drawn before or after that: it is read upright (said once).",
         )
     if frame == SWAPPED:

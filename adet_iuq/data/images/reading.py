@@ -1,4 +1,4 @@
-"""The reader of images, for training, evaluation, predictions and pictures: the same pixels of a file for all of them."""
+"""Reads images for training, evaluation, predictions and pictures, so that all of them get the same pixels of a file."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -30,16 +30,16 @@ def read_image(
     """The (H, W, C) pixels of a file.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         image_format: "BGR", or one of Pillow's modes, such as "RGB".
-        claimed_size: (height, width) by its data set, which decides which way round it is read
+        claimed_size: (height, width) in its data set, which decides whether it is read as stored or upright
             (data/images/orientation.py); None: upright.
-        annotations: of the image, in COCO's format; asked where width and height are swapped.
+        annotations: the annotations of the image in COCO's format, which are needed if width and height are swapped.
         deep_images: INPUT.DEEP_IMAGES.
-        kind: what messages call it.
+        kind: the word for the image in messages.
 
     Raises:
-        UserError: the file is missing, damaged or too large, has not the size claimed, or is deep and refused as such.
+        UserError: the file is missing, damaged or too large, does not have the claimed size, or is deep and refused.
     """
     with open_image(path, kind) as image:
         facts = facts_of(image, os.fspath(path))
@@ -55,10 +55,10 @@ def read_image(
 
 
 def read_picture(image: Image.Image, image_format: str = "BGR", deep_images: str = "dtype") -> Pixels:
-    """The upright (H, W, C) pixels of a picture that somebody has opened or made with Pillow.
+    """The upright (H, W, C) pixels of a picture that was opened or made with Pillow.
 
     Raises:
-        UserError: it is damaged, or deep and refused as such.
+        UserError: the picture is damaged, or deep and refused.
     """
     name = str(image.filename) if isinstance(image, ImageFile.ImageFile) and image.filename else "of Pillow"
     with explained(name):
@@ -67,7 +67,7 @@ def read_picture(image: Image.Image, image_format: str = "BGR", deep_images: str
 
 
 def _decoded(image: Image.Image, facts: ImageFacts, image_format: str, deep_images: str) -> tuple[Pixels, int]:
-    """The pixels as Pillow decodes them, and the EXIF orientation by which they are still to be turned."""
+    """The pixels as Pillow decodes them, and the EXIF orientation that they still have."""
     image.load()
     still_to_turn = orientation_of(image)
     plain = image if facts.depth is None else eight_bits(image, facts.depth, deep_images, facts.path)
@@ -75,7 +75,7 @@ def _decoded(image: Image.Image, facts: ImageFacts, image_format: str, deep_imag
 
 
 def _array(image: Image.Image, image_format: str) -> Pixels:
-    """The (H, W, C) pixels as detectron2 converts them; without its second copy where there is nothing to convert."""
+    """The (H, W, C) pixels as detectron2 converts them, without its second copy if nothing is converted."""
     if image.mode == "RGB" and image_format in ("RGB", "BGR"):
         colours: Pixels = np.asarray(image)
         return colours if image_format == "RGB" else colours[:, :, ::-1]
@@ -86,14 +86,15 @@ def _array(image: Image.Image, image_format: str) -> Pixels:
 def read_record(record: dict[str, Any], image_format: str, deep_images: str = "dtype") -> tuple[Pixels, dict[str, Any]]:
     """The image of a data set's record, and the record with the image's `height` and `width`.
 
-    These differ from the record's own where it swaps them, and where it has none.
+    The size differs from the record's own if the record swaps the sides or has none.
 
     Args:
-        record: in detectron2's format.
-        image_format, deep_images: as `read_image` says.
+        record: a record in detectron2's format.
+        image_format: the format of the pixels, as for `read_image`.
+        deep_images: INPUT.DEEP_IMAGES.
 
     Raises:
-        UserError: as `read_image`.
+        UserError: `read_image` refuses the image.
     """
     claimed = (record["height"], record["width"]) if record.keys() >= {"height", "width"} else None
     pixels = read_image(
@@ -109,7 +110,7 @@ def read_record(record: dict[str, Any], image_format: str, deep_images: str = "d
 def unreadable(record: dict[str, Any]) -> UserError | None:
     """Why the image of a record cannot be read; None if it can, or if the record names no image.
 
-    It serves mappers that say it in words of their own.
+    Mappers use it that report such an image in words of their own.
     """
     if "file_name" not in record:
         return None

@@ -1,4 +1,4 @@
-"""Whether an image file is whole, at the price of a look at its end: a download that broke off leaves a sound header."""
+"""Tells from the end of an image file whether it is whole, because a broken download leaves a sound header."""
 
 import os
 
@@ -6,14 +6,14 @@ from detectron2.utils.file_io import PathManager
 
 from adet_iuq.data.images.opening import open_image
 
-_LAST_BYTES = (b"\xff\xd9", b"IEND\xaeB\x60\x82")  # of a JPEG and of a PNG
+_LAST_BYTES = (b"\xff\xd9", b"IEND\xaeB\x60\x82")  # the last bytes of a JPEG and of a PNG
 
 
 def check_whole(path: str | os.PathLike[str]) -> None:
     """Refuses an image file whose pixels are cut off.
 
-    A JPEG or PNG whose last bytes are those of its format is taken for whole (`image_facts` decodes PNGs in any case); any
-    other file is decoded.
+    A JPEG or PNG with the last bytes of its format counts as whole (`image_facts` decodes PNGs in any case); any other
+    file is decoded.
 
     Raises:
         UserError: the file is missing, damaged or too large.

@@ -1,1 +1,1 @@
-"""From records to batches: mappers, samplers, workers and the two loaders."""
+"""Turns records into batches: mappers, samplers, workers and the two loaders."""

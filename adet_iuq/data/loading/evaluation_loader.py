@@ -53,15 +53,15 @@ class GuardedMapper:
 
 
 def build_test_loader(cfg: CfgNode, name: str, *, mapper: Mapper | None = None) -> EvaluationLoader:
-    """The loader of one data set for evaluation: batches of one image, `image_id` as in the JSON file.
+    """The loader of one data set for evaluation: batches of one image, with `image_id` as in the JSON file.
 
     Args:
         cfg: the whole config.
-        name: of the data set.
-        mapper: from a record to the model's input; None: `EvaluationMapper`.
+        name: the name of the data set.
+        mapper: the function that turns a record into the model's input; None: `EvaluationMapper`.
 
     Raises:
-        UserError: the data set is unknown or cannot be read; while iterating: an image cannot be read.
+        UserError: the data set is unknown or cannot be read. While it is iterated: an image cannot be read.
     """
     register_datasets(cfg)
     workers = cfg.DATALOADER.NUM_WORKERS

@@ -1,4 +1,4 @@
-"""From a data set's record to what a segmenter predicts on."""
+"""Turns a data set's record into the input of a segmenter for prediction."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from adet_iuq.data.images.reading import read_record
 
 
 class EvaluationMapper:
-    """What detectron2's DatasetMapper does for evaluations, with this project's reader of images.
+    """Does what detectron2's DatasetMapper does for evaluations, with this project's reader of images.
 
     A call takes a record of detectron2's format and returns a dict with `image`, a uint8 tensor (3, H, W) in INPUT.FORMAT,
     `height` and `width` of the image in its file, and the record's other entries except `annotations`.
@@ -24,10 +24,10 @@ class EvaluationMapper:
 
     @configurable
     def __init__(self, *, augmentations: list[T.Augmentation], image_format: str, deep_images: str = "dtype") -> None:
-        """Built from a config, or from its parts.
+        """The parts may come from a config or be given directly.
 
         Args:
-            augmentations: applied in this order.
+            augmentations: the augmentations, applied in this order.
             image_format: INPUT.FORMAT, such as "BGR".
             deep_images: INPUT.DEEP_IMAGES.
 
@@ -40,7 +40,7 @@ class EvaluationMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor from the INPUT section."""
+        """The constructor's arguments from the INPUT section."""
         return {
             "augmentations": build_test_augmentations(cfg),
             "image_format": cfg.INPUT.FORMAT,

@@ -11,8 +11,8 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
-import adet_iuq.data.loading.lsj
-import adet_iuq.data.loading.mapper  # noqa: F401  (both register their mappers)
+import adet_iuq.data.loading.lsj  # noqa: F401  registers its mappers
+import adet_iuq.data.loading.mapper  # noqa: F401  registers its mapper
 from adet_iuq.data.loading.registries import Mapper, SampleMapper, build_mapper, build_stream, check_needs
 from adet_iuq.data.loading.sampler import BatchPlan
 from adet_iuq.data.loading.samples import Failure, TrainingSamples, unwrapped
@@ -26,23 +26,23 @@ logger = logging.getLogger(__name__)
 
 
 class TrainLoader:
-    """Endless batches of this rank, each a list of mapped samples; every `iter` starts over at the first one.
+    """Endless batches of this rank, each a list of mapped samples; every `iter` starts again at the first batch.
 
     Raises, while iterating:
         UserError: an image cannot be read and GUARD.SKIP_CORRUPT_IMAGES is used up.
 
     Attributes:
-        board: what its workers are reading.
-        plan: which samples it yields.
+        board: shows which files the workers are reading.
+        plan: decides which samples the loader yields.
     """
 
     def __init__(self, cfg: CfgNode, records: Selection, mapper: Mapper, plan: BatchPlan) -> None:
         """
         Args:
-            cfg: DATALOADER and GUARD are read.
-            records: of all data sets together.
-            mapper: from a record to a sample.
-            plan: which samples make up which batch.
+            cfg: the config, of which DATALOADER and GUARD are read.
+            records: the records of all data sets together.
+            mapper: the function that turns a record into a sample.
+            plan: decides which samples make up which batch.
         """
         self.board = WorkerBoard(cfg.DATALOADER.NUM_WORKERS)
         self.plan = plan
@@ -53,17 +53,20 @@ class TrainLoader:
 
     @property
     def num_images(self) -> int:
-        """How many images are trained on."""
+        """The number of images that are trained on."""
         return len(self._records)
 
     def start_at(self, *, seed: int, iteration: int, images_per_batch: int, micro_batches: int) -> None:
         """Makes the next `iter` begin with the batch of an iteration.
 
-        The trainer calls it, because only the trainer knows these numbers.
+        The trainer calls it, because only the trainer knows these
+        numbers. They replace those that the loader was built with.
 
         Args:
-            seed, iteration, images_per_batch, micro_batches: as `BatchPlan` says, `iteration` as its `start_iter`; they
-                replace what the loader was built with.
+            seed: the seed of the run, as for `BatchPlan`.
+            iteration: the number of batches before the first one, `start_iter` of `BatchPlan`.
+            images_per_batch: the images of all processes together in one step, as for `BatchPlan`.
+            micro_batches: the number of equal parts of a batch, as for `BatchPlan`.
 
         Raises:
             UserError: the images cannot be shared evenly.
@@ -72,10 +75,10 @@ class TrainLoader:
         self.plan = dataclasses.replace(self.plan, seed=seed, **numbers)
 
     def first_samples(self, count: int) -> Iterator[dict[str, Any]] | None:
-        """The run's first samples, of all processes together, mapped here and now; what `iter` gives stays the same.
+        """The run's first samples, over all processes, mapped here and now. They do not change the results of `iter`.
 
-        Unreadable images are replaced as in the run, or left out. None if the mapper is no `SampleMapper`: any other may
-        keep something from one call to the next, which a call more would change.
+        Unreadable images are replaced as in the run, or left out. The result is None if the mapper is no
+        `SampleMapper`, because another mapper may keep state between calls, which further calls would change.
         """
         if not isinstance(self._mapper, SampleMapper):
             return None
@@ -86,9 +89,9 @@ class TrainLoader:
         return (sample for sample in mapped if not isinstance(sample, Failure))
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        # With its own generator the loader draws nothing from the process's; samples bring their seeds along anyhow.
-        # The stream never ends, so the workers live as long as the iterator. Persistent ones would hang on the loader
-        # instead: after an error its traceback keeps that alive, and the cycle collector then waits 5 s for each.
+        # With its own generator the loader draws nothing from the process's; samples have their own seeds anyway. The stream
+        # never ends, so the workers live as long as the iterator. Persistent workers would live as long as the loader: after
+        # an error its traceback keeps that alive, and the cycle collector then waits 5 s for each worker.
         loader = DataLoader(
             TrainingSamples(self._records, self._mapper, self.plan.seed, self._skip, self.board),
             batch_sampler=self.plan.batches(self._stream, self._wide),
@@ -105,18 +108,18 @@ def _as_list(batch: list[Any]) -> list[Any]:
 
 
 def training_records(cfg: CfgNode, mapper: Mapper | None = None) -> Selection:
-    """The records of all of DATASETS.TRAIN, `image_id` replaced by the position in their concatenation.
+    """The records of all of DATASETS.TRAIN, with `image_id` replaced by the position in their concatenation.
 
-    They are made at each access (`Selection`). DATALOADER.FILTER_EMPTY_ANNOTATIONS drops images that have no annotation,
-    or none but crowds; panoptic records, which have segments instead, all stay, as published.
+    Each access makes a new record (`Selection`). DATALOADER.FILTER_EMPTY_ANNOTATIONS drops images that have no
+    annotation or only crowds. Panoptic records, which have segments instead, all stay, as published.
 
     Args:
-        cfg: DATASETS, DATALOADER and INPUT are read.
-        mapper: whose needs the records must meet; None: that of INPUT.DATASET_MAPPER_NAME.
+        cfg: the config, of which DATASETS, DATALOADER and INPUT are read.
+        mapper: the mapper whose needs the records must meet; None: that of INPUT.DATASET_MAPPER_NAME.
 
     Raises:
-        UserError: DATASETS.TRAIN is empty; a data set lacks the annotations that the mapper needs, or the mapper is
-            unknown; nothing is left.
+        UserError: DATASETS.TRAIN is empty; a data set lacks the annotations that the mapper needs; the mapper is
+            unknown; or nothing is left.
     """
     if not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty: name at least one data set to train on.")
@@ -148,25 +151,26 @@ def build_train_loader(
     """The endless loader of this rank over DATASETS.TRAIN.
 
     Sample number n (over all ranks and steps) is the same image with the same augmentation for any number of ranks and
-    workers and after any resume. With DATALOADER.ASPECT_RATIO_GROUPING a global batch holds either wide or high images.
+    workers and after any resume. With DATALOADER.ASPECT_RATIO_GROUPING a global batch holds only wide or only high images.
 
-    A trainer's own loader is `return build_train_loader(cfg, mapper=MyMapper(cfg))` in an overridden
-    `Trainer.build_train_loader(cls, cfg)`; the trainer then tells it seed, iteration, images and micro-batches of its
-    steps (`TrainLoader.start_at`), which therefore need not be given.
+    A trainer gets a loader of its own by `return build_train_loader(cfg, mapper=MyMapper(cfg))` in an overridden
+    `Trainer.build_train_loader(cls, cfg)`. The trainer then sets seed, iteration, images and micro-batches itself
+    (`TrainLoader.start_at`), so they need not be given.
 
     Args:
-        cfg: the whole config; its data sets are registered here if they are not yet.
-        mapper: any callable from a record to a sample, detectron2's DatasetMapper for example; see `SampleMapper` for
-            what it is given, and how its random numbers are seeded. None: that of INPUT.DATASET_MAPPER_NAME.
-        seed: of the run, the same on all ranks; None: SEED, or 0 if that is negative.
-        start_iter: number of batches left out at the start; their images are not read.
-        images_per_batch: images of all ranks together, in one step; None: SOLVER.IMS_PER_BATCH.
-        micro_batches: in how many equal parts a rank takes its batch; see `rank_batches`.
-        rank, world_size: of this process; None: as detectron2's launcher says.
+        cfg: the whole config. Its data sets are registered here if necessary.
+        mapper: any function from a record to a sample, for example detectron2's DatasetMapper. `SampleMapper` describes
+            its input, and how its random numbers are seeded. None: that of INPUT.DATASET_MAPPER_NAME.
+        seed: the seed of the run, the same on all ranks; None: SEED, or 0 if that is negative.
+        start_iter: the number of batches left out at the start; their images are not read.
+        images_per_batch: the images of all ranks together in one step; None: SOLVER.IMS_PER_BATCH.
+        micro_batches: the number of equal parts in which a rank takes its batch; see `rank_batches`.
+        rank: the number of this process; None: that of detectron2's launcher.
+        world_size: the number of processes; None: that of detectron2's launcher.
 
     Raises:
-        UserError: `images_per_batch` does not divide by the number of ranks and micro-batches; no usable image; unknown
-            mapper or sampler.
+        UserError: `images_per_batch` is not divisible by the number of ranks and micro-batches; no image is usable; or
+            the mapper or the sampler is unknown.
     """
     plan = BatchPlan(
         seed=max(cfg.SEED, 0) if seed is None else seed,

@@ -1,7 +1,8 @@
-"""Large-scale jitter: Mask2Former's training mappers for instance and panoptic segmentation (its parity spec, section 7).
+"""Large-scale jitter: Mask2Former's training mappers for instance and panoptic segmentation.
 
-The frame is INPUT.IMAGE_SIZE square. What the image does not fill, at the right and the bottom, is grey (128) before the
-normalisation; a sample's `content_size` says how far the image reaches.
+The frame is a square of INPUT.IMAGE_SIZE. The part at the right and the bottom that the image does not fill is grey (128)
+before the normalisation; a sample's `content_size` is the size of the image's part.
+Source: docs/parity/mask2former.md, "Data".
 """
 
 from typing import Any
@@ -31,12 +32,12 @@ Size = tuple[int, int]
 
 
 class LSJMapper(SampleMapper):
-    """What both mappers share: the image and its transforms; every draw comes from the record's `sample_seed`.
+    """The common part of both mappers: the image and its transforms. Every draw comes from the record's `sample_seed`.
 
-    A call takes a record of detectron2's format with `sample_seed` besides. It returns a dict with `image`, a uint8 tensor
-    (3, S, S) in INPUT.FORMAT, `content_size`, the (height, width) that the image fills from the top left corner,
-    `instances` with `gt_boxes` (XYXY, pixels), `gt_classes` and `gt_masks` (BitMasks (K, S, S)), possibly none, and the
-    record's other entries except its annotations.
+    A call takes a record of detectron2's format with `sample_seed` added. It returns a dict with `image`, a uint8
+    tensor (3, S, S) in INPUT.FORMAT; `content_size`, the (height, width) that the image fills from the top left corner
+    on; `instances` (possibly none) with `gt_boxes` (XYXY, pixels), `gt_classes` and `gt_masks` (BitMasks (K, S, S));
+    and the record's other entries except its annotations.
 
     Raises:
         UserError: the image is missing, damaged, or of another size than its record says.
@@ -44,10 +45,10 @@ class LSJMapper(SampleMapper):
 
     @configurable
     def __init__(self, *, augmentations: list[T.Augmentation], image_format: str, deep_images: str = "dtype") -> None:
-        """Built from a config, or from its parts.
+        """The parts may come from a config or be given directly.
 
         Args:
-            augmentations: applied in this order.
+            augmentations: the augmentations, applied in this order.
             image_format: INPUT.FORMAT, such as "RGB".
             deep_images: INPUT.DEEP_IMAGES.
 
@@ -60,7 +61,7 @@ class LSJMapper(SampleMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor from the INPUT section."""
+        """The constructor's arguments from the INPUT section."""
         return {
             "augmentations": build_lsj_augmentations(cfg),
             "image_format": cfg.INPUT.FORMAT,
@@ -86,13 +87,13 @@ class LSJMapper(SampleMapper):
 
 @MAPPER_REGISTRY.register("coco_instance_lsj")
 class InstanceLSJMapper(LSJMapper):
-    """`coco_instance_lsj`: crowds are dropped, polygons cut to the frame and rasterised there, boxes taken from them.
+    """`coco_instance_lsj` drops crowds, cuts polygons to the frame, rasterises them there, and takes boxes from the masks.
 
     Run-length masks, which the published mapper refuses, are warped with nearest neighbours.
     """
 
     def make_instances(self, record: dict[str, Any], transforms: T.TransformList, size: Size) -> Instances:
-        """See `LSJMapper`; instances of which nothing is left are dropped."""
+        """See `LSJMapper`. Instances of which nothing is left are dropped."""
         masks, classes, boxes = [], [], []
         for annotation in record["annotations"]:
             if annotation.get("iscrowd", 0):
@@ -109,7 +110,7 @@ class InstanceLSJMapper(LSJMapper):
 
 @MAPPER_REGISTRY.register("coco_panoptic_lsj")
 class PanopticLSJMapper(LSJMapper):
-    """`coco_panoptic_lsj`: one mask a segment that is no crowd, things and stuff, by the colours of the panoptic PNG.
+    """`coco_panoptic_lsj` makes one mask per segment (things and stuff, no crowds) from the colours of the panoptic PNG.
 
     Segments that the crop removes stay, with an empty mask, as published; `gt_isthing` tells things from stuff.
     """
@@ -118,7 +119,8 @@ class PanopticLSJMapper(LSJMapper):
 
     def make_instances(self, record: dict[str, Any], transforms: T.TransformList, size: Size) -> Instances:
         """See `LSJMapper`; `gt_classes` count things and stuff together."""
-        # Transformed as colours: ids would not fit the 8 bits that the transforms resize with nearest neighbours.
+        # The colours are transformed, as ids would not fit into the
+        # 8 bits that the transforms resize with nearest neighbours.
         ids = segment_ids(transforms.apply_segmentation(_read_panoptic(record)))
         segments = [segment for segment in record["segments_info"] if not segment.get("iscrowd", 0)]
         masks = [ids == segment["id"] for segment in segments]
@@ -141,7 +143,7 @@ def _read_panoptic(record: dict[str, Any]) -> npt.NDArray[np.uint8]:
 
 
 def _content_size(transforms: T.TransformList, size: Size) -> Size:
-    """How much of a canvas of `size` the padding leaves."""
+    """The part of a canvas of `size` that is not padding."""
     height, width = size
     for transform in transforms.transforms:
         if isinstance(transform, T.PadTransform):
@@ -152,7 +154,7 @@ def _content_size(transforms: T.TransformList, size: Size) -> Size:
 def _cut(
     segmentation: Any, transforms: T.TransformList, record: dict[str, Any], size: Size
 ) -> tuple[Mask | None, npt.NDArray[np.float64]]:
-    """An annotation's mask on the canvas and its XYXY box; None without a usable segmentation or with nothing left."""
+    """An annotation's mask on the canvas and its XYXY box; the mask is None if it is unusable or nothing is left."""
     nothing = np.zeros(4)
     parts = valid_parts(segmentation)
     if not parts:

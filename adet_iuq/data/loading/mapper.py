@@ -1,4 +1,4 @@
-"""From a data set's record to what a segmenter trains on: image and bit masks at network-input resolution."""
+"""Turns a data set's record into a training sample: the image and bit masks at network-input resolution."""
 
 import logging
 from typing import Any
@@ -24,13 +24,13 @@ _LEAST_SIDE = 1e-5  # pixels; boxes with a smaller side are empty
 
 @MAPPER_REGISTRY.register("")
 class TrainingMapper(SampleMapper):
-    """Reads one record and augments it (CondInst specification, section 8); every draw comes from its `sample_seed`.
+    """Reads one record and augments it (docs/parity/condinst.md, "Data"); every draw comes from its `sample_seed`.
 
-    A call takes a record of detectron2's format with `sample_seed` besides, and returns a dict with `image`, a uint8
-    tensor (3, H, W) in INPUT.FORMAT, `instances` with `gt_boxes` (XYXY, pixels of the network input), `gt_classes` and
-    `gt_masks` (BitMasks (K, H, W)), possibly none, `height` and `width` of the image in its file, and the record's other
-    entries except `annotations`. Crowds are dropped; polygons are rasterised once, here; run-length masks are decoded and
-    warped. A box of which nothing is left in the image is taken from its mask.
+    A call takes a record of detectron2's format with `sample_seed` added. It returns a dict with `image`, a uint8
+    tensor (3, H, W) in INPUT.FORMAT; `instances` (possibly none) with `gt_boxes` (XYXY, pixels of the network input),
+    `gt_classes` and `gt_masks` (BitMasks (K, H, W)); `height` and `width` of the image in its file; and the record's
+    other entries except `annotations`. Crowds are dropped. Polygons are rasterised once, here; run-length masks are
+    decoded and warped. If nothing of a box is left in the image, the box is taken from its mask.
 
     Raises:
         UserError: the image is missing, damaged, or of another size than its record says.
@@ -45,12 +45,12 @@ class TrainingMapper(SampleMapper):
         recompute_boxes: bool,
         deep_images: str = "dtype",
     ) -> None:
-        """Built from a config, or from its parts.
+        """The parts may come from a config or be given directly.
 
         Args:
-            augmentations: applied in this order.
+            augmentations: the augmentations, applied in this order.
             image_format: INPUT.FORMAT, such as "BGR".
-            recompute_boxes: whether boxes are taken from the masks, as they must be once a crop cuts them.
+            recompute_boxes: whether boxes are taken from the masks, which is necessary if a crop cuts them.
             deep_images: INPUT.DEEP_IMAGES.
 
         Raises:
@@ -63,7 +63,7 @@ class TrainingMapper(SampleMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor from the INPUT section."""
+        """The constructor's arguments from the INPUT section."""
         return {
             "augmentations": build_training_augmentations(cfg),
             "image_format": cfg.INPUT.FORMAT,
@@ -121,10 +121,10 @@ def _xyxy(annotation: dict[str, Any]) -> list[float]:
 def transformed_mask(
     segmentation: Any, transforms: T.TransformList, record: dict[str, Any], size: tuple[int, int]
 ) -> npt.NDArray[np.bool_] | None:
-    """An annotation's mask, (H, W) bool of `size`, after the transforms; None without a usable segmentation.
+    """An annotation's mask, (H, W) bool of `size`, after the transforms; None if its segmentation is unusable.
 
-    Polygons move by their points and are rasterised once, on the final canvas, where the COCO API leaves out what lies
-    outside (cutting them first would need shapely). Run-length masks are decoded and warped with nearest neighbours.
+    Polygons are transformed by their points and rasterised once, on the final canvas, where the COCO API leaves out the
+    parts outside (cutting them before would need shapely). Run-length masks are decoded and warped with nearest neighbours.
     """
     parts = valid_parts(segmentation)
     if parts:
@@ -133,7 +133,7 @@ def transformed_mask(
     if isinstance(segmentation, dict):
         problem = rle_problem(segmentation, record["height"], record["width"])
         if problem is None:
-            # Not > 0: later versions of detectron2 pad segmentations with 255.
+            # Not > 0, because later versions of detectron2 pad segmentations with 255.
             mask = np.asarray(transforms.apply_segmentation(mask_util.decode(segmentation)) == 1)
             assert mask.shape == tuple(size), (mask.shape, size)
             return mask

@@ -1,4 +1,4 @@
-"""What a mapper and a sampler are, and the registries in which the config finds them by name."""
+"""The types of a mapper and of a sampler, and the registries in which the config finds them by name."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -9,31 +9,32 @@ from detectron2.config import CfgNode
 from adet_iuq.errors import UserError
 from adet_iuq.registry import Registry, callable_name
 
-# From a record to a training sample, as detectron2's DatasetMapper; None: this record gives no sample, take another one.
+# Turns a record into a training sample, like detectron2's DatasetMapper. None: there is no sample, another record is taken.
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
-# From a seed to an endless row of positions in the data set, the same in every process.
+# Turns a seed into an endless sequence of positions in the data set, the same in every process.
 Stream = Callable[[int], Iterator[int]]
 
-# By INPUT.DATASET_MAPPER_NAME: a function or class that makes a mapper of a config.
+# Functions or classes that make a mapper from a config, by INPUT.DATASET_MAPPER_NAME.
 MAPPER_REGISTRY: Registry[Callable[[CfgNode], Mapper]] = Registry("mapper")
-# By DATALOADER.SAMPLER_TRAIN: a function of the config and all records that makes a stream.
+# Functions of the config and all records that make a stream, by DATALOADER.SAMPLER_TRAIN.
 SAMPLER_REGISTRY: Registry[Callable[[CfgNode, Sequence[dict[str, Any]]], Stream]] = Registry("sampler")
 
 
 class SampleMapper(ABC):
-    """A mapper that says what it needs; one of another class, such as detectron2's, is taken to need "annotations".
+    """A mapper that declares what it needs. Any other mapper, such as detectron2's, is assumed to need "annotations".
 
     Besides detectron2's entries a record has `image_id` (its position in DATASETS.TRAIN as a whole), `sample_index` (the
-    number of the sample in the run) and `sample_seed`. Around every call, Python's, numpy's and torch's global generators
-    are seeded with `sample_seed`, so that a sample looks the same on any number of processes and workers and after any
-    resume. The loader adds these three entries to a sample that lacks them: the pixel memory tells images apart by them.
+    number of the sample in the run) and `sample_seed`. During every call, Python's, numpy's and torch's global
+    generators are seeded with `sample_seed`, so that a sample is the same on any number of processes and workers and
+    after any resume. The loader adds these three entries to a sample that lacks them, because the pixel memory tells
+    images apart by them.
     """
 
     needs: ClassVar[str] = "annotations"  # a key that every record must have
 
     @abstractmethod
     def __call__(self, record: dict[str, Any]) -> dict[str, Any] | None:
-        """The sample of a record: `image` (3, H, W) and `instances`; UserError if its image cannot be read."""
+        """The sample of a record: `image` (3, H, W) and `instances`. It raises UserError if the image cannot be read."""
 
 
 def needs_of(mapper: Mapper) -> str:
@@ -45,7 +46,7 @@ def build_mapper(cfg: CfgNode) -> Mapper:
     """The mapper that INPUT.DATASET_MAPPER_NAME names.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such mapper.
     """
     name = cfg.INPUT.DATASET_MAPPER_NAME
     build = MAPPER_REGISTRY.get(name)
@@ -69,16 +70,16 @@ def build_stream(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> Stream:
 
 
 def check_needs(name: str, record: dict[str, Any], mapper: Mapper, mapper_name: str) -> None:
-    """Looks whether the first record of a data set has what the mapper needs.
+    """Checks that the first record of a data set has what the mapper needs.
 
     Args:
-        name: of the data set.
-        record: its first one.
-        mapper: called with all of them.
+        name: the name of the data set.
+        record: its first record.
+        mapper: the mapper of its records.
         mapper_name: INPUT.DATASET_MAPPER_NAME.
 
     Raises:
-        UserError: the record lacks that key.
+        UserError: the record lacks the key that the mapper needs.
     """
     needs = needs_of(mapper)
     if needs not in record:

@@ -1,7 +1,7 @@
-"""Which images make up which batch: one stream for all ranks, the same for any number of ranks and workers.
+"""Decides which images make up which batch, by one stream that is the same for any number of ranks and workers.
 
-Every rank walks the same stream of image numbers, forms the same global batches and takes its own slice. A resumed run
-walks the stream from the start without loading anything, which costs well under a microsecond an index.
+Every rank follows the same stream of image numbers, forms the same global batches, and takes its own slice. A resumed
+run follows the stream from the start without loading anything, which costs well under a microsecond per index.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,21 +17,21 @@ from adet_iuq.data.loading.registries import SAMPLER_REGISTRY, Stream
 from adet_iuq.data.seeding import derive_seed
 from adet_iuq.errors import UserError
 
-_STREAM = 0  # what a seed is derived for
+_STREAM = 0  # the purpose of a derived seed
 
 # Position in the data set, and position in the infinite sequence of samples.
 IndexPair = tuple[int, int]
 
 
 def shuffled_stream(size: int, seed: int) -> Iterator[int]:
-    """An endless row of random permutations of 0..size-1: what detectron2's TrainingSampler yields to a single process."""
+    """An endless sequence of random permutations of 0..size-1, like that of detectron2's TrainingSampler on one process."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield from torch.randperm(size, generator=generator).tolist()
 
 
 def repeated_stream(repeat_factors: torch.Tensor, seed: int) -> Iterator[int]:
-    """As `shuffled_stream`, image i as often as its factor says on average: detectron2's RepeatFactorTrainingSampler."""
+    """A shuffled stream with each image as often as its factor says on average: detectron2's RepeatFactorTrainingSampler."""
     generator = torch.Generator().manual_seed(seed)
     whole = torch.trunc(repeat_factors)
     while True:
@@ -43,13 +43,13 @@ def repeated_stream(repeat_factors: torch.Tensor, seed: int) -> Iterator[int]:
 
 @SAMPLER_REGISTRY.register("TrainingSampler")
 def build_shuffled_stream(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> Stream:
-    """Every image once in a pass."""
+    """A stream with every image once per pass."""
     return partial(shuffled_stream, len(records))
 
 
 @SAMPLER_REGISTRY.register("RepeatFactorTrainingSampler")
 def build_repeated_stream(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> Stream:
-    """Images of rare classes more often, by DATALOADER.REPEAT_THRESHOLD."""
+    """A stream with images of rare classes more often, by DATALOADER.REPEAT_THRESHOLD."""
     threshold = cfg.DATALOADER.REPEAT_THRESHOLD
     return partial(
         repeated_stream, RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, threshold)
@@ -57,12 +57,12 @@ def build_repeated_stream(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> St
 
 
 def grouped_batches(stream: Iterator[int], batch_size: int, wide: Sequence[bool] | None) -> Iterator[list[int]]:
-    """Global batches in the order in which they fill; with `wide`, wide images and others never share a batch.
+    """Global batches in the order in which they become full. With `wide`, wide images and others never share a batch.
 
     Args:
-        stream: image numbers.
-        batch_size: images of all ranks together.
-        wide: for each image whether it is wider than high; None: no grouping.
+        stream: the numbers of the images.
+        batch_size: the number of images of all ranks together.
+        wide: whether each image is wider than high; None: no grouping.
     """
     buckets: tuple[list[int], list[int]] = ([], [])
     for index in stream:
@@ -76,11 +76,11 @@ def grouped_batches(stream: Iterator[int], batch_size: int, wide: Sequence[bool]
 def rank_batches(
     batches: Iterator[list[int]], start: int, rank: int, world_size: int, micro_batches: int = 1
 ) -> Iterator[list[IndexPair]]:
-    """This rank's part of each global batch from number `start` on, each image with its global sample number.
+    """This rank's part of each global batch from number `start` on, with the global sample number of each image.
 
-    A part is the concatenation of `micro_batches` equal slices. The first slices of all ranks, joined, are the beginning of
-    the global batch, the second ones go on from there: what `world_size * micro_batches` processes would take in one
-    slice each, and in an order in which samples reach the memory as they do with those.
+    A part is the concatenation of `micro_batches` equal slices. The first slices of all ranks form the beginning of the
+    global batch, the second slices continue it, and so on. So the slices are those that `world_size * micro_batches`
+    processes would take, and samples reach the memory in the same order as with that many processes.
     """
     for step, batch in enumerate(batches):
         if step < start:
@@ -92,17 +92,18 @@ def rank_batches(
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Which samples make up the batches of one process.
+    """Decides which samples make up the batches of one process.
 
     Attributes:
-        seed: of the run, any integer, the same in all processes.
-        start_iter: number of batches left out at the start; their images are not read.
-        images_per_batch: images of all processes together, in one step.
-        micro_batches: in how many equal parts a process takes its batch; see `rank_batches`.
-        rank, world_size: of the process.
+        seed: the seed of the run, any integer, the same in all processes.
+        start_iter: the number of batches left out at the start; their images are not read.
+        images_per_batch: the number of images of all processes together in one step.
+        micro_batches: the number of equal parts in which a process takes its batch; see `rank_batches`.
+        rank: the number of the process.
+        world_size: the number of processes.
 
     Raises:
-        UserError: `images_per_batch` does not divide by the number of processes and micro-batches.
+        UserError: `images_per_batch` is not divisible by the number of processes and micro-batches.
     """
 
     seed: int
@@ -126,6 +127,6 @@ class BatchPlan:
             )
 
     def batches(self, stream: Stream, wide: Sequence[bool] | None) -> Iterator[list[IndexPair]]:
-        """The process's batches, without end; `wide` as for `grouped_batches`."""
+        """The process's endless batches; `wide` is that of `grouped_batches`."""
         whole = grouped_batches(stream(derive_seed(self.seed, _STREAM)), self.images_per_batch, wide)
         return rank_batches(whole, self.start_iter, self.rank, self.world_size, self.micro_batches)

@@ -1,4 +1,4 @@
-"""One training sample: its seed, its record, the mapper's work on it, and what takes its place if that fails."""
+"""Makes one training sample: its seed, its record, the mapper's result, and another image if that fails."""
 
 import itertools
 import logging
@@ -17,19 +17,23 @@ from adet_iuq.registry import callable_name
 
 logger = logging.getLogger(__name__)
 
-_SUBSTITUTE = 1  # what a seed is derived for
-_MOST_ATTEMPTS = 1000  # at one sample
+_SUBSTITUTE = 1  # the purpose of a derived seed
+_MOST_ATTEMPTS = 1000  # attempts at one sample
 
 
 class Failure:
-    """A UserError on its way from a worker; torch would bury its message in a traceback."""
+    """Carries a UserError from a worker to the process; torch would bury its message in a traceback."""
 
     def __init__(self, message: str) -> None:
         self.message = message
 
 
 def unwrapped(loader: Iterable[Any]) -> Iterator[list[dict[str, Any]]]:
-    """The batches of a loader whose samples may be `Failure`s, which are raised."""
+    """The batches of a loader whose samples may be `Failure`s.
+
+    Raises:
+        UserError: a sample is a `Failure`.
+    """
     for batch in loader:
         for sample in batch:
             if isinstance(sample, Failure):
@@ -40,15 +44,15 @@ def unwrapped(loader: Iterable[Any]) -> Iterator[list[dict[str, Any]]]:
 class TrainingSamples(Dataset):
     """Maps (position in the data set, global sample number) to a mapped sample, or to a `Failure`.
 
-    The mapper is called with a record that has `sample_index` and `sample_seed`, and with the global random generators
-    seeded, so that any mapper's draws depend on the sample alone; see `SampleMapper`.
+    The mapper gets a record with `sample_index` and `sample_seed`, and the global random generators are seeded, so that
+    any mapper's draws depend on the sample alone; see `SampleMapper`.
 
     Args:
-        records: anything that makes a new record at each access.
-        mapper: any; detectron2's, too.
-        seed: of the run.
-        skip: how many unreadable images may be replaced by others; counted in each worker by itself.
-        board: where workers note what they read.
+        records: a sequence that makes a new record at each access.
+        mapper: any mapper, including detectron2's.
+        seed: the seed of the run.
+        skip: the number of unreadable images that each worker may replace by others.
+        board: the board on which workers note what they read.
     """
 
     def __init__(self, records: Any, mapper: Mapper, seed: int, skip: int, board: WorkerBoard) -> None:
@@ -74,13 +78,13 @@ class TrainingSamples(Dataset):
         return Failure(f"{attempt} images in a row gave no sample; look at the mapper, {callable_name(self.mapper)}.")
 
     def _mapped(self, record: dict[str, Any], name: str, seed: int) -> dict[str, Any] | Failure | None:
-        """None: another image shall take the place of this one."""
+        """The mapped record; None if another image must replace this one."""
         self.board.begin(name)
         try:
             with seeded(seed):
                 return self.mapper(record)
         except Exception as error:
-            # A foreign mapper calls an unreadable image by any name.
+            # A foreign mapper may report an unreadable image by any exception.
             clear = error if isinstance(error, UserError) else unreadable(record)
             if clear is None:
                 raise RuntimeError(f"While preparing {name}: {type(error).__name__}: {error}") from error

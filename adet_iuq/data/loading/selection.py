@@ -1,4 +1,4 @@
-"""The images that a training goes through, of all its data sets together."""
+"""The images of a training, from all its data sets together."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,29 +11,29 @@ from adet_iuq.data.record_sequence import Record, RecordSequence
 
 
 class Selection(RecordSequence):
-    """Records of several data sets, `image_id` replaced by the position in their concatenation, possibly not all of them.
+    """Records of several data sets, possibly a part of them, with `image_id` replaced by the position in the concatenation.
 
-    The original id stands in `dataset_image_id`. Each access makes a new record.
+    The original id is kept as `dataset_image_id`. Each access makes a new record.
     """
 
     def __init__(self, parts: Sequence[Sequence[Record]], *, only_with_instances: bool = False) -> None:
         """
         Args:
-            parts: data sets.
-            only_with_instances: leaves out images that have annotations wanted, but none or none but crowds.
+            parts: the data sets.
+            only_with_instances: whether images are left out that have the entry `annotations`, but without instances.
         """
         self._firsts = np.cumsum([0, *map(len, parts)])
         wanted = [_has_instance(part) if only_with_instances else np.ones(len(part), dtype=bool) for part in parts]
         self._places = np.flatnonzero(np.concatenate(wanted))
         self.is_wide = np.concatenate([_is_wide(part) for part in parts])[self._places]
-        # Serialised once, so that data workers share the memory of a list as well.
+        # A list is serialised once, so that data workers share its memory as well.
         self._parts = [DatasetFromList(part, copy=False) if isinstance(part, list) else part for part in parts]
 
     def __len__(self) -> int:
         return len(self._places)
 
     def record(self, place: int) -> Record:
-        """A record of one of the parts, with its new id."""
+        """A record of one of the parts with its new id."""
         place = int(self._places[place])
         number = int(np.searchsorted(self._firsts, place, side="right")) - 1
         record: Record = self._parts[number][place - int(self._firsts[number])]
@@ -42,7 +42,7 @@ class Selection(RecordSequence):
 
 
 def _has_instance(records: Sequence[Record]) -> Any:
-    """(N,) bool; an image without the entry `annotations` may have anything."""
+    """(N,) bool, whether each image has an instance; True for an image without the entry `annotations`."""
     if isinstance(records, Records):
         return records.has_instance
     annotations = (record.get("annotations") for record in records)

@@ -1,4 +1,4 @@
-"""Data workers that name the sample they die over, and outlive a signal that is meant for the training."""
+"""Data workers that name the sample at which they die, and that survive a signal that is meant for the training."""
 
 import multiprocessing
 import os
@@ -17,17 +17,17 @@ _IDLE, _READING = 0, 1
 
 
 class WorkerBoard:
-    """Shared memory in which every worker notes the file it is busy with, for the case that it cannot report it any more.
+    """Shared memory in which every worker notes the file that it is reading, in case it dies before it can report it.
 
     Args:
-        num_workers: of the loader; 0: nothing is noted, as errors then reach the process itself.
+        num_workers: the number of the loader's workers. With 0 nothing is noted, as errors then reach the process itself.
     """
 
     def __init__(self, num_workers: int) -> None:
         self._rows = torch.zeros(num_workers, _NAME + _NAME_BYTES, dtype=torch.uint8).share_memory_()
 
     def begin(self, name: str) -> None:
-        """This worker starts on a file; outside of a worker nothing happens."""
+        """Notes that this worker starts on a file. Outside of a worker nothing happens."""
         row = self._row()
         if row is None:
             return
@@ -38,14 +38,14 @@ class WorkerBoard:
         row[_STATE] = _READING
 
     def end(self) -> None:
-        """This worker has finished with its file."""
+        """Notes that this worker has finished its file."""
         row = self._row()
         if row is not None:
             row[_STATE] = _IDLE
 
     def explain(self, error: BaseException) -> UserError | None:
-        """What to tell the user if `error` comes of a worker's death; None if it is anything else."""
-        # torch's own report, or what its pipes say when one end is gone.
+        """The message for the user if `error` results from a worker's death; None if it does not."""
+        # torch reports it itself, or its pipes report that one end is gone.
         if not isinstance(error, ConnectionError | EOFError) and "DataLoader worker" not in str(error):
             return None
         alive = {child.pid for child in multiprocessing.active_children()}
@@ -75,10 +75,10 @@ class WorkerBoard:
 
 
 def initialize_worker(_: int) -> None:
-    """Makes a worker obey its own process only: a terminal sends Ctrl-C to all processes of a job, a scheduler SIGTERM.
+    """Makes a worker obey only its own process: a terminal sends Ctrl-C to all processes of a job, a scheduler SIGTERM.
 
-    The training then finishes its step, for which it needs its workers, and ends them itself. Where the operating system
-    does not say who sent a SIGTERM (all but Linux), it ends the worker, whoever it is from.
+    The training then finishes its step, for which it needs its workers, and ends them itself. If the operating system
+    does not say who sent a SIGTERM (only Linux does), any SIGTERM ends the worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":

@@ -1,1 +1,1 @@
-"""Which data sets a config names: registering them, their classes, and whether they are sound."""
+"""The data sets that a config names: their registration, their classes, and the check of their files."""

@@ -1,4 +1,4 @@
-"""What was taken for what in the folders of DATASETS.REGISTER, in words."""
+"""Tells the user in words how the folders of DATASETS.REGISTER were understood."""
 
 from detectron2.config import CfgNode
 
@@ -8,7 +8,7 @@ from adet_iuq.data.registration.entries import used_folders
 
 
 def describe_folders(cfg: CfgNode) -> list[str]:
-    """A text for each folder that the config uses; its data sets are registered.
+    """A text for each folder that the config uses. The data sets must be registered.
 
     Raises:
         UserError: a JSON file cannot be read.

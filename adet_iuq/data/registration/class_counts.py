@@ -1,4 +1,4 @@
-"""The classes of a run: how many there are, and how many each NUM_CLASSES of a config says."""
+"""The number of classes of a run, and the keys NUM_CLASSES of its config."""
 
 from collections.abc import Set
 
@@ -12,21 +12,21 @@ from adet_iuq.errors import UserError
 
 
 def fill_class_counts(cfg: CfgNode, overridden: Set[str] = frozenset(), trained: TrainedClasses | None = None) -> None:
-    """Sets each key called NUM_CLASSES, wherever it stands in `cfg`, that is not meant for this very run.
+    """Sets each key called NUM_CLASSES, wherever it is in `cfg`, unless the command line has set it.
 
-    The count is the number of thing classes of DATASETS.TRAIN, or of DATASETS.TEST if nothing is trained on.
-    MODEL.SEM_SEG_HEAD.NUM_CLASSES gets things and stuff together where the data set has stuff classes. What a YAML file
-    says gives way: published files name COCO's 80, whatever they are trained on. Registers the data sets first, and
-    numbers their classes alike (`match_classes`).
+    The number is that of the thing classes of DATASETS.TRAIN, or of DATASETS.TEST if nothing is trained on.
+    MODEL.SEM_SEG_HEAD.NUM_CLASSES gets the number of things and stuff together if the data set has stuff classes.
+    Values in YAML files are replaced, because published files name COCO's 80 whatever they are trained on. The data
+    sets are registered first, and their classes get the same numbers (`match_classes`).
 
     Args:
-        cfg: an unfrozen config; changed in place.
-        overridden: dotted names of the keys that the command line has set; they stay.
-        trained: the classes of the weights that the run starts from, where they are known.
+        cfg: an unfrozen config, which is changed in place.
+        overridden: the dotted names of the keys that the command line has set, which stay.
+        trained: the classes of the weights that the run starts from, if they are known.
 
     Raises:
-        UserError: a count of the command line is smaller than the data set's, or larger and there is an evaluation;
-            the data sets have other classes than each other or the weights; and whatever `register_datasets` raises.
+        UserError: a number on the command line is smaller than the data set's, or larger and there is an evaluation; the
+            classes of the data sets differ from each other or from those of the weights; or `register_datasets` fails.
     """
     register_datasets(cfg)
     names = list(cfg.DATASETS.TRAIN) or list(cfg.DATASETS.TEST)
@@ -43,14 +43,14 @@ def fill_class_counts(cfg: CfgNode, overridden: Set[str] = frozenset(), trained:
 
 
 def class_counts(name: str) -> tuple[int, int]:
-    """How many thing classes, and how many thing and stuff classes together, a data set has.
+    """The number of thing classes, and of thing and stuff classes together, in a data set.
 
     detectron2's metadata comes in three kinds: things only; "standard" panoptic, where both lists name all classes; and
     "separated" panoptic, where the stuff list starts with one entry "things".
     """
     metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes") is None and metadata.get("stuff_classes") is None:
-        load_dataset(name)  # LVIS fills its metadata while reading
+        load_dataset(name)  # LVIS sets its metadata while it is read
     things = metadata.get("thing_classes") or []
     stuff = metadata.get("stuff_classes") or []
     numbers = metadata.get("thing_dataset_id_to_contiguous_id") or {}
@@ -62,17 +62,17 @@ def class_counts(name: str) -> tuple[int, int]:
 
 
 def _common_counts(cfg: CfgNode, names: list[str]) -> tuple[int, int]:
-    """Of the first set; every other one has as many things, or `match_classes` refuses it."""
+    """The numbers of the first set; `match_classes` ensures that every other set has as many things."""
     counts = class_counts(names[0])
     if counts[1] == 0:
         raise UserError(f"Data set '{names[0]}' names no classes.")
     for name in (*names, *cfg.DATASETS.TEST):
-        class_counts(name)  # LVIS fills its metadata while reading
+        class_counts(name)  # LVIS sets its metadata while it is read
     return counts
 
 
 def _refuse_unfit(cfg: CfgNode, key: str, count: int, needed: int, name: str) -> None:
-    """Refuses a count of the command line, unless it is larger and nothing is evaluated."""
+    """Refuses a number on the command line, unless it is larger and nothing is evaluated."""
     if count < needed:
         raise UserError(
             f"{key} is {count}, but data set '{name}' has {needed} classes. Remove the key (it is then filled in) or set it "

@@ -1,7 +1,7 @@
-"""Classes by name: what a model numbers 0, 1, 2 is the same thing in every data set that it meets.
+"""Matches classes by name, so that a model's class numbers mean the same in every data set that it meets.
 
-Converters number categories by first appearance, so that two files of one project often name the same classes under
-other ids. Numbers say nothing then, and names do.
+Converters number categories by first appearance, so two files of one project often have the same classes under other
+ids. Then numbers mean nothing, but names do.
 """
 
 import logging
@@ -23,10 +23,10 @@ class TrainedClasses:
     """The thing classes that weights were trained on.
 
     Attributes:
-        names: by number.
+        names: the names of the classes in the order of their numbers.
         source: the file of the weights.
-        binding: whether they must serve as they are, in an evaluation or a resumed run; a training that starts from
-            them may have other classes.
+        binding: whether exactly these classes must be used, as in an evaluation or a resumed run. A training that
+            starts from the weights may have other classes.
     """
 
     names: tuple[str, ...]
@@ -35,16 +35,16 @@ class TrainedClasses:
 
 
 def match_classes(cfg: CfgNode, trained: TrainedClasses | None = None) -> None:
-    """Numbers the classes of all data sets of the run alike: as the weights do, or as the first data set.
+    """Gives the classes of all data sets of the run the same numbers: those of the weights, or of the first data set.
 
     A data set with the same names in another order gets that order, in its metadata and its records.
 
     Args:
-        cfg: its data sets are registered.
-        trained: the classes of the weights that the run starts from, where they are known.
+        cfg: the config, whose data sets are registered.
+        trained: the classes of the weights that the run starts from, if they are known.
 
     Raises:
-        UserError: a data set has other names; it has the same in another order, and is none of DATASETS.REGISTER.
+        UserError: a data set has other names, or has them in another order and is not one of DATASETS.REGISTER.
     """
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     own = own_names(cfg)
@@ -66,7 +66,7 @@ def match_classes(cfg: CfgNode, trained: TrainedClasses | None = None) -> None:
 
 
 def thing_classes(name: str) -> list[str]:
-    """The names of a data set's things by number; without its stuff, which detectron2 lists behind them in panoptic sets."""
+    """The names of a data set's things by number, without the stuff that detectron2 lists after them in panoptic sets."""
     metadata = MetadataCatalog.get(name)
     classes = list(metadata.get("thing_classes") or [])
     numbers = set((metadata.get("thing_dataset_id_to_contiguous_id") or {}).values())

@@ -1,4 +1,4 @@
-"""COCO-format files in a folder: which belongs to which split, and where its images are."""
+"""Finds COCO-format files in a folder: the split of each, and the folder of its images."""
 
 import json
 import mmap
@@ -12,7 +12,7 @@ from adet_iuq.data.annotations.file_names import Folders
 from adet_iuq.data.annotations.image_entries import relative_path
 from adet_iuq.errors import UserError
 
-UNDIVIDED = ""  # the split of a file that does not say one
+UNDIVIDED = ""  # the split of a file whose name does not contain one
 SPLIT_WORDS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
@@ -22,9 +22,9 @@ _SPLIT_OF = {word: split for split, words in SPLIT_WORDS.items() for word in wor
 _INSTANCES = "instances_"
 # COCO's files for other tasks.
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
-_MOST_FILES = 50  # more JSON files in one folder are one an image, of another format
-_MOST_FOLDERS = 50  # without a telling name, in which images are looked for
-_SAMPLE = 20  # image names looked at to find the image folder
+_MOST_FILES = 50  # a folder with more JSON files has one per image, which is another format
+_MOST_FOLDERS = 50  # number of folders without a telling name in which images are searched
+_SAMPLE = 20  # number of image names by which the image folder is found
 _LIST = re.compile(rb'"images"\s*:\s*\[')
 _NAME = re.compile(rb'"(file_name|coco_url)"\s*:\s*("(?:[^"\\]|\\.)*")')
 
@@ -34,8 +34,8 @@ class CocoFile:
     """A COCO-format file in a folder.
 
     Attributes:
-        folder: the data set's, absolute.
-        json_file: relative to it.
+        folder: the data set's folder, absolute.
+        json_file: the path of the file, relative to the folder.
         split: "train", "val", "test" or UNDIVIDED.
     """
 
@@ -44,12 +44,12 @@ class CocoFile:
     split: str
 
     def files(self) -> tuple[str, str]:
-        """The absolute paths of the file and of the folder that its image names start at.
+        """The absolute paths of the file and of the folder that its image names are relative to.
 
-        That is the one of `_image_folders` that holds most of the first images, of several the first.
+        That folder is the one of `_image_folders` that holds most of the first images; the first one of several.
 
         Raises:
-            UserError: none holds one of them.
+            UserError: no folder holds one of them.
         """
         path = os.path.join(self.folder, self.json_file)
         folders = self._image_folders()
@@ -66,8 +66,8 @@ class CocoFile:
         return path, folders[counts.index(max(counts))]
 
     def _image_folders(self) -> list[str]:
-        """Where the images may be, the folders that are named like the file or its split first, none of another split;
-        those that exist."""
+        """The existing folders that may hold the images: first those that are named like the file or its split, and none of
+        another split."""
         own = os.path.dirname(self.json_file)
         stem = os.path.splitext(os.path.basename(self.json_file))[0]
         words = [stem.removeprefix(_INSTANCES), stem, *SPLIT_WORDS.get(self.split, ())]
@@ -76,14 +76,14 @@ class CocoFile:
             places += [word, os.path.join("images", word), os.path.join(word, "images"), os.path.join(own, word)]
         places += ["images", "JPEGImages", os.path.join(own, "images"), "", own]
         places += sorted(Folders(self.folder).listing("").folders)[:_MOST_FOLDERS]
-        # Another split's images may have the same names.
+        # Images of another split may have the same names.
         places = [place for place in places if not self.split or split_of(place) in (self.split, UNDIVIDED)]
         full = (os.path.normpath(os.path.join(self.folder, place)) for place in places)
         return [place for place in dict.fromkeys(full) if os.path.isdir(place)]
 
 
 def split_of(path: str) -> str:
-    """The split that a relative path names, in its folders first; UNDIVIDED if none."""
+    """The split that a relative path names, with the folders considered first; UNDIVIDED if there is none."""
     for word in re.findall(r"[a-z]+", path.lower()):
         if word in _SPLIT_OF:
             return _SPLIT_OF[word]
@@ -93,8 +93,8 @@ def split_of(path: str) -> str:
 def coco_splits(folder: str) -> dict[str, CocoFile]:
     """The COCO-format files in a folder, by split.
 
-    They lie in the folder, in `annotations`, or in a folder that is named like a split. Of several for one split that named
-    `instances_` is taken.
+    They lie in the folder, in `annotations`, or in a folder that is named like a split. If there are several for one
+    split, the one named `instances_` is taken.
 
     Raises:
         UserError: several files could be meant.
@@ -133,17 +133,17 @@ def _single(folder: str, split: str, paths: list[str]) -> str:
 
 
 def _is_coco(path: str) -> bool:
-    """Whether a file has a list `images`; looked for in its text, for such files are large."""
+    """Whether a file has a list `images`. Its text is searched, because such files are large."""
     return any(True for _ in _found(path, _LIST))
 
 
 def _image_names(path: str) -> list[str]:
-    """The first few image names of a COCO-format file, found in its text."""
+    """The first few image names of a COCO-format file, found by searching its text."""
     pairs: list[tuple[str, str]] = []
     for groups in _found(path, _NAME):
         try:
             pairs.append((groups[0].decode(), json.loads(groups[1])))
-        except ValueError:  # the check will say what is wrong with the file
+        except ValueError:  # the check will report what is wrong with the file
             continue
         if len(pairs) == _SAMPLE:
             break
@@ -152,7 +152,7 @@ def _image_names(path: str) -> list[str]:
 
 
 def _found(path: str, pattern: re.Pattern[bytes]) -> Iterator[tuple[bytes, ...]]:
-    """The groups of all matches in a file, from its beginning on, without reading more of it than is asked for."""
+    """The groups of all matches in a file, from its beginning on; no more of the file is read than is asked for."""
     with open(path, "rb") as file:
         encoding = json.detect_encoding(file.read(4))
         if encoding.startswith("utf-8"):
@@ -166,6 +166,6 @@ def _found(path: str, pattern: re.Pattern[bytes]) -> Iterator[tuple[bytes, ...]]
 
 
 def _held(folder: str, names: list[str]) -> int:
-    """How many of the images lie in a folder, under their names or other spellings of them."""
+    """How many of the images lie in a folder, under their names or other spellings of these."""
     folders = Folders(folder)
     return sum(os.path.isfile(os.path.join(folder, name)) or len(folders.fitting(name)) == 1 for name in names)

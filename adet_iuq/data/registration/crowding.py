@@ -1,4 +1,4 @@
-"""Test images with more objects than detections: the rest can never be found, and AP does not say why."""
+"""Warns of test images with more objects than detections: the others can never be found, and AP does not say why."""
 
 import logging
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 def warn_of_crowded_images(cfg: CfgNode) -> None:
     """Names the COCO-type sets of DATASETS.TEST with more objects in an image than TEST.DETECTIONS_PER_IMAGE.
 
-    detectron2's own data sets are not looked at: COCO counts 100 by definition.
+    detectron2's own data sets are not checked, because COCO counts 100 by definition.
 
     Raises:
         UserError: a JSON file cannot be read.

@@ -1,4 +1,4 @@
-"""Which data sets there are: COCO and LVIS of detectron2, the embedded shapes, any COCO-format JSON or folder of a user."""
+"""Registers data sets: detectron2's COCO and LVIS, the embedded shapes, any COCO-format JSON file or folder of a user."""
 
 import difflib
 import json
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _SHAPES = {"shapes_train": "train", "shapes_val": "val"}
 # Names that this module registered, with their JSON file and image folder (absolute).
 _own: dict[str, tuple[str, str]] = {}
-# Class names in the order in which a model numbers them, by data set, where that is not the order of the file's ids.
+# Class names in the order of the model's class numbers, for data sets in which this is not the order of the file's ids.
 _class_order: dict[str, tuple[str, ...]] = {}
 # The folder of DATASETS.REGISTER in which a data set was found.
 _found_in: dict[str, str] = {}
@@ -41,17 +41,17 @@ _stock = frozenset(DatasetCatalog.list())
 
 
 def register_datasets(cfg: CfgNode) -> None:
-    """Makes every name in DATASETS.TRAIN and DATASETS.TEST known to detectron2's catalogs. Call it as often as you like.
+    """Makes every name in DATASETS.TRAIN and DATASETS.TEST known to detectron2's catalogs. It may be called repeatedly.
 
     COCO (panoptic also under Mask2Former's names) and LVIS come with detectron2, below the folder that the environment
     variable DETECTRON2_DATASETS named when detectron2 was imported. The shapes are rendered here if the config uses
-    them. Entries of DATASETS.REGISTER that the config does not use are registered without a look at their files; of a
-    folder, the data sets are that the config uses.
+    them. Entries of DATASETS.REGISTER that the config does not use are registered without reading their files; from a
+    folder only the data sets are registered that the config uses.
 
     Raises:
-        UserError: an entry of DATASETS.REGISTER is neither triple nor folder, its name is taken, its files are missing or do
-            not parse, or they are named by an environment variable that is not set; what a folder holds cannot be told; a
-            name in DATASETS.TRAIN or DATASETS.TEST is unknown.
+        UserError: an entry of DATASETS.REGISTER is neither a triple nor a folder; its name is taken; its files are
+            missing or do not parse; they are named by an environment variable that is not set; the content of a folder
+            is unclear; or a name in DATASETS.TRAIN or DATASETS.TEST is unknown.
     """
     used = used_names(cfg)
     register_shapes(cfg)
@@ -65,7 +65,11 @@ def register_datasets(cfg: CfgNode) -> None:
 
 
 def used_names(cfg: CfgNode) -> list[str]:
-    """The data sets of DATASETS.TRAIN and DATASETS.TEST, each once."""
+    """The data sets of DATASETS.TRAIN and DATASETS.TEST, each of them once.
+
+    Raises:
+        UserError: a key is a word instead of a tuple.
+    """
     for key in ("TRAIN", "TEST"):
         if isinstance(cfg.DATASETS[key], str):
             raise UserError(f"DATASETS.{key} is the word '{cfg.DATASETS[key]}'; write a tuple: \"('name',)\".")
@@ -75,7 +79,7 @@ def used_names(cfg: CfgNode) -> list[str]:
 def register_shapes(cfg: CfgNode) -> None:
     """Registers `shapes_train`, `shapes_val` and their panoptic twins as DATASETS.SHAPES describes them.
 
-    Those that the config uses are rendered. Names registered before with other parameters are replaced.
+    Those that the config uses are rendered. Names that were registered with other parameters are replaced.
     """
     used = used_names(cfg)
     for name, split in _SHAPES.items():
@@ -112,7 +116,7 @@ def _shapes_metadata(cfg: CfgNode, split: str) -> dict[str, Any]:
 
 
 def _shapes_loader(cfg: CfgNode, split: str) -> Callable[[], Records]:
-    frozen = cfg.clone()  # the function may run long after this config: it keeps a copy of what it needs
+    frozen = cfg.clone()  # the function may run long after this config has changed
 
     def load() -> Records:
         folder = render_shapes(frozen, split)
@@ -122,7 +126,7 @@ def _shapes_loader(cfg: CfgNode, split: str) -> Callable[[], Records]:
 
 
 def _register(name: str, json_file: str, image_root: str, folder: str | None) -> None:
-    """Makes a data set known; one that was found in the same `folder` before, with other files, gives way."""
+    """Makes a data set known. A data set that was found in the same `folder` before, with other files, is replaced."""
     if name in _SHAPES or name in SHAPES_PANOPTIC or name in _stock:
         raise UserError(f"DATASETS.REGISTER: the name '{name}' belongs to a built-in data set; choose another one.")
     if name in _own or name in DatasetCatalog:
@@ -142,7 +146,7 @@ def _register(name: str, json_file: str, image_root: str, folder: str | None) ->
 
 
 def _describe(name: str, json_file: str, image_root: str) -> None:
-    """Fills the metadata of a user's data set: paths and classes."""
+    """Sets the metadata of a user's data set: paths and classes."""
     for kind, path, exists in (("JSON file", json_file, os.path.isfile), ("image folder", image_root, os.path.isdir)):
         if not exists(path):
             raise UserError(f"Data set '{name}': the {kind} {path} does not exist. Correct DATASETS.REGISTER.")
@@ -165,11 +169,11 @@ def _describe(name: str, json_file: str, image_root: str) -> None:
 
 
 def order_classes(name: str, order: Sequence[str] | None) -> None:
-    """Numbers the classes of a user's data set, which is registered, in this order; None: in the order of their ids.
+    """Numbers the classes of a registered data set of a user in this order; None: in the order of their ids.
 
     Args:
-        name: of the data set.
-        order: its class names, which differ from each other.
+        name: the name of the data set.
+        order: its class names, which must all be different.
     """
     if order is None:
         _class_order.pop(name, None)
@@ -179,7 +183,7 @@ def order_classes(name: str, order: Sequence[str] | None) -> None:
 
 
 def _renumbered(name: str, records: Records) -> Records:
-    """Records whose classes are numbered as their file does, now as `order_classes` said."""
+    """Converts records from the class numbers of their file to those that `order_classes` has set."""
     if name not in _class_order:
         return records
     names, _ = read_categories(*_own[name])
@@ -197,7 +201,7 @@ def _unknown_name(name: str) -> str:
 
 
 def source_of(name: str) -> tuple[str, str, bool] | None:
-    """JSON file (as the user wrote it), image folder and whether it is one of detectron2's own data sets.
+    """The JSON file (as the user wrote it), the image folder, and whether it is one of detectron2's own data sets.
 
     None if the data set does not come as one COCO-format JSON file (Cityscapes, for example).
 
@@ -217,7 +221,7 @@ def load_dataset(name: str) -> Sequence[dict[str, Any]]:
     """The records of a registered data set, in detectron2's format; those of a COCO-format file are made at each access.
 
     Raises:
-        UserError: it is unknown; its JSON file is missing, cut off or wrong; a package it needs is missing.
+        UserError: the name is unknown; the JSON file is missing, cut off or wrong; or a package is missing.
     """
     if name not in DatasetCatalog:
         raise UserError(_unknown_name(name))
@@ -245,8 +249,8 @@ def load_dataset(name: str) -> Sequence[dict[str, Any]]:
 
 
 def _stock_records(name: str) -> Records | None:
-    """The records of one of detectron2's own COCO sets, which so start as fast as a user's; None where its own reader is
-    to serve: for keypoints, for a file with other classes than its metadata or without annotations, and for errors."""
+    """The records of one of detectron2's own COCO sets, which thus load as fast as a user's. None if detectron2's own reader
+    must be used: for keypoints, for a file with other classes than its metadata or without annotations, and for errors."""
     metadata = MetadataCatalog.get(name)
     json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
     if name not in _stock or metadata.get("evaluator_type") != "coco" or metadata.get("keypoint_names"):
@@ -261,7 +265,7 @@ def _stock_records(name: str) -> Records | None:
 
 
 def missing_hint(name: str) -> str:
-    """Where the files of a data set are looked for, and how to change that."""
+    """The place where the files of a data set are searched, and how to change it."""
     if name in _own:
         return "Correct its paths in DATASETS.REGISTER."
     root = os.environ.get("DETECTRON2_DATASETS")

@@ -16,9 +16,10 @@ class OwnSet:
     """One data set of a user.
 
     Attributes:
-        name: in DATASETS.TRAIN and DATASETS.TEST.
-        json_file, image_root: absolute.
-        folder: in which they were found; None if the user named them.
+        name: the name in DATASETS.TRAIN and DATASETS.TEST.
+        json_file: the absolute path of the JSON file.
+        image_root: the absolute path of the image folder.
+        folder: the folder in which both were found; None if the user named them.
     """
 
     name: str
@@ -28,11 +29,11 @@ class OwnSet:
 
 
 def own_sets(cfg: CfgNode, used: Sequence[str]) -> Iterator[OwnSet]:
-    """All triples of DATASETS.REGISTER, and of its folders the data sets that are used; the labels of YOLO are converted.
+    """All triples of DATASETS.REGISTER, and the used data sets of its folders. YOLO's labels are converted.
 
     Raises:
-        UserError: an entry is neither triple nor folder; a path that is used names an environment variable that is not set;
-            what a used folder holds cannot be told.
+        UserError: an entry is neither a triple nor a folder; a path that is used names an environment variable that is
+            not set; or the content of a used folder is unclear.
     """
     for name, *paths in _entries(cfg)[0]:
         yield OwnSet(name, *(_absolute(path, name, name in used) for path in paths))
@@ -43,16 +44,16 @@ def own_sets(cfg: CfgNode, used: Sequence[str]) -> Iterator[OwnSet]:
 
 
 def own_names(cfg: CfgNode) -> set[str]:
-    """The names that the entries of DATASETS.REGISTER stand for, or could stand for."""
+    """The names that the entries of DATASETS.REGISTER have, or could have."""
     triples, folders = _entries(cfg)
     return {name for name, *_ in triples}.union(*(possible_names(name) for name, _ in folders))
 
 
 def used_folders(cfg: CfgNode, used: Sequence[str]) -> Iterator[tuple[Layout, str]]:
-    """What lies in the folders of DATASETS.REGISTER of which data sets are used, and what they are called.
+    """The layouts and the names of those folders of DATASETS.REGISTER of which data sets are used.
 
     Raises:
-        UserError: it cannot be told.
+        UserError: the content of a folder is unclear.
     """
     for name, path in _entries(cfg)[1]:
         if any(one in used for one in possible_names(name)):
@@ -60,7 +61,7 @@ def used_folders(cfg: CfgNode, used: Sequence[str]) -> Iterator[tuple[Layout, st
 
 
 def folder_hint(cfg: CfgNode, unknown: str) -> str:
-    """What the folder gives that an unknown name seems to ask for; empty if there is none."""
+    """A hint at the data sets of the folder that an unknown name seems to mean; empty if there is none."""
     for name, path in _entries(cfg)[1]:
         if unknown.startswith(name):
             layout = find_layout(_absolute(path, name, True))
@@ -69,7 +70,7 @@ def folder_hint(cfg: CfgNode, unknown: str) -> str:
 
 
 def _entries(cfg: CfgNode) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
-    """Triples of name, JSON file and image folder; and pairs of name and folder."""
+    """The triples of name, JSON file and image folder; and the pairs of name and folder."""
     triples: list[tuple[str, str, str]] = []
     folders: list[tuple[str, str]] = []
     for entry in cfg.DATASETS.REGISTER:
@@ -78,7 +79,7 @@ def _entries(cfg: CfgNode) -> tuple[list[tuple[str, str, str]], list[tuple[str, 
             parts = ()
         if len(parts) == 3:
             triples.append((parts[0], parts[1], parts[2]))
-        elif len(parts) == 2 and not parts[1].lower().endswith(".json"):  # an image folder was forgotten
+        elif len(parts) == 2 and not parts[1].lower().endswith(".json"):  # otherwise an image folder was forgotten
             folders.append((parts[0], parts[1]))
         elif len(parts) == 1:
             folders.append((default_name(_expanded(parts[0])), parts[0]))
@@ -94,11 +95,11 @@ def _entries(cfg: CfgNode) -> tuple[list[tuple[str, str, str]], list[tuple[str, 
 def _absolute(path: str, name: str, used: bool) -> str:
     """A path of DATASETS.REGISTER with `~`, `$VARIABLE` and `${VARIABLE}` expanded, absolute.
 
-    This is the one place that expands them: the config, and the copy of it that a run writes, name the variable and so
-    serve on another machine. The path of a data set that is not used may keep a variable that is not set.
+    Paths are expanded only here. The config, and the copy of it that a run writes, contain the variable and so work on
+    another machine. The path of an unused data set may keep a variable that is not set.
 
     Raises:
-        UserError: a data set that is used has a path with a variable that is not set.
+        UserError: the data set is used, and its path contains a variable that is not set.
     """
     expanded = _expanded(path)
     unset = re.search(r"\$\{?(\w+)\}?/*(.*)", expanded)

@@ -1,4 +1,4 @@
-"""Data sets that are handed over as a folder: what lies in it, and what is taken for what."""
+"""Data sets that are given as a folder: what the folder contains, and how it is understood."""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from adet_iuq.data.registration.coco_folders import SPLIT_WORDS, UNDIVIDED, coco
 from adet_iuq.errors import UserError
 
 _YAML = (".yaml", ".yml")
-_SHOWN = 15  # entries of a folder in a message
+_SHOWN = 15  # number of a folder's entries in a message
 _LOOKED_FOR = (
     "train/_annotations.coco.json with valid/ and test/ beside it; COCO-format JSON files in the folder, in annotations/ "
     "or in folders named like a split, with images in images/, in folders named like the file (train2017/, images/train/) "
@@ -21,13 +21,13 @@ _LOOKED_FOR = (
 
 
 class Split(Protocol):
-    """Where a data set comes from."""
+    """The place that a data set comes from."""
 
     def files(self) -> tuple[str, str]:
-        """Its COCO-format JSON file, which may have to be made first, and the folder of its images; both absolute.
+        """Its COCO-format JSON file, which may have to be made first, and the folder of its images; both are absolute.
 
         Raises:
-            UserError: they are not there.
+            UserError: they do not exist.
         """
 
 
@@ -39,18 +39,18 @@ class YoloSplit:
     split: str
 
     def files(self) -> tuple[str, str]:
-        """As in `Split`; converts the labels, unless the cache has them."""
+        """See `Split`. Labels are converted unless the cache has them."""
         return coco_files(self.data, self.split)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What was found.
+    """The data sets that were found in a folder.
 
     Attributes:
-        path: of the folder, or of the data.yaml.
-        kind: in words.
-        splits: by name: "train", "val", "test", or UNDIVIDED alone.
+        path: the path of the folder or of the data.yaml.
+        kind: the kind of layout in words.
+        splits: the splits by name: "train", "val", "test", or only UNDIVIDED.
     """
 
     path: str
@@ -58,32 +58,32 @@ class Layout:
     splits: Mapping[str, Split]
 
     def names(self, name: str) -> dict[str, Split]:
-        """The data sets that a folder called `name` stands for, `name_train` and so on."""
+        """The data sets of a folder that is called `name`: `name_train` and so on."""
         return {set_name(name, split): found for split, found in self.splits.items()}
 
 
 def set_name(name: str, split: str) -> str:
-    """What a split of a folder called `name` is called."""
+    """The name of a split of a folder that is called `name`."""
     return f"{name}_{split}" if split else name
 
 
 def possible_names(name: str) -> list[str]:
-    """The data sets that a folder called `name` could stand for."""
+    """The data sets that a folder called `name` could contain."""
     return [set_name(name, split) for split in (*SPLIT_WORDS, UNDIVIDED)]
 
 
 def default_name(path: str) -> str:
-    """What a folder is called that comes without a name: by its own, or by that of the folder of a data.yaml."""
+    """The name of a folder that is given without one: its own, or that of the folder of a data.yaml."""
     path = os.path.abspath(path)
     folder = os.path.dirname(path) if path.lower().endswith(_YAML) else path
     return os.path.basename(folder)
 
 
 def find_layout(path: str) -> Layout:
-    """Looks into a folder, or into a data.yaml.
+    """Finds the data sets in a folder or a data.yaml.
 
     Raises:
-        UserError: it does not exist; nothing is found, or more than one thing could be meant.
+        UserError: it does not exist, nothing is found, or it can be understood in more than one way.
     """
     path = os.path.abspath(path)
     if os.path.isfile(path):
@@ -118,14 +118,14 @@ def _yolo(path: str, yaml_file: str) -> Layout:
 
 
 def _yaml_files(folder: str) -> list[str]:
-    """Those of YOLO among the YAML files of a folder."""
+    """The YAML files in a folder that are YOLO's."""
     names = sorted(name for name in Folders(folder).listing("").files if name.lower().endswith(_YAML))
     paths = [os.path.join(folder, name) for name in names]
     return [path for path in paths if load(path) is not None]
 
 
 def _contents(folder: str) -> str:
-    """What lies in a folder and in its folders, shortly."""
+    """A short list of what lies in a folder and in the folders below it."""
     folders = Folders(folder)
     entries = sorted(folders.listing("").files)
     for name in sorted(folders.listing("").folders):

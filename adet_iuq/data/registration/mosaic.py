@@ -1,11 +1,11 @@
-"""Mosaics of a test set: four of its images side by side, where a query that is not unique across scenes shows.
+"""Mosaics of a test set: four of its images side by side, which reveal queries that are not unique across scenes.
 
-Its mask leaks into another tile, or it finds an object of another tile once more. A mosaic is an image of an ordinary
-COCO-format data set, whose images have `tiles` besides: the rectangles [x0, y0, x1, y1) in pixels, which divide it.
+The mask of such a query leaks into another tile, or it finds an object of another tile again. A mosaic is an image of an
+ordinary COCO-format data set whose images also have `tiles`, the rectangles [x0, y0, x1, y1) in pixels that divide it.
 
-A tile is as high and as wide as the highest and the widest of its four images. Images are not stretched, for that would
-change the objects, and not cut, for that would change the ground truth: each lies in the upper left corner of its tile,
-whose rest has the image's mean colour. Masks are written as run lengths, so that every pixel of them survives.
+A tile is as high and as wide as the highest and the widest of its four images. Images are not stretched, as that would
+change the objects, and not cut, as that would change the ground truth. Each lies in the upper left corner of its tile;
+the rest of the tile has the image's mean colour. Masks are written as run lengths, so that every pixel of them is kept.
 """
 
 import json
@@ -36,21 +36,21 @@ logger = logging.getLogger(__name__)
 
 TILES = 4
 EVALUATOR_TYPE = "coco_mosaic"
-_VERSION = 3  # raise it with every change to what is written
+_VERSION = 3  # to be raised with every change to what is written
 _ANNOTATIONS = "annotations.json"
 
 
 def evaluated_sets(cfg: CfgNode) -> tuple[str, ...]:
-    """What an evaluation covers: DATASETS.TEST, and the mosaics of its COCO-type sets, `<name>_mosaic`, where
-    TEST.MOSAIC asks for them."""
+    """The data sets of an evaluation: DATASETS.TEST and, if TEST.MOSAIC asks for them, the mosaics of its COCO-type sets,
+    `<name>_mosaic`."""
     return (*cfg.DATASETS.TEST, *map(_mosaic_name, _sources(cfg)))
 
 
 def mosaic_config(cfg: CfgNode) -> CfgNode:
-    """The config that mosaics are evaluated with. They are made here, unless the cache has them, and registered.
+    """The config with which mosaics are evaluated. They are registered here, and made unless the cache has them.
 
-    DATASETS.TEST names the mosaics (possibly none), and the test size is twice what it was, so that objects keep their
-    scale (but for the padding, where a set's images differ in size).
+    DATASETS.TEST names the mosaics (possibly none), and the test size is doubled, so that objects keep their scale
+    (apart from the padding, if a set's images differ in size).
 
     Raises:
         UserError: a data set has no annotations or cannot be read; the cache cannot be written.
@@ -71,7 +71,7 @@ def register_mosaics(name: str, seed: int, deep_images: str = "dtype") -> str:
     Every process may call it: the first one makes them, and the others wait.
 
     Raises:
-        UserError: as `make_mosaics`; the name is taken.
+        UserError: `make_mosaics` fails, or the name is taken.
     """
     folder, mosaics = make_mosaics(name, seed, deep_images), _mosaic_name(name)
     json_file = str(folder / _ANNOTATIONS)
@@ -96,12 +96,12 @@ def make_mosaics(name: str, seed: int, deep_images: str = "dtype") -> Path:
     """Writes the mosaics of a registered COCO-type data set, unless the cache has them; returns their folder.
 
     Args:
-        name: of the data set.
-        seed: decides which images meet.
+        name: the name of the data set.
+        seed: determines which images are combined.
         deep_images: INPUT.DEEP_IMAGES; mosaics have 8 bits.
 
     Raises:
-        UserError: it has no annotations; a file of it cannot be read, or the cache cannot be written.
+        UserError: the data set has no annotations, one of its files cannot be read, or the cache cannot be written.
     """
     source = source_of(name)
     if source is None:
@@ -126,7 +126,7 @@ def make_mosaics(name: str, seed: int, deep_images: str = "dtype") -> Path:
 
 
 def groups_of_four(count: int, seed: int) -> npt.NDArray[np.int64]:
-    """Which of `count` images meet, (ceil(count / 4), 4): a shuffle, whose beginning fills up the last mosaic."""
+    """Groups of `count` images, (ceil(count / 4), 4): a shuffle, whose beginning also fills up the last mosaic."""
     order = np.random.default_rng(derive_seed(seed)).permutation(count)
     return np.resize(order, (-(-count // TILES), TILES))
 
@@ -145,13 +145,13 @@ def _mosaic_name(name: str) -> str:
 def _write_mosaics(
     folder: Path, records: Sequence[dict[str, Any]], content: dict[str, Any], seed: int, deep_images: str
 ) -> None:
-    """Images and JSON of the mosaics.
+    """Writes the images and the JSON file of the mosaics.
 
     Args:
-        folder: where to.
-        records: of the data set, for the images.
-        content: of its JSON file, for all that the evaluation reads of an annotation.
-        seed: of the shuffle.
+        folder: the folder to write to.
+        records: the records of the data set, for the images.
+        content: the content of its JSON file, for everything that the evaluation reads of an annotation.
+        seed: the seed of the shuffle.
         deep_images: INPUT.DEEP_IMAGES.
     """
     annotations: dict[Any, list[dict[str, Any]]] = defaultdict(list)
@@ -183,7 +183,7 @@ def _write_mosaics(
 def _moved(
     annotation: dict[str, Any], record: dict[str, Any], corner: tuple[int, int], size: tuple[int, int]
 ) -> dict[str, Any]:
-    """Box and mask of an annotation whose image lies at `corner` (x, y) of a mosaic of `size` (height, width)."""
+    """The box and mask of an annotation whose image lies at `corner` (x, y) of a mosaic of `size` (height, width)."""
     (x0, y0), (height, width) = corner, (record["height"], record["width"])
     mask = np.zeros(size, dtype=np.uint8, order="F")
     mask[y0 : y0 + height, x0 : x0 + width] = mask_util.decode(to_rle(annotation["segmentation"], height, width))

@@ -1,4 +1,4 @@
-"""The check before a training or an evaluation: once, by the first process, and not again until something changes."""
+"""Checks the data sets before a training or an evaluation: once, in the first process, and again only after a change."""
 
 import json
 import logging
@@ -20,22 +20,24 @@ from adet_iuq.files import replace_file
 
 logger = logging.getLogger(__name__)
 
-# Images of a set whose headers are read at the start: some seconds. In a larger one the reader judges each image when
-# its turn comes, in the same words, and tools/check_dataset.py judges all of them.
+# The number of images of a set whose headers are read at the start, which takes some seconds. In a larger set the
+# reader judges each image when it is needed, in the same words, and tools/check_dataset.py judges all of them.
 MOST_HEADERS = 20_000
-_VERSION = 6  # raise it when the look at the images finds more
+_VERSION = 6  # to be raised when the check of the images finds more
 
 
 def ensure_datasets_sound(cfg: CfgNode, *, eval_only: bool = False) -> None:
-    """Refuses data sets of DATASETS.TRAIN and DATASETS.TEST with fatal flaws; logs the others' flaws.
+    """Refuses data sets of DATASETS.TRAIN and DATASETS.TEST with fatal flaws, and logs other flaws.
 
-    With `eval_only` those of DATASETS.TEST alone, for nothing is trained on.
+    Every process must call it; rank 0 checks, and all get its verdict. A data set that passed is not checked again
+    until its JSON file or a folder with its images changes. DATASETS.CHECK False turns the check off.
 
-    Every process must call it; rank 0 looks, all get its verdict. A data set that passed is not looked at again until its
-    JSON file or a folder with its images changes. DATASETS.CHECK False turns this off.
+    Args:
+        cfg: the config, whose data sets are registered.
+        eval_only: whether only DATASETS.TEST is checked, because nothing is trained on.
 
     Raises:
-        UserError: with the same words as tools/check_dataset.py, on every rank.
+        UserError: a data set has a fatal flaw. Every rank raises it, with the words of tools/check_dataset.py.
     """
     register_datasets(cfg)
     if not cfg.DATASETS.CHECK:
@@ -46,7 +48,7 @@ def ensure_datasets_sound(cfg: CfgNode, *, eval_only: bool = False) -> None:
             rule = check_rule(cfg.INPUT.DEEP_IMAGES)
             trained = () if eval_only else cfg.DATASETS.TRAIN
             for name in dict.fromkeys([*trained, *cfg.DATASETS.TEST]):
-                # An evaluation replaces none.
+                # An evaluation replaces no images.
                 skip = cfg.GUARD.SKIP_CORRUPT_IMAGES > 0 and name not in cfg.DATASETS.TEST
                 check_registered(name, training=name in trained, deep_images=rule, skip_unreadable=skip)
         except UserError as error:
@@ -62,10 +64,14 @@ def ensure_datasets_sound(cfg: CfgNode, *, eval_only: bool = False) -> None:
 def check_registered(name: str, *, training: bool, deep_images: str = "dtype", skip_unreadable: bool = False) -> None:
     """Checks one registered data set, unless it passed before; logs warnings.
 
-    `deep_images` is INPUT.DEEP_IMAGES; `skip_unreadable` is as `check_coco_json` says.
+    Args:
+        name: the name of the data set.
+        training: whether the data set is trained on.
+        deep_images: INPUT.DEEP_IMAGES.
+        skip_unreadable: whether a training replaces images that cannot be read, as for `check_coco_json`.
 
     Raises:
-        UserError: it has a fatal flaw.
+        UserError: the data set has a fatal flaw.
     """
     source = source_of(name)
     if source is None:
@@ -101,7 +107,7 @@ def check_registered(name: str, *, training: bool, deep_images: str = "dtype", s
 def _stamp(
     json_file: str, image_root: str, stock: bool, training: bool, deep_images: str, skip_unreadable: bool
 ) -> Path:
-    """Where the verdict is kept; the times of the image folders, which only the check knows, stand inside."""
+    """The file that keeps the verdict. The times of the image folders, which only the check knows, are in its content."""
     path, mtime, size = file_identity(json_file)
     place = f"{path}\n{os.path.abspath(image_root)}\n{deep_images}".encode()
     mark = derive_seed(_VERSION, VERSION, mtime, size, stock, training, skip_unreadable, *place)
@@ -109,7 +115,7 @@ def _stamp(
 
 
 def _read(stamp: Path) -> str | None:
-    """The warnings of the kept verdict, if it is whole and no image came or went since: that changes its folder's time."""
+    """The warnings of the kept verdict, if it is whole and no folder of images has changed since."""
     try:
         content = json.loads(stamp.read_bytes())
         return str(content["warnings"]) if folders_unchanged(content["folders"]) else None

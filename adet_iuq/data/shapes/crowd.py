@@ -1,7 +1,7 @@
-"""A crowded scene of the embedded data "shapes": 20 to 40 eggs of one look and nearly one size that touch and overlap.
+"""A crowded scene of the embedded data "shapes": 20 to 40 eggs of one look and nearly one size, which touch and overlap.
 
-Class, colour, texture and size say nothing about which egg is which; only place and the rim do. That is what
-instance-unique queries are for. Drawing is that of the mixed scenes (render.py).
+Class, colour, texture and size do not tell one egg from another; only place and the rim do. Instance-unique queries are
+meant for such scenes. The functions that draw are those of the mixed scenes (render.py).
 """
 
 import numpy as np
@@ -10,9 +10,9 @@ from adet_iuq.data.shapes.render import Array, Figure, Look, Scene, background, 
 
 CROWD_CLASSES = ("egg",)
 
-_COUNT = (20, 41)  # eggs tried, the second number excluded
-_LEAST_VISIBLE = 0.75  # of an egg's own area
-_NOISE = 10.0  # standard deviation, of 255
+_COUNT = (20, 41)  # number of eggs that are tried, the second number excluded
+_LEAST_VISIBLE = 0.75  # smallest visible share of an egg's own area
+_NOISE = 10.0  # standard deviation, with 255 as the largest value
 _ATTEMPTS = 100
 _CORNERS = 32
 _TEXTURES = ("plain", "gradient", "noise")
@@ -43,7 +43,7 @@ def _look(rng: np.random.Generator) -> Look:
 
 
 def _outline(axes: Array, size: int, rng: np.random.Generator, figures: list[Figure]) -> Array:
-    """A (P, 2) outline at any turn, mostly one that touches an egg that is there already or overlaps it a little."""
+    """A (P, 2) outline at any angle, mostly one that touches an egg that is there already or overlaps it a little."""
     angles, turn = np.arange(_CORNERS) * 2 * np.pi / _CORNERS, rng.uniform(0, 2 * np.pi)
     points = np.stack([np.cos(angles), np.sin(angles)], axis=1) * axes * rng.uniform(0.95, 1.05)
     points = points @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])

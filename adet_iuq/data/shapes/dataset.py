@@ -1,7 +1,7 @@
 """The embedded data "shapes": rendered once from a seed into a cache folder, as PNG files and a COCO-format JSON.
 
-The folder's name holds the parameters, the version of the renderer and a hash of both, so another choice never meets old
-files. Equal parameters give equal bytes; an image does not depend on how many others there are.
+The folder's name holds the parameters, the version of the renderer and a hash of both, so other parameters never find
+old files. Equal parameters give equal bytes, and an image does not depend on the number of other images.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from adet_iuq.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1  # raise it with every change to what is rendered or written
+FORMAT_VERSION = 1  # to be raised with every change to what is rendered or written
 SPLITS = ("train", "val")
 ANNOTATIONS = "annotations.json"
 ROOT_REMEDY = "DATASETS.SHAPES.ROOT or the environment variable ADET_IUQ_CACHE"
@@ -53,7 +53,7 @@ def shapes_split(cfg: CfgNode, split: str) -> Path:
 
 
 def render_shapes(cfg: CfgNode, split: str) -> Path:
-    """Renders a split if it is not there; returns its folder. Safe when several processes start at once.
+    """Renders a split unless it exists; returns its folder. Several processes may call it at once.
 
     Raises:
         UserError: the cache folder cannot be written.
@@ -66,7 +66,7 @@ def render_shapes(cfg: CfgNode, split: str) -> Path:
 
 
 def _is_whole(folder: Path) -> bool:
-    """The JSON is written last and the folder renamed into place, so only deletions by hand can leave a part."""
+    """The JSON file is written last and the folder is then renamed, so a part can only result from deletions by hand."""
     try:
         content = json.loads((folder / ANNOTATIONS).read_bytes())
     except (OSError, ValueError):
@@ -106,7 +106,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _annotation(figure: Figure) -> dict[str, Any]:
-    """A polygon where it says exactly what is seen; else (holes, hidden or cut off parts) a compressed RLE."""
+    """A polygon if that is exactly the visible part; otherwise (holes, hidden or cut parts) a compressed RLE."""
     rle = mask_util.encode(np.asfortranarray(figure.visible.astype(np.uint8)))
     size = figure.visible.shape[0]
     inside = bool(np.all((figure.polygon >= 0) & (figure.polygon <= size)))

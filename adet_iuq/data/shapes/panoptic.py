@@ -1,6 +1,6 @@
 """The scenes "shapes" as a panoptic data set: the shapes are things, the ground behind them is the only stuff.
 
-Made once from the rendered scenes, beside them; images and instance annotations are the same files.
+It is made once from the rendered scenes, beside them; images and instance annotations are the same files.
 """
 
 import json
@@ -23,7 +23,7 @@ from adet_iuq.data.shapes.presets import preset_of
 SHAPES_PANOPTIC = {"shapes_panoptic_train": "train", "shapes_panoptic_val": "val"}
 BACKGROUND = "background"
 PANOPTIC_JSON = "panoptic.json"
-_FORMAT_VERSION = 1  # raise it with every change to what is written
+_FORMAT_VERSION = 1  # to be raised with every change to what is written
 
 
 def shapes_panoptic_categories(classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def shapes_panoptic_folder(cfg: CfgNode, split: str) -> Path:
 
 
 def make_shapes_panoptic(cfg: CfgNode, split: str) -> Path:
-    """Renders a split and its panoptic files if they are not there; returns the folder of the latter.
+    """Renders a split and its panoptic files unless they exist; returns the folder of the panoptic files.
 
     Raises:
         UserError: the cache folder cannot be written.
@@ -56,7 +56,7 @@ def make_shapes_panoptic(cfg: CfgNode, split: str) -> Path:
 
 
 def shapes_panoptic_loader(cfg: CfgNode, split: str) -> Callable[[], list[dict[str, Any]]]:
-    """The function that the catalog calls for the records; it may run long after this config, and keeps a copy."""
+    """The function that the catalog calls for the records. It may run long after this call, so it keeps a copy of `cfg`."""
     frozen = cfg.clone()
 
     def load() -> list[dict[str, Any]]:
@@ -67,7 +67,7 @@ def shapes_panoptic_loader(cfg: CfgNode, split: str) -> Callable[[], list[dict[s
 
 
 def shapes_panoptic_metadata(cfg: CfgNode, split: str) -> dict[str, Any]:
-    """What detectron2's catalog says of a split: classes, files, and which evaluator it gets."""
+    """The entries of a split in detectron2's catalog: classes, files, and the kind of its evaluator."""
     folder, scenes = shapes_panoptic_folder(cfg, split), shapes_split(cfg, split)
     return {
         **panoptic_metadata(shapes_panoptic_categories(preset_of(cfg).classes)),

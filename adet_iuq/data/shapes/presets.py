@@ -13,7 +13,7 @@ from adet_iuq.errors import UserError
 
 @dataclass(frozen=True)
 class Preset:
-    """Names of the classes, which a figure's label counts, and the function that draws a scene of so many pixels."""
+    """The names of the classes, which a figure's label counts, and the function that draws a scene of a given size."""
 
     classes: tuple[str, ...]
     render: Callable[[int, np.random.Generator], Scene]
@@ -27,7 +27,7 @@ def preset_of(cfg: CfgNode) -> Preset:
     """The preset that the config names.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no preset of that name.
     """
     name = cfg.DATASETS.SHAPES.PRESET
     if name not in PRESETS:

@@ -1,7 +1,7 @@
-"""One scene of the embedded data "shapes": look-alike textured figures that overlap, before clutter.
+"""One scene of the embedded data "shapes": look-alike textured figures that overlap, in front of clutter.
 
-All drawing is plain array arithmetic over masks that pycocotools rasterises, so a pixel belongs to exactly one thing and a
-polygon annotation rasterises to exactly the pixels that were painted. Coordinates are x, y in pixels of the image.
+All drawing is plain array arithmetic on masks that pycocotools rasterises. So a pixel belongs to exactly one thing, and
+a polygon annotation rasterises to exactly the pixels that were painted. Coordinates are x, y in pixels of the image.
 """
 
 import colorsys
@@ -17,16 +17,16 @@ TEXTURES = ("plain", "stripes", "dots", "checker", "gradient", "noise")
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-_EMPTY_SHARE = 0.06  # images without any instance
-_ODD_COLOUR_SHARE = 0.15  # figures whose hue says nothing about their class
-_LEAST_VISIBLE = 0.35  # of a figure's own area; a figure that hides more of another one is not placed
-_LEAST_PIXELS = 24  # visible pixels of every instance
+_EMPTY_SHARE = 0.06  # share of images without any instance
+_ODD_COLOUR_SHARE = 0.15  # share of figures whose hue does not depend on their class
+_LEAST_VISIBLE = 0.35  # smallest visible share of a figure's area; a figure that hides more of another is not placed
+_LEAST_PIXELS = 24  # smallest number of visible pixels of an instance
 _RING_HOLE = 0.5  # inner radius over outer radius
 
 
 @dataclass(frozen=True)
 class Look:
-    """What look-alikes share: class, texture, colours (RGB, 0-255), and whether they are rings."""
+    """The common properties of look-alikes: class, texture, colours (RGB, 0-255), and whether they are rings."""
 
     label: int
     texture: str
@@ -40,10 +40,10 @@ class Figure:
     """One placed figure.
 
     Attributes:
-        look: class and paint.
-        polygon: (P, 2) float outline.
+        look: the class and the paint.
+        polygon: (P, 2) float, the outline.
         full: (S, S) bool, all its pixels inside the image.
-        visible: (S, S) bool, those that no later figure hides.
+        visible: (S, S) bool, the pixels that no later figure hides.
     """
 
     look: Look
@@ -67,7 +67,7 @@ def render_scene(size: int, rng: np.random.Generator) -> Scene:
     count = 0 if rng.random() < _EMPTY_SHARE else int(rng.integers(3, 11))
     prototypes = [_random_look(rng) for _ in range(2)]
     for _ in range(count):
-        # Most figures copy one of two prototypes: telling copies apart takes more than class and colour.
+        # Most figures copy one of two prototypes, so that class and colour are not enough to tell copies apart.
         look = prototypes[int(rng.integers(2))] if rng.random() < 0.65 else _random_look(rng)
         for _attempt in range(8):
             if place(figures, _outline(look, size, rng, figures), look, size):
@@ -109,7 +109,7 @@ def background(size: int, rng: np.random.Generator) -> Array:
 
 
 def _outline(look: Look, size: int, rng: np.random.Generator, figures: list[Figure]) -> Array:
-    """A (P, 2) outline of random size and place; often near a figure that is there already, so that they overlap."""
+    """A (P, 2) outline of random size and place, often near a figure that is there already, so that they overlap."""
     radius = size * float(np.exp(rng.uniform(np.log(0.055), np.log(0.24))))
     if figures and rng.random() < 0.5:
         other = figures[int(rng.integers(len(figures)))].polygon
@@ -130,7 +130,7 @@ def _outline(look: Look, size: int, rng: np.random.Generator, figures: list[Figu
 
 
 def place(figures: list[Figure], polygon: Array, look: Look, size: int, least_visible: float = _LEAST_VISIBLE) -> bool:
-    """Adds the figure on top, unless less than `least_visible` of it, or of another one, would be seen."""
+    """Adds the figure on top, unless less than `least_visible` of it or of another one would be visible."""
     full = rasterize(polygon, size)
     if look.hollow:
         full &= ~rasterize(ring_hole(polygon), size)
@@ -149,7 +149,7 @@ def place(figures: list[Figure], polygon: Array, look: Look, size: int, least_vi
 
 
 def _boxes_meet(polygon: Array, other: Array) -> bool:
-    """Whether the outlines' boxes, a pixel wider on every side, share a point: if not, neither hides the other."""
+    """Whether the outlines' boxes, a pixel wider on every side, share a point. If not, neither hides the other."""
     low, high = polygon.min(axis=0) - 2, polygon.max(axis=0) + 2
     return bool(np.all((low <= other.max(axis=0)) & (other.min(axis=0) <= high)))
 
@@ -180,7 +180,7 @@ def paint(canvas: Array, figure: Figure, rng: np.random.Generator) -> None:
 
 
 def _texture(kind: str, u: Array, v: Array, rng: np.random.Generator) -> Array:
-    """How much of the front colour, 0 to 1, each point of the figure's own frame shows."""
+    """How much of the front colour, 0 to 1, each point in the figure's own coordinates shows."""
     period = rng.uniform(5.0, 9.0)
     if kind == "stripes":
         return np.asarray(np.mod(u, period) < period / 2, dtype=np.float64)

@@ -1,1 +1,1 @@
-"""Starting and ending the processes of a run."""
+"""Starts and ends the processes of a run."""

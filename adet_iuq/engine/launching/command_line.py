@@ -1,4 +1,4 @@
-"""What to type to go on with a run that was interrupted."""
+"""The command that continues an interrupted run."""
 
 import shlex
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ def command_to_go_on(words: Sequence[str], config: str, options: Sequence[str], 
     """The command line of a run, for a shell, with `--resume` if that is wanted.
 
     Args:
-        words: as the run was started, `sys.orig_argv`.
-        config: its --config-file; empty without any.
+        words: the words that started the run, `sys.orig_argv`.
+        config: its --config-file; empty if there is none.
         options: the config overrides at its end, which nothing may follow.
-        resume: whether it goes on from its last checkpoint.
+        resume: whether the run continues from its last checkpoint.
 
     Returns:
-        The command; for a program that was not started by such a line, as from a notebook, what to do in words.
+        The command. If no such line started the program, as in a notebook, a sentence that says what to do.
     """
     start = len(words) - len(options)
     ours = list(words[start:]) == list(options) and any(word.endswith(config) for word in words)
     if start < 2 or not ours:
         return "start it again" + (", with --resume" if resume else "")
-    # A console command is a script with Python's path in its first line.
+    # A console command is a script. Python's path, its first word, is not part of what the user typed.
     first = words[:start] if words[1].startswith("-") or PurePath(words[1]).suffix else words[1:start]
     return shlex.join([*first, *(["--resume"] if resume and "--resume" not in first else []), *options])

@@ -1,4 +1,4 @@
-"""The one place that knows where detectron2 0.6 and its main branch differ in the parts that the engine uses."""
+"""Deals with the differences between detectron2 0.6 and its main branch in the parts that the engine uses."""
 
 import torch.distributed as dist
 from detectron2.utils import comm
@@ -7,8 +7,8 @@ from detectron2.utils import comm
 def create_local_process_group(processes_per_machine: int) -> None:
     """Tells detectron2's `comm` which processes share this machine; every rank calls it after `init_process_group`.
 
-    The main branch has a function for it. In 0.6 only detectron2's own launcher, which refuses to start without CUDA,
-    fills the module variable that `comm` documents for this purpose.
+    The main branch has a function for this. In 0.6 only detectron2's own launcher, which refuses to start without CUDA,
+    sets the module variable that `comm` documents for this purpose.
     """
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(processes_per_machine)
@@ -16,17 +16,17 @@ def create_local_process_group(processes_per_machine: int) -> None:
     machine = dist.get_rank() // processes_per_machine
     for index in range(dist.get_world_size() // processes_per_machine):
         first = index * processes_per_machine
-        # A collective call: every rank creates every group.
+        # This is a collective call: every rank creates every group.
         group = dist.new_group(list(range(first, first + processes_per_machine)))
         if index == machine:
             comm._LOCAL_PROCESS_GROUP = group
 
 
 def leave_process_group() -> None:
-    """Ends this process's part in the group, the last thing before it ends itself.
+    """Ends this process's part in the group. It is the last thing to call before the process ends.
 
-    `comm` keeps the group in a cache; one that outlives the interpreter aborts the process with its threads, now and then,
-    and a run that went well, or was interrupted with everything saved, would end with SIGABRT's code.
+    `comm` caches the group. A group that outlives the interpreter sometimes aborts the process with its threads. Then a
+    run that succeeded, or that was interrupted with everything saved, would end with SIGABRT's code.
     """
     comm._get_global_gloo_group.cache_clear()
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: by a scheduler ahead of a time limit or a preemption, or by a person's Ctrl-C."""
+"""Signals that ask a run to stop: a scheduler sends them before a time limit or a preemption, a person by Ctrl-C."""
 
 import contextlib
 import multiprocessing
@@ -18,12 +18,12 @@ from detectron2.utils import comm
 from adet_iuq.errors import EXIT_CTRL_C, EXIT_INTERRUPTED, TrainingInterrupted, UserError
 from adet_iuq.files import remove_partial_files
 
-# USR1 is what tools/slurm/train.sbatch asks SLURM for, USR2 what submitit does; Windows has neither.
+# tools/slurm/train.sbatch asks SLURM for USR1, and submitit sends USR2; Windows has neither.
 SIGNALS = tuple(
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if name in signal.Signals.__members__
 )
 
-# One Ctrl-C may reach a process twice: from the terminal, and from the launcher that passes on what it got.
+# One Ctrl-C may reach a process twice: from the terminal, and from the launcher, which passes signals on.
 _ONE_PRESS = 1.0  # seconds
 
 Handler = Callable[[signal.Signals], object]
@@ -34,12 +34,12 @@ def _interrupt() -> NoReturn:
 
 
 class _CtrlC:
-    """How often a person has pressed Ctrl-C since the outermost `handled` of this process began.
+    """Counts the presses of Ctrl-C since the outermost `handled` of this process began.
 
     Attributes:
-        depth: how many `handled` there are.
-        first: when the first press came; negative without any.
-        again: what a second one calls.
+        depth: the number of nested `handled`.
+        first: the time of the first press; negative if there was none.
+        again: the function that a second press calls.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class _CtrlC:
         self.again: Callable[[], object] = _interrupt
 
     def is_again(self) -> bool | None:
-        """Counts one; whether it is a second press; None if it is the first one once more."""
+        """Counts a press and says whether it is the second; None if the first one has only arrived once more."""
         now = time.monotonic()
         if self.first < 0:
             self.first = now
@@ -60,14 +60,14 @@ _ctrl_c = _CtrlC()
 
 @contextmanager
 def handled(handler: Handler, again: Callable[[], object] | None = None) -> Iterator[None]:
-    """Within, `handler` is called for each of `SIGNALS`; only the main thread can hear them, elsewhere nothing changes.
+    """Calls `handler` for each of `SIGNALS` while the context lasts. Outside of the main thread it does nothing.
 
-    Processes that are forked within hear SIGTERM only, which ends them. A SIGINT that the surroundings ignore,
-    as a shell does for its background jobs, stays ignored; one that `hold_back` kept from this process comes now.
+    Processes that are forked meanwhile react to SIGTERM only, which ends them. If SIGINT was ignored before, as in a
+    shell's background jobs, it stays ignored. A SIGINT that `hold_back` kept from this process arrives now.
 
     Args:
-        handler: for Ctrl-C, the first one only.
-        again: called for a second Ctrl-C; None: that of the surrounding `handled`, without any KeyboardInterrupt.
+        handler: the function to call; of several Ctrl-C it gets the first only.
+        again: the function that a second Ctrl-C calls; None: that of the surrounding `handled`, or KeyboardInterrupt.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -76,7 +76,7 @@ def handled(handler: Handler, again: Callable[[], object] | None = None) -> Iter
 
     def handle(number: int, _: FrameType | None) -> None:
         if os.getpid() != process:
-            if number == signal.SIGTERM:  # as if nobody had handled it
+            if number == signal.SIGTERM:  # the default action
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
             return
@@ -102,20 +102,20 @@ def handled(handler: Handler, again: Callable[[], object] | None = None) -> Iter
 
 
 def hold_back() -> None:
-    """Processes that this thread starts from now on get no SIGINT before their own `handled`: none dies amid its imports."""
+    """Keeps SIGINT from processes that this thread starts, until their own `handled`, so that none dies during imports."""
     if sys.platform != "win32":
-        resource_tracker.ensure_running()  # else the first start begins it, which unblocks the signal
+        resource_tracker.ensure_running()  # otherwise the first start launches it, which unblocks the signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def let_go() -> None:
-    """The end of `hold_back`, in a thread and in a process that was started by it; a SIGINT that waits comes now."""
+    """Ends `hold_back` in a thread or in a process that it started; a SIGINT that waited arrives now."""
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def end_at_once() -> NoReturn:
-    """What a second Ctrl-C does to a program: it ends with all that it has started, and with no half-written file."""
+    """Ends the program after a second Ctrl-C, with everything that it has started, and without a half-written file."""
     try:
         remove_partial_files()
         say("Ended at once; what had been saved before is untouched, and --resume goes on from there.")
@@ -126,28 +126,28 @@ def end_at_once() -> NoReturn:
 
 
 def say(line: str) -> None:
-    """Writes to the standard error of rank 0; a handler may not print, as it may have interrupted a print."""
+    """Writes to the standard error of rank 0. A handler may not print, as it may have interrupted a print."""
     if comm.is_main_process():
-        start = "\r\x1b[2K" if os.isatty(2) else ""  # where a progress line may stand
+        start = "\r\x1b[2K" if os.isatty(2) else ""  # erases a progress line
         with contextlib.suppress(OSError):
             os.write(2, f"{start}{line}\n".encode())
 
 
 def stop_now(number: signal.Signals, when: str = "outside of the training steps, where nothing is lost") -> NoReturn:
-    """The handler outside of training steps, where nothing is lost.
+    """The handler outside of training steps, where a stop loses nothing.
 
     Raises:
         TrainingInterrupted: always.
-    """
+    """  # noqa: DOC501  `_interrupted` makes it
     raise _interrupted(_name(number), when, resumes=False)
 
 
 class StopRequest:
-    """The wish to stop once the running step is done and saved.
+    """The wish to stop after the running step is done and saved.
 
     Attributes:
-        reason: of the first request; empty without any.
-        is_error: whether something failed, so that starting again at once would fail, too.
+        reason: the reason of the first request; empty if there is none.
+        is_error: whether something failed, so that the same command would fail again.
     """
 
     def __init__(self) -> None:
@@ -160,30 +160,30 @@ class StopRequest:
         """The handler within training steps.
 
         Args:
-            number: of the signal.
-            then: what happens before the end, for a person.
+            number: the signal.
+            then: what happens before the end, as a person is told.
         """
         self.reason = self.reason or _name(number)
         if number == signal.SIGINT:
-            say(f"Ctrl-C: {then}, then the run ends. Once more ends it at once, without saving.")
+            say(f"Ctrl-C: {then}, then the run ends. Press it again to end at once, without saving.")
 
     def failed(self, message: str) -> None:
-        """Something went wrong that a checkpoint may outlive."""
+        """Requests a stop because something failed that does not affect a checkpoint."""
         if not self.is_error:
             self.reason, self.is_error = message, True
 
     def end_run(self, when: str) -> NoReturn:
-        """Ends the run on every rank for the same reason; all of them call it once any has a request.
+        """Ends the run on every rank for the same reason. All of them call it as soon as one has a request.
 
-        Nobody leaves before all are here: the end of one process may be the end of all.
+        No rank leaves before all have arrived, because the end of one process may end all.
 
         Args:
-            when: it stopped, for the message.
+            when: the moment of the stop, for the message.
 
         Raises:
             UserError: something has failed.
-            TrainingInterrupted: a signal has come.
-        """
+            TrainingInterrupted: a signal arrived.
+        """  # noqa: DOC501  `_interrupted` makes it
         requests = [request for request in comm.all_gather((self.is_error, self.reason)) if request[1]]
         is_error, reason = max(requests, key=lambda request: request[0])
         if is_error:
@@ -191,13 +191,13 @@ class StopRequest:
         raise _interrupted(reason, when)
 
     def end_run_if_signalled(self, when: str) -> None:
-        """Ends the run in this process, if a signal came after the last exchange with the others."""
+        """Ends the run in this process if a signal arrived after the last exchange with the others."""
         if self and not self.is_error:
             raise _interrupted(self.reason, when)
 
 
 def interrupted_by(number: signal.Signals, when: str) -> TrainingInterrupted:
-    """For a handler that ends a run whose `--resume` goes on."""
+    """The interruption of a run that `--resume` continues; for a handler to raise."""
     return _interrupted(_name(number), when)
 
 

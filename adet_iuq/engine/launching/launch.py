@@ -38,7 +38,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """detectron2's parser and `--project`; `--dist-url` defaults to a free port, so that two runs do not collide."""
     parser = default_argument_parser()
     add_project_option(parser)
-    # The others are the launcher's own: why it has set `resume` itself, how the program was started, this process's rank.
+    # The other values belong to the launcher: why it set `resume` itself, how the program was started, this process's rank.
     parser.set_defaults(dist_url="auto", why_resumed="", started_by=tuple(sys.orig_argv), rank=0)
     return parser
 
@@ -46,19 +46,19 @@ def argument_parser() -> argparse.ArgumentParser:
 def launch(main: Main, args: argparse.Namespace) -> None:
     """Runs `main(args)` in every process of the run.
 
-    * Under torchrun (RANK and WORLD_SIZE are set) this process joins torchrun's group; its flags decide, ours do not. After
-      a restart by torchrun the run is resumed.
+    * Under torchrun (RANK and WORLD_SIZE are set) this process joins torchrun's group; torchrun's flags decide, not ours.
+      After a restart by torchrun the run is resumed.
     * Under srun with a task for every process, and neither --num-gpus nor --num-machines, it joins SLURM's.
     * With CUDA, detectron2's launcher starts `--num-gpus` processes on each of `--num-machines` machines.
     * Without CUDA (or with MODEL.DEVICE cpu), `--num-gpus` CPU processes talk over gloo.
 
     Exit codes: 2 after a `UserError` in any process, which is printed without a traceback; 75 after an interruption that
     saved everything (`TrainingInterrupted`), 130 if Ctrl-C was it; 128 plus its number if a signal killed a process; 1 for
-    all else. Processes wait for each other for DIST.TIMEOUT_MINUTES at most.
+    everything else. Processes wait for each other for at most DIST.TIMEOUT_MINUTES.
 
     Args:
         main: a function of a module (it is pickled for other processes).
-        args: of `argument_parser`.
+        args: the result of `argument_parser`.
     """
     try:
         with handled(stop_now, end_at_once):
@@ -77,7 +77,7 @@ def _launch(main: Main, args: argparse.Namespace) -> None:
     place = placement(os.environ, own_launch=args.num_gpus > 1 or args.num_machines > 1)
     if place is not None:
         if place.world_size > 1:
-            args.started_by = ()  # the words of the starter, which are the ones to repeat, are unknown here
+            args.started_by = ()  # the words that started it, which would have to be repeated, are unknown here
         _join(args, main, place)
     elif max(args.num_gpus, 1) * args.num_machines == 1:
         _guarded(main, args)
@@ -93,7 +93,7 @@ def uses_cuda(args: argparse.Namespace) -> bool:
 
 
 def _config(args: argparse.Namespace) -> CfgNode:
-    """What the launcher needs to know before any process loads the config; a broken one is `main`'s to refuse."""
+    """The keys that the launcher needs before any process loads the config; a broken config is left to `main`."""
     try:
         return load_keys(("MODEL.DEVICE", "DIST.TIMEOUT_MINUTES"), args.config_file or None, args.opts)
     except UserError:
@@ -111,7 +111,7 @@ def _launch_on_gpus(main: Main, args: argparse.Namespace) -> None:
     available = torch.cuda.device_count()
     if args.num_gpus > available:
         raise UserError(f"--num-gpus {args.num_gpus}: this machine has {available} CUDA device(s).")
-    # In a thread that holds Ctrl-C back from the processes until `_guarded` hears it, while this one goes on listening.
+    # This thread goes on listening; the starter thread holds Ctrl-C back from the processes until `_guarded` hears it.
     with forwarded_signals(), ThreadPoolExecutor(1, initializer=hold_back) as starter:
         starter.submit(
             detectron2_launch,
@@ -137,17 +137,17 @@ def _launch_on_cpu(main: Main, args: argparse.Namespace) -> None:
 def _cpu_process(main: Main, args: argparse.Namespace, place: Placement) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_size))
-    args.rank = place.rank  # for what is said before they know each other
+    args.rank = place.rank  # for messages before the processes know each other
     _guarded(_join, args, main, place)
     end_process(0)
 
 
 def _join(args: argparse.Namespace, main: Main, place: Placement) -> None:
-    """Joins the process group, and runs `main`."""
+    """Joins the process group and runs `main`."""
     args.rank = place.rank
     cuda = bool(place.starter) and uses_cuda(args)
     if cuda:
-        # SLURM may show each task its own GPU only.
+        # SLURM may show each task only its own GPU.
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
     if place.restarts > 0 and not args.resume:
         args.resume = True
@@ -180,7 +180,7 @@ def _form_group(args: argparse.Namespace, place: Placement, cuda: bool) -> None:
 
 
 def _guarded(function: Callable[..., object], args: argparse.Namespace, *more: object) -> None:
-    """Calls a function in a process of the run; what a user can mend becomes an exit code, which outlives the process."""
+    """Calls a function in a process of the run. A `UserError` becomes an exit code, which outlives the process."""
     try:
         with handled(stop_now, end_at_once):
             _explained(function, args, *more)
@@ -195,7 +195,7 @@ def _end_interrupted(interruption: TrainingInterrupted, args: argparse.Namespace
             sys.stdout.flush()
             print(f"{interruption} To go on: {command}", file=sys.stderr, flush=True)
     else:
-        time.sleep(1)  # the end of this process may be the end of all: rank 0 speaks first
+        time.sleep(1)  # the end of this process may end all, so rank 0 must have printed first
     sys.exit(interruption.exit_code)
 
 
@@ -204,7 +204,7 @@ def _explained(function: Callable[..., object], *arguments: object) -> None:
         function(*arguments)
     except UserError as error:
         if comm.get_rank() > 0:
-            # Most errors meet all ranks alike: rank 0 speaks first, and its end ends the others.
+            # Most errors occur on all ranks alike. Rank 0 prints first, and its end ends the others.
             time.sleep(2)
         _report(error)
         sys.exit(EXIT_USER_ERROR)
@@ -221,7 +221,7 @@ def _explained(function: Callable[..., object], *arguments: object) -> None:
             f"lost contact with another process, which died or hangs; its own output says why ("
             f"{str(error).splitlines()[0]}). Go on from the last checkpoint with --resume."
         )
-        # At once: taking down a process group with an exchange unfinished may abort, which would hide the exit code.
+        # The process ends at once: closing a process group during an exchange may abort, which would hide the exit code.
         os._exit(EXIT_LOST_CONTACT)
 
 
@@ -231,7 +231,7 @@ def _lost_contact(error: RuntimeError) -> bool:
 
 def _report(error: object) -> None:
     rank = f" (rank {comm.get_rank()})" if comm.get_rank() > 0 else ""
-    with contextlib.suppress(OSError):  # they may be files on a full disk
+    with contextlib.suppress(OSError):  # the output may be a file on a full disk
         sys.stdout.flush()
         print(f"Error{rank}: {error}", file=sys.stderr, flush=True)
 

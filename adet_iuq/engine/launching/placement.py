@@ -1,4 +1,4 @@
-"""Where a process that torchrun or SLURM started stands among the others, read from its environment."""
+"""The place among the others of a process that torchrun or SLURM started, read from its environment."""
 
 import re
 from collections.abc import Mapping
@@ -10,11 +10,13 @@ class Placement:
     """A process's place.
 
     Attributes:
-        rank, world_size: among all processes.
-        local_rank, local_size: among those of this machine; every machine has as many.
-        url: where they meet, as `init_process_group` wants it.
-        restarts: how often the group was started anew after a failure.
-        starter: for messages.
+        rank: the number of the process among all.
+        world_size: the number of all processes.
+        local_rank: its number among the processes of this machine.
+        local_size: the number of processes of this machine, which is the same on every machine.
+        url: the address where they meet, in the form of `init_process_group`.
+        restarts: how often the group was started again after a failure.
+        starter: the name of the starter, for messages.
     """
 
     rank: int
@@ -27,11 +29,12 @@ class Placement:
 
 
 def placement(environment: Mapping[str, str], own_launch: bool) -> Placement | None:
-    """torchrun's or, unless the flags ask for our own launch, SLURM's; None if neither started this process.
+    """The place by torchrun or, unless the flags ask for our own launch, by SLURM; None if neither started the process.
 
     Args:
-        environment: `os.environ`.
-        own_launch: --num-gpus or --num-machines is given: then srun started one task a machine, which starts the others.
+        environment: the environment variables, `os.environ`.
+        own_launch: whether --num-gpus or --num-machines is given. Then
+            srun started one task per machine, which starts the others.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return _of_torchrun(environment)
@@ -54,7 +57,7 @@ def _of_torchrun(environment: Mapping[str, str]) -> Placement:
 
 
 def _of_slurm(environment: Mapping[str, str]) -> Placement | None:
-    """One task a process; None for a single task. A requeued job counts its restarts."""
+    """The place if each process is a task; None for a single task. A requeued job counts its restarts."""
     world_size = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS") or 1)
     if world_size == 1:
         return None

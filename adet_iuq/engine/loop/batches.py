@@ -1,4 +1,4 @@
-"""Where a training's batches begin."""
+"""Puts a training loader at the batch where a run begins."""
 
 import logging
 from collections.abc import Iterable
@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 
 
 def put_at_start(loader: Iterable[list[dict[str, Any]]], cfg: CfgNode, seed: int, iteration: int) -> None:
-    """Tells a loader with which iteration's batch to begin, and how a step of this run takes its images.
+    """Tells a loader which iteration's batch comes first, and how a step of this run takes its images.
 
     Args:
-        loader: of `Trainer.build_train_loader`. One that is no `TrainLoader` (detectron2's, for example) cannot be told:
-            it must itself give every rank its share of the images that the segmenter reads in a step.
+        loader: the loader of `Trainer.build_train_loader`. One that is no `TrainLoader` (detectron2's, for example)
+            cannot be told: it must itself give every rank its share of the images that the segmenter reads in a step.
         cfg: the whole config.
-        seed: of all samples, the same on all ranks.
-        iteration: the first one.
+        seed: the seed of all samples, the same on all ranks.
+        iteration: the first iteration.
 
     Raises:
         UserError: the ranks cannot share the images evenly.

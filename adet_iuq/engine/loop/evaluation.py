@@ -19,16 +19,16 @@ def evaluate_all(
     model: Segmenter,
     evaluators: list[DatasetEvaluator],
 ) -> dict[str, Any]:
-    """Results of DATASETS.TEST, and of what TEST.MOSAIC and TEST.QUERY_PROBE ask for; every rank calls it.
+    """The results on DATASETS.TEST, and of what TEST.MOSAIC and TEST.QUERY_PROBE ask for; every rank calls it.
 
     Args:
-        evaluate: `DefaultTrainer.test`: of config, model and evaluators.
-        cfg: of the run.
-        model: to evaluate.
-        evaluators: of DATASETS.TEST, in this order. Masks are run lengths if all of them take these.
+        evaluate: `DefaultTrainer.test`, a function of config, model and evaluators.
+        cfg: the config of the run.
+        model: the model to evaluate.
+        evaluators: the evaluators of DATASETS.TEST, in its order. Masks are run lengths if all of them accept these.
 
     Returns:
-        {data set: {task: {metric: value}}} with the names of `evaluated_sets`; the inner part, if it is only one set.
+        {data set: {task: {metric: value}}} with the names of `evaluated_sets`; for a single set only its inner part.
     """
     with model.encoding_masks(all(isinstance(one, RunLengthEvaluator) for one in evaluators)):
         results = by_dataset(evaluate(cfg, model, evaluators), cfg.DATASETS.TEST)

@@ -1,4 +1,4 @@
-"""Guards: stop on a loss that is not finite, warn when the masks have collapsed."""
+"""Guards: one stops the run at a loss that is not finite, one warns when the masks have collapsed."""
 
 import logging
 import math
@@ -25,14 +25,14 @@ def stop_on_nonfinite(
     """Raises on every rank at once if a term is not finite on any of them.
 
     Args:
-        means: the terms averaged over all ranks, the same on every rank; an average with a non-finite part is
-            non-finite too, so that all ranks come to the same verdict without another exchange.
+        means: the terms averaged over all ranks, the same on every rank. An average with a non-finite part is
+            non-finite too, so all ranks come to the same verdict without another exchange.
         local: this rank's terms.
         batch: this rank's inputs.
-        iteration: of the training.
+        iteration: the iteration of the training.
 
     Raises:
-        NonFiniteLossError: names term, value, rank and the image files of that rank's batch.
+        NonFiniteLossError: a term is not finite; it names term, value, rank and the image files of that rank's batch.
     """
     if all(map(math.isfinite, means.values())):
         return
@@ -53,16 +53,16 @@ def stop_on_nonfinite(
 
 
 class CollapseGuard(HookBase):
-    """Warns, once an episode, when mask loss and firing rates say that the model predicts no masks any more.
+    """Warns, once per episode, when the mask loss and the firing rates show that the model no longer predicts masks.
 
-    It looks for masks that are empty, which is where a strong inter-scene loss drives them (masks that are everything are
-    not its business): the mask loss of the step is what it is without any mask, and none of the rates in which an IUQ model
-    logs where its queries fire is above zero. Without any evidence about firing (a base model, or before
-    MODEL.IUQ.INTER.START_ITER) it keeps quiet.
+    It looks for empty masks, to which a strong inter-scene loss leads (masks that cover everything are not its
+    subject). The masks count as empty if the mask loss of the step is that of empty masks, and if all rates in which an
+    IUQ model logs where its queries fire are zero. Without any evidence about firing (a base model, or before
+    MODEL.IUQ.INTER.START_ITER) it does not warn.
 
     Args:
-        patience: how many steps in a row; 0 switches it off.
-        model: declares which loss tells, and from which value on (`mask_loss_name`, `_ceiling`, `_collapsed`).
+        patience: the number of such steps in a row; 0 switches the guard off.
+        model: declares which loss shows it, and from which value on (`mask_loss_name`, `_ceiling`, `_collapsed`).
     """
 
     def __init__(self, patience: int, model: Segmenter) -> None:
@@ -90,6 +90,6 @@ class CollapseGuard(HookBase):
         latest = {name: value for name, (value, when) in self.trainer.storage.latest().items() if when == now}
         if latest.get(self.name, 0.0) < self.threshold:
             return False
-        # Zero before the inter-scene term starts: masks that are still empty by then are young, not collapsed.
+        # The number is zero before the inter-scene term starts: masks that are still empty then are young, not collapsed.
         evidence = latest.get("iuq/num_valid_pairs", float("iuq/equi_fire_rate" in latest)) > 0
         return evidence and all(latest.get(name, 0.0) == 0.0 for name in _FIRE_RATES)

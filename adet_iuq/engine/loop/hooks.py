@@ -1,4 +1,4 @@
-"""Hooks that write checkpoints: periodically, and of the best model so far."""
+"""Hooks that write checkpoints: at regular intervals, and of the best model so far."""
 
 import json
 import logging
@@ -34,14 +34,14 @@ class CheckpointHook(HookBase):
 class BestCheckpointHook(hooks.BestCheckpointer):
     """detectron2's hook, which keeps the weights of the best evaluation in `model_best.pth`, and remembers over a resume.
 
-    It writes the metric to `model_best.json`. It stands after the hook that evaluates, on the main process only. The weights
-    come without trainer state, and `last_checkpoint` never points to them. A metric that is not a number never is the best.
+    It writes the metric to `model_best.json`. It stands after the hook that evaluates, on the main process only. The file of
+    weights holds no trainer state, and `last_checkpoint` never points to it. A metric that is not a number never wins.
 
     Args:
-        eval_period: of the hook that evaluates.
-        checkpointer: saves the weights.
-        metric: name of the metric, the greater the better, such as "segm/AP".
-        datasets: names of the test sets; with several, the first one's metric counts.
+        eval_period: the period of the hook that evaluates, in iterations.
+        checkpointer: the object that saves the weights.
+        metric: the name of the metric, of which more is better, such as "segm/AP".
+        datasets: the names of the test sets; if there are several, the metric of the first one counts.
     """
 
     def __init__(self, eval_period: int, checkpointer: Checkpointer, metric: str, datasets: tuple[str, ...]) -> None:
@@ -50,7 +50,7 @@ class BestCheckpointHook(hooks.BestCheckpointer):
         self.path = Path(checkpointer.save_dir) / "model_best.json"
 
     def before_train(self) -> None:
-        """A resumed run goes on from the best of the run that it resumes."""
+        """Reads the best metric of the run that is resumed."""
         if self.trainer.start_iter > 0 and self.path.is_file() and self.path.with_suffix(".pth").is_file():
             try:
                 best = json.loads(self.path.read_text())

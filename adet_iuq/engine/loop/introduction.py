@@ -1,4 +1,4 @@
-"""What is about to be trained, in a few lines at the start of a run."""
+"""Describes in a few lines, at the start of a run, what is about to be trained."""
 
 from typing import Any
 
@@ -18,11 +18,11 @@ def introduction(cfg: CfgNode, model: nn.Module, loader: Any, micro_batches: int
     """Model, data, device, steps and folder of a run.
 
     Args:
-        cfg: of the run, whose data sets are registered and checked.
-        model: with its weights.
-        loader: of the training; a `TrainLoader` says how many images it uses.
-        micro_batches: a step has, on each process.
-        start_iter: the first iteration; greater than 0 in a resumed run.
+        cfg: the config of the run, whose data sets are registered and checked.
+        model: the model with its weights.
+        loader: the training loader; if it is a `TrainLoader`, it knows how many images it uses.
+        micro_batches: the number of micro-batches of a step on each process.
+        start_iter: the first iteration, which is above 0 in a resumed run.
 
     Raises:
         UserError: a data set cannot be read.
@@ -53,7 +53,7 @@ def parameter_counts(model: nn.Module) -> tuple[int, int]:
 
 
 def _counted(name: str) -> str:
-    """A data set with its number of images, if that costs no more than a look at what is kept about its file."""
+    """A data set's name with its number of images, which is taken from the facts that are cached about its file."""
     source = source_of(name)
     if source is None or MetadataCatalog.get(name).get("evaluator_type") != "coco":
         return name

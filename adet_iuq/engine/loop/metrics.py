@@ -24,7 +24,7 @@ from adet_iuq.files import replace_file
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
-_WINDOW = 20  # steps over which all writers smooth
+_WINDOW = 20  # number of steps over which all writers smooth
 _CLOSING_SECONDS = 10.0
 
 
@@ -44,11 +44,11 @@ class ProgressPrinter(CommonMetricPrinter):
 
 
 class MetricsWriter(JSONWriter):
-    """detectron2's writer of `metrics.json`, which also goes on with a file of a run that is resumed.
+    """detectron2's writer of `metrics.json`, which can also continue the file of a run that is resumed.
 
     Args:
-        path: lines are appended to it.
-        last_written: last iteration in the file; -1 without any. Scalars restored from before are not written again.
+        path: the file, to which lines are appended.
+        last_written: the last iteration in the file; -1 if there is none. Scalars up to it are not written again.
     """
 
     def __init__(self, path: str, last_written: int) -> None:
@@ -57,27 +57,27 @@ class MetricsWriter(JSONWriter):
 
 
 class GuardedWriter(EventWriter):
-    """Reports what a writer cannot write, and lets the training go on until it can stop in good order.
+    """Reports what a writer cannot write, and lets the training continue until it can stop in good order.
 
     detectron2's writers end the run with a traceback, and without a checkpoint, when the disk is full.
-    What could not be written stays in the file's buffer, and is tried again with every line that follows.
+    What could not be written stays in the file's buffer and is tried again with every following line.
 
     Args:
-        writer: any.
-        name: of its file, for the report.
-        on_failure: called with the report.
+        writer: the writer that may fail.
+        name: the name of its file, for the report.
+        on_failure: the function that is called with the report.
     """
 
     def __init__(self, writer: EventWriter, name: str, on_failure: Callable[[str], object]) -> None:
         self.writer, self.name, self.on_failure = writer, name, on_failure
 
     def write(self) -> None:
-        """As the writer's."""
+        """Writes, or reports a failure."""
         self._try(self.writer.write)
 
     def close(self) -> None:
-        """As the writer's."""
-        # TensorBoard's waits forever for its own thread, should that have died of a full disk.
+        """Closes the writer, or reports a failure."""
+        # If TensorBoard's own thread died of a full disk, its `close` waits for that thread forever.
         closing = threading.Thread(target=self._try, args=(self.writer.close,), daemon=True)
         closing.start()
         closing.join(_CLOSING_SECONDS)
@@ -94,14 +94,14 @@ class GuardedWriter(EventWriter):
 def build_writers(
     output_dir: str, max_iter: int, start_iter: int, last_written: int, on_failure: Callable[[str], object]
 ) -> list[EventWriter]:
-    """Console, `metrics.json` (one JSON object a line) and TensorBoard.
+    """Writers for the console, for `metrics.json` (one JSON object per line) and for TensorBoard.
 
     Args:
-        output_dir: folder of the two files.
-        max_iter: for the time left.
+        output_dir: the folder of the two files.
+        max_iter: the last iteration, from which the time left is computed.
         start_iter: TensorBoard hides what an earlier process wrote from this iteration on.
-        last_written: last iteration in `metrics.json`.
-        on_failure: called with a message if a file cannot be written.
+        last_written: the last iteration in `metrics.json`.
+        on_failure: the function that is called with a message if a file cannot be written.
 
     Raises:
         UserError: a file cannot be opened.
@@ -126,7 +126,7 @@ def close_writers(writers: list[EventWriter]) -> None:
 
 
 def write_and_close(writers: list[EventWriter]) -> None:
-    """Writes what a failed run has not written yet; whatever goes wrong here is not the news."""
+    """Writes what a failed run has not written yet. An error here is ignored: the first one is reported."""
     for writer in writers:
         with contextlib.suppress(Exception):
             writer.write()
@@ -134,10 +134,10 @@ def write_and_close(writers: list[EventWriter]) -> None:
 
 
 def trim_metrics(output_dir: str, start_iter: int) -> int:
-    """Drops from `metrics.json` what a killed run wrote at `start_iter` or later, and a half-written last line.
+    """Removes from `metrics.json` what a killed run wrote at `start_iter` or later, and a half-written last line.
 
     Returns:
-        The last iteration that is left in the file; -1 without any.
+        The last iteration that is left in the file; -1 if there is none.
     """
     path = Path(output_dir) / METRICS_FILE
     if not path.is_file():
@@ -156,7 +156,7 @@ def trim_metrics(output_dir: str, start_iter: int) -> int:
 
 
 def set_metrics_aside(output_dir: str) -> None:
-    """Renames the `metrics.json` of an earlier run, so that a new one in the same folder does not continue it."""
+    """Renames the `metrics.json` of an earlier run, so that a new run in the same folder does not continue it."""
     path = Path(output_dir) / METRICS_FILE
     if not path.is_file() or path.stat().st_size == 0:
         return
@@ -173,7 +173,7 @@ def set_metrics_aside(output_dir: str) -> None:
 
 
 def history(storage: EventStorage) -> dict[str, Any]:
-    """The recent values of all scalars of this iteration, as far as writers smooth over them."""
+    """The recent values of all scalars of this iteration, as many as writers smooth over."""
     hints = storage.smoothing_hints()
     return {
         name: {

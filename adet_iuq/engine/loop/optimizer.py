@@ -1,4 +1,4 @@
-"""The optimiser of a run: which parameters learn how fast and decay how much, and how gradients are clipped."""
+"""The optimiser of a run: the learning rate and weight decay of each parameter, and the clipping of gradients."""
 
 from typing import Any
 
@@ -22,18 +22,19 @@ _NORMS = (
     nn.LayerNorm,
     nn.LocalResponseNorm,
 )
-# Tables of positions that are plain parameters; embeddings in all but their module (Swin).
+# Swin's tables of positions. They are plain parameters, not embedding modules, but are treated as embeddings.
 _POSITIONS = ("relative_position_bias_table", "absolute_pos_embed")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """SOLVER.OPTIMIZER over the groups of `parameter_groups`, with SOLVER.CLIP_GRADIENTS.
 
-    CLIP_TYPE "full_model" (Mask2Former): the norm of all gradients together is clipped to CLIP_VALUE, inside `step`, thus
-    after the unscaling of mixed precision. "value" and "norm" are detectron2's, a parameter at a time.
+    With CLIP_TYPE "full_model" (Mask2Former) the norm of all gradients together is clipped to CLIP_VALUE. This happens
+    inside `step`, so after the unscaling of mixed precision. "value" and "norm" are detectron2's: they clip parameter
+    by parameter.
 
     Raises:
-        UserError: unknown optimiser or clip type.
+        UserError: the optimiser or the clip type is unknown.
     """
     solver = cfg.SOLVER
     options: dict[str, Any] = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
@@ -46,15 +47,16 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         kind = AdamW
     else:
         raise UserError(f'SOLVER.OPTIMIZER is "{solver.OPTIMIZER}"; it can be "SGD" or "ADAMW".')
-    return _with_clipping(cfg, kind)(parameter_groups(cfg, model), **options)
+    optimizer: Optimizer = _with_clipping(cfg, kind)(parameter_groups(cfg, model), **options)
+    return optimizer
 
 
 def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
-    """Trained parameters, each once, grouped by their `lr` and `weight_decay`.
+    """The trained parameters, each of them once, grouped by `lr` and `weight_decay`.
 
-    detectron2's rules (WEIGHT_DECAY_NORM for norm layers, BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS for biases) and
-    Mask2Former's: BACKBONE_MULTIPLIER times the rate in modules with "backbone" in their name, WEIGHT_DECAY_EMBED for
-    embeddings, no decay for Swin's tables of positions. LR_MULTIPLIERS does the same for other parts of names.
+    The rules are detectron2's (WEIGHT_DECAY_NORM for norm layers, BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS for biases) and
+    Mask2Former's: the rate is multiplied by BACKBONE_MULTIPLIER in modules with "backbone" in their name, embeddings have
+    WEIGHT_DECAY_EMBED, Swin's tables of positions have no decay. LR_MULTIPLIERS gives factors for other parts of names.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()

@@ -1,4 +1,4 @@
-"""`SOLVER.AMP.DTYPE auto`: the half precision that a machine computes with as fast as it can, or none."""
+"""`SOLVER.AMP.DTYPE auto`: the half precision that a machine computes fast, or float32 if there is none."""
 
 import logging
 from pathlib import Path
@@ -7,13 +7,13 @@ import torch
 from detectron2.utils.logger import log_first_n
 
 _CPUINFO = Path("/proc/cpuinfo")
-# What Linux calls the units that multiply in bfloat16: of AVX-512, and AMX's tiles. Without them torch emulates, which is
-# slower than float32.
+# Linux's names of the units that multiply in bfloat16: those of AVX-512 and AMX. Without them torch emulates bfloat16,
+# which is slower than float32.
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def automatic_dtype(device: str) -> torch.dtype | None:
-    """The dtype of autocast that suits this machine, said in the log once.
+    """The dtype of autocast that suits this machine, which is logged once.
 
     Args:
         device: MODEL.DEVICE, such as "cuda", "cuda:1" or "cpu".
@@ -28,7 +28,7 @@ def automatic_dtype(device: str) -> torch.dtype | None:
 
 
 def half_dtype(device: str) -> torch.dtype | None:
-    """The same for predictions in half precision that a user asks for; where there is none, a warning says so."""
+    """The same choice for a user who asks for predictions in half precision; a warning says if there is none."""
     dtype, reason = _fast_dtype(device)
     if dtype is None:
         log_first_n(logging.WARNING, f"Half precision: {device} computes in float32, {reason}.", key="message")
@@ -39,7 +39,7 @@ def _fast_dtype(device: str) -> tuple[torch.dtype | None, str]:
     """The half precision of a device, or None, and the reason."""
     kind = torch.device(device).type
     if kind == "cuda":
-        # torch.cuda.is_bf16_supported also says yes where it is emulated, before Ampere (8.0).
+        # torch.cuda.is_bf16_supported also returns True if it is emulated, which is so before Ampere (8.0).
         native = torch.cuda.get_device_capability(device) >= (8, 0)
         return (torch.bfloat16, "which it has") if native else (torch.float16, "as it has no bfloat16")
     if kind == "cpu" and cpu_has_bfloat16():
@@ -48,9 +48,9 @@ def _fast_dtype(device: str) -> tuple[torch.dtype | None, str]:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU has AVX-512 BF16 or AMX, as Linux says; elsewhere not known, hence False.
+    """Whether this CPU has AVX-512 BF16 or AMX according to Linux; False on other systems, where it is not known.
 
-    torch has a public function for it (torch.cpu.get_capabilities) only in versions later than the oldest that serves here.
+    torch's public function for this (torch.cpu.get_capabilities) is younger than the oldest version that is supported here.
     """
     if not _CPUINFO.is_file():
         return False

@@ -1,4 +1,4 @@
-"""How far a run is, in one line for people: what matters first, as the end may not fit into a terminal."""
+"""The progress of a run in one line for people. The important things come first, as the end may not fit a terminal."""
 
 import datetime
 import math
@@ -12,17 +12,17 @@ from detectron2.utils.events import EventStorage
 
 from adet_iuq.engine.console import display
 
-_WINDOW = 20  # steps over which numbers are smoothed, as in log.txt
-_PLAIN_SECONDS = 10.0  # between two plain lines of an evaluation
+_WINDOW = 20  # number of steps over which numbers are smoothed, as in log.txt
+_PLAIN_SECONDS = 10.0  # time between two plain lines of an evaluation
 
 
 def progress_line(storage: EventStorage, done: int, total: int) -> str:
-    """A line about a training.
+    """The line of a training.
 
     Args:
         storage: what has been logged so far.
-        done: iterations so far.
-        total: of the whole run.
+        done: the number of iterations so far.
+        total: the number of iterations of the whole run.
     """
     smooth = {name: buffer.median(_WINDOW) for name, buffer in storage.histories().items()}
     latest = {name: value for name, (value, _) in storage.latest().items()}
@@ -39,11 +39,11 @@ def progress_line(storage: EventStorage, done: int, total: int) -> str:
 
 
 def results_line(results: Mapping[str, Any]) -> str:
-    """What to say of an evaluation: the AP of every task in what `Trainer.test` returns."""
+    """The line of an evaluation: the AP of every task in the results of `Trainer.test`."""
     flat: dict[str, float] = {}
     for name, value in results.items():
         for metric, number in value.items():
-            if isinstance(number, Mapping):  # of one of several data sets
+            if isinstance(number, Mapping):  # the results of one of several data sets
                 flat |= {f"{name}/{metric}/{inner}": float(one) for inner, one in number.items()}
             else:
                 flat[f"{name}/{metric}"] = float(number)
@@ -52,12 +52,12 @@ def results_line(results: Mapping[str, Any]) -> str:
 
 
 class ProgressDisplay(HookBase):
-    """Shows the line: on a terminal after every step, at most twice a second; elsewhere whenever log.txt gets one.
+    """Shows the line: on a terminal after a step, at most twice a second; elsewhere whenever log.txt gets one.
 
-    On the main process only.
+    It belongs on the main process only.
 
     Args:
-        period: iterations between two plain lines.
+        period: the number of iterations between two plain lines.
     """
 
     def __init__(self, period: int) -> None:
@@ -72,11 +72,11 @@ class ProgressDisplay(HookBase):
 
 
 class WatchedLoader:
-    """A test loader that shows how far the evaluation is, on the main process.
+    """A test loader that shows the progress of the evaluation, on the main process.
 
     Args:
-        loader: of batches, with a length.
-        name: of the data set.
+        loader: the loader of batches, which has a length.
+        name: the name of the data set.
     """
 
     def __init__(self, loader: Any, name: str) -> None:
@@ -100,7 +100,7 @@ class WatchedLoader:
 
 
 def _average_precisions(latest: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Of masks, else of boxes, of the first data set: its name and the scalar's; empty before any evaluation."""
+    """The names of task and scalar for the AP of masks, or else of boxes, on the first data set; empty if there is none."""
     for task in ("segm", "bbox"):
         for name in latest:
             if name == f"{task}/AP" or name.endswith(f"/{task}/AP"):

@@ -1,4 +1,4 @@
-"""A recipe on another number of processes than it was made for."""
+"""Runs a recipe on another number of processes than it was made for."""
 
 import logging
 
@@ -12,15 +12,15 @@ logger = logging.getLogger(__name__)
 
 
 def micro_batches(cfg: CfgNode, world_size: int) -> int:
-    """How many micro-batches a step accumulates: a process's share of IMS_PER_BATCH over SOLVER.IMS_PER_PROCESS.
+    """The number of micro-batches of a step: a process's share of IMS_PER_BATCH, divided by SOLVER.IMS_PER_PROCESS.
 
-    Same effective batch, learning rate and schedule on any number of processes.
+    The effective batch, the learning rate and the schedule are the same on any number of processes.
 
     Raises:
-        UserError: the share does not divide.
+        UserError: the share is not divisible.
     """
     total, limit = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.IMS_PER_PROCESS
-    # An uneven share is the loader's to refuse.
+    # If the share is uneven, the loader refuses it.
     share = total // world_size
     if limit <= 0 or share <= limit or total % world_size:
         return 1
@@ -46,14 +46,14 @@ def micro_batches(cfg: CfgNode, world_size: int) -> int:
 
 
 def scaled_to(cfg: CfgNode, world_size: int) -> CfgNode:
-    """The alternative: a config with SOLVER.REFERENCE_WORLD_SIZE, its batch, rate and schedule scaled to `world_size`.
+    """The alternative: a config with SOLVER.REFERENCE_WORLD_SIZE whose batch, rate and schedule are scaled to `world_size`.
 
-    By detectron2's rule: the batch of each process stays, the learning rate follows the whole batch, and all counts of
-    iterations (MAX_ITER, STEPS, WARMUP_ITERS, periods) its inverse; so do START_ITER and RAMP_ITERS of the inter-scene loss,
-    unless they are shares of MAX_ITER anyway.
+    The rule is detectron2's: each process keeps its batch, the learning rate is proportional to the whole batch, and
+    all counts of iterations (MAX_ITER, STEPS, WARMUP_ITERS, periods) are inversely proportional to it. START_ITER and
+    RAMP_ITERS of the inter-scene loss follow the same rule, unless they are shares of MAX_ITER.
 
     Returns:
-        A new config; the same one if REFERENCE_WORLD_SIZE is 0 or `world_size`.
+        A new config; the given one if REFERENCE_WORLD_SIZE is 0 or `world_size`.
 
     Raises:
         UserError: IMS_PER_BATCH is no multiple of REFERENCE_WORLD_SIZE.

@@ -1,11 +1,11 @@
-"""What a checkpoint of a training holds: taking it down from a trainer, and giving it back to one.
+"""The content of a training's checkpoint: how it is taken from a trainer, and given back to one.
 
     {"model":     weights and buffers of the segmenter,
      "trainer":   iteration, optimizer, schedule (under "hooks"), grad_scaler, data_seed, history (recent metrics),
-                  random_states (of every rank), segmenter and iuq (what these keep outside the weights),
-     "iteration": the last one that is done}
+                  random_states (of every rank), segmenter and iuq (their state outside the weights),
+     "iteration": the last finished iteration}
 
-How it is written and read: checkpoint/checkpointer.py. The random generators' states are below, for evaluations too.
+checkpoint/checkpointer.py writes and reads it. Evaluations use the functions for random states below as well.
 """
 
 import logging
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_state(trainer: Any) -> dict[str, Any]:
-    """The whole content of a checkpoint; every rank calls it, and the main process's holds what all of them have.
+    """The whole content of a checkpoint. Every rank calls it; the main process's result holds the state of all ranks.
 
     Args:
         trainer: a `Trainer`.
@@ -41,10 +41,10 @@ def run_state(trainer: Any) -> dict[str, Any]:
 
 
 def restore_run(trainer: Any, checkpoint: Checkpoint) -> None:
-    """Gives a trainer, whose model has its weights already, all else that `run_state` took down.
+    """Gives a trainer, whose model already has its weights, everything else that `run_state` stored.
 
     Raises:
-        UserError: the file holds weights only; its state does not fit this run.
+        UserError: the file holds only weights, or its state does not fit this run.
     """
     if "trainer" not in checkpoint.content:
         raise UserError(
@@ -55,7 +55,7 @@ def restore_run(trainer: Any, checkpoint: Checkpoint) -> None:
 
 
 def trainer_state(trainer: Any) -> dict[str, Any]:
-    """The part under "trainer"; every rank calls it, for random states and the segmenter's memory are spread over them."""
+    """The part under "trainer". Every rank calls it, because random states and the memory are spread over the ranks."""
     model = unwrap(trainer.model)
     return {
         **TrainerBase.state_dict(trainer),
@@ -70,10 +70,10 @@ def trainer_state(trainer: Any) -> dict[str, Any]:
 
 
 def restore_trainer_state(trainer: Any, state: dict[str, Any]) -> dict[str, Any]:
-    """Gives a trainer what `trainer_state` took down.
+    """Gives a trainer the state that `trainer_state` stored.
 
     Returns:
-        What it takes over only when the training starts: "random_states" and "history".
+        The parts that it can take over only when the training starts: "random_states" and "history".
 
     Raises:
         UserError: the state does not fit this run.
@@ -82,7 +82,7 @@ def restore_trainer_state(trainer: Any, state: dict[str, Any]) -> dict[str, Any]
     try:
         TrainerBase.load_state_dict(trainer, state)
         trainer.optimizer.load_state_dict(state["optimizer"])
-        if state["grad_scaler"]:  # empty when the run had none: another machine may choose another SOLVER.AMP.DTYPE
+        if state["grad_scaler"]:  # empty if the run had none: SOLVER.AMP.DTYPE auto may differ between machines
             trainer._trainer.grad_scaler.load_state_dict(state["grad_scaler"])
         model = unwrap(trainer.model)
         model.load_training_state(state["segmenter"])
@@ -105,7 +105,7 @@ def restore_trainer_state(trainer: Any, state: dict[str, Any]) -> dict[str, Any]
 
 
 def restore_random_states(states: list[dict[str, Any]]) -> None:
-    """Gives this process the random state of its rank; says so when there are more or fewer than processes."""
+    """Gives this process the random state of its rank, and warns if there are more or fewer states than processes."""
     world_size = comm.get_world_size()
     if len(states) != world_size:
         logger.warning(
@@ -120,7 +120,7 @@ def restore_random_states(states: list[dict[str, Any]]) -> None:
 def random_state() -> dict[str, Any]:
     """States of Python's, numpy's and torch's global generators, as plain numbers and tensors.
 
-    That is all that `torch.load(weights_only=True)` accepts.
+    `torch.load(weights_only=True)` accepts nothing else.
     """
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
@@ -141,7 +141,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Undoes everything drawn since `state` was taken."""
+    """Sets the generators to `state`, as if nothing had been drawn since."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
@@ -153,7 +153,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Whatever is drawn inside leaves no trace: evaluating more or less often does not change a training."""
+    """Restores the random states at the end, so that more or fewer evaluations do not change a training."""
     state = random_state()
     try:
         yield

@@ -25,10 +25,10 @@ Batch = list[dict[str, Any]]
 
 
 def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
-    """The dtype of mixed precision; None where SOLVER.AMP is off, or chooses ("auto") float32.
+    """The dtype of mixed precision; None if SOLVER.AMP is off, or if "auto" chooses float32.
 
     Raises:
-        UserError: unknown, or float16 on the CPU, where gradients cannot be scaled.
+        UserError: the dtype is unknown, or float16 on the CPU, where gradients cannot be scaled.
     """
     if not cfg.SOLVER.AMP.ENABLED:
         return None
@@ -45,23 +45,23 @@ def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
 
 
 class TrainStep:
-    """What detectron2's SimpleTrainer and AMPTrainer do, for every device and dtype, with one host transfer a step.
+    """Does what detectron2's SimpleTrainer and AMPTrainer do, on every device and dtype, with one host transfer per step.
 
-    With several micro-batches a step is that of as many times more processes: the gradients and everything that is logged
-    are means over micro-batches, each of which is forwarded by itself.
+    A step with k micro-batches equals a step on k times as many processes: each micro-batch is forwarded by itself, and
+    the gradients and everything that is logged are means over micro-batches.
 
     Attributes:
-        iter: the iteration that the next step belongs to; set by the trainer.
-        data_loader: endless batches; set before the first step.
+        iter: the iteration of the next step; set by the trainer.
+        data_loader: the endless batches; set before the first step.
         stop_wanted: whether this process wants to stop after the step; set by the trainer.
-        stop_agreed: after a step, on all ranks alike: whether any process wanted to.
+        stop_agreed: whether any process wanted to stop; set by each step, to the same value on all ranks.
 
     Args:
-        model: returns a dict of scalar losses in training; put into training mode here.
-        optimizer: gradient clipping, if any, is part of its `step`, as detectron2 builds it.
+        model: a model that returns a dict of scalar losses in training; it is put into training mode here.
+        optimizer: the optimiser. Gradient clipping, if any, is part of its `step`, as detectron2 builds it.
         device_type: "cuda" or "cpu".
-        amp_dtype: of autocast; None: full precision. float16 scales the loss.
-        micro_batches: in how many equal parts a batch goes through the model.
+        amp_dtype: the dtype of autocast; None: full precision. With float16 the loss is scaled.
+        micro_batches: the number of equal parts in which a batch passes the model.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class TrainStep:
         """Takes a batch, updates the weights, and writes the losses to the event storage.
 
         Raises:
-            NonFiniteLossError: on all ranks, before the weights are touched.
+            NonFiniteLossError: a loss is not finite. All ranks raise it before the weights change.
         """
         assert self.model.training, "the model is not in training mode"
         start = time.perf_counter()
@@ -107,7 +107,7 @@ class TrainStep:
         self.optimizer.zero_grad()
         losses = self._accumulate(batch)
 
-        # Reading the losses waits for the device: after the backward pass is queued, before the weights change.
+        # Reading the losses waits for the device, so it happens after the backward pass is queued.
         means = self._check(losses, batch)
         storage = get_event_storage()
         storage.put_scalar("data_time", data_time)
@@ -130,15 +130,15 @@ class TrainStep:
         return batch
 
     def _accumulate(self, batch: Batch) -> list[dict[str, Tensor]]:
-        """Forward and backward of every micro-batch; the ranks exchange gradients in the last one only."""
+        """The forward and backward pass of every micro-batch. The ranks exchange gradients in the last one only."""
         if self.micro_batches == 1:
             return [self._forward_backward(batch)]
         losses, logged = [], []
         for number, part in enumerate(self._parts(batch)):
-            last = number == self.micro_batches - 1
-            alone = isinstance(self.model, DistributedDataParallel) and not last
-            # A storage of its own for what the model logs, else the last micro-batch would speak for all.
-            with EventStorage(self.iter) as own, self.model.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            model, last = self.model, number == self.micro_batches - 1
+            alone = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
+            # Each micro-batch logs into a storage of its own, otherwise the log would show the last one only.
+            with EventStorage(self.iter) as own, alone:
                 losses.append(self._forward_backward(part))
             logged.append(own)
         _put_means(logged)
@@ -152,7 +152,7 @@ class TrainStep:
         return {name: loss.detach().float() for name, loss in losses.items()}
 
     def _parts(self, batch: Batch) -> list[Batch]:
-        if len(batch) % self.micro_batches:  # a loader from outside need not know
+        if len(batch) % self.micro_batches:  # a loader from outside may not know about micro-batches
             raise UserError(
                 f"The training loader gave {len(batch)} images, which do not make {self.micro_batches} equal micro-batches "
                 "(SOLVER.IMS_PER_PROCESS); 0 takes all at once."
@@ -161,13 +161,13 @@ class TrainStep:
         return [batch[start : start + size] for start in range(0, size * self.micro_batches, size)]
 
     def _check(self, losses: list[dict[str, Tensor]], batch: Batch) -> dict[str, float]:
-        """Every term's mean over micro-batches and ranks, once all of them are finite; settles `stop_agreed` as well."""
+        """The mean of every term over micro-batches and ranks, if all are finite. It also settles `stop_agreed`."""
         names = list(losses[0])
         local = torch.stack(
             [torch.stack([terms[name] for name in names]) for terms in losses]
         )  # (micro-batches, terms)
         wanted = torch.full((1,), float(self.stop_wanted()), device=local.device)
-        # The wish to stop rides along with the losses: ranks must agree on the step, and no step waits for it.
+        # The wish to stop is summed with the losses: the ranks must agree on the step, and no further exchange is needed.
         sums = torch.cat([local.mean(0), wanted])
         if comm.get_world_size() > 1:
             dist.all_reduce(sums)
@@ -182,7 +182,7 @@ class TrainStep:
 
 
 def _put_means(storages: list[EventStorage]) -> None:
-    """Writes to the current storage, of every scalar, the mean over those that hold it."""
+    """Writes every scalar to the current storage, as the mean over the storages that hold it."""
     values: dict[str, list[float]] = {}
     for storage in storages:
         for name, (value, _) in storage.latest().items():

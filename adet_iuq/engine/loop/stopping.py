@@ -1,4 +1,4 @@
-"""What a training does about signals: which steps are saved, and when an evaluation is given up."""
+"""How a training reacts to signals: which steps are saved, and when an evaluation is given up."""
 
 import signal
 from collections.abc import Iterator
@@ -9,34 +9,34 @@ from adet_iuq.engine.launching.interruption import StopRequest, handled, interru
 
 
 class Stoppable(Protocol):
-    """The part of the trainer that matters here; `iter` is `max_iter` in the evaluation after the last step."""
+    """The part of the trainer that this module needs. `iter` is `max_iter` in the evaluation after the last step."""
 
     iter: int
     max_iter: int
     saved_iter: int
 
     def save_checkpoint(self, name: str) -> None:
-        """As the trainer's."""
+        """Saves a checkpoint of this name, as the trainer does."""
 
 
 def save_and_stop(trainer: Stoppable, stop: StopRequest) -> NoReturn:
-    """Saves the iteration that is done, and ends the training on every rank for the same reason."""
+    """Saves the finished iteration, and ends the training on every rank for the same reason."""
     _save(trainer)
     stop.end_run(f"after iteration {trainer.iter + 1} of {trainer.max_iter}, which is saved")
 
 
 @contextmanager
 def evaluation_with_signals(trainer: Stoppable, stop: StopRequest, stop_agreed: bool) -> Iterator[None]:
-    """Around an evaluation: Ctrl-C ends it at once unless steps would be lost; after the last step any signal does.
+    """Handles signals during an evaluation. Ctrl-C ends it at once unless steps would be lost; at the end any signal does.
 
     Args:
-        trainer: that evaluates.
-        stop: its request.
-        stop_agreed: whether all ranks end after this step: then there is no evaluation, for which a scheduler may not wait.
+        trainer: the trainer that evaluates.
+        stop: the trainer's request to stop.
+        stop_agreed: whether all ranks end after this step. There is no evaluation then, as a scheduler may not wait for it.
 
     Raises:
-        TrainingInterrupted: a signal has come, and all is saved.
-        UserError: the ranks end because something has failed.
+        TrainingInterrupted: a signal arrived, and everything is saved.
+        UserError: the ranks end because something failed.
     """
     if stop_agreed:
         save_and_stop(trainer, stop)
@@ -56,10 +56,10 @@ def evaluation_with_signals(trainer: Stoppable, stop: StopRequest, stop_agreed: 
 
 @contextmanager
 def ending_with_signals() -> Iterator[None]:
-    """Around what follows the last step, such as the wait for the report: a signal ends the run, which is complete.
+    """Handles signals after the last step, such as during the wait for the report: a signal ends the complete run.
 
     Raises:
-        TrainingInterrupted: a signal has come; what goes on from here is `--resume`, not the whole training once more.
+        TrainingInterrupted: a signal arrived; `--resume` continues from here, without repeating the training.
     """
 
     def signalled(number: signal.Signals) -> None:

@@ -45,20 +45,21 @@ logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """Trains what a config describes.
 
-    As with DefaultTrainer: `Trainer(cfg)`, `resume_or_load(resume)`, `train()`. A run that is killed and resumed goes on
-    with the same samples, weights, optimiser, schedule, random states, pixel memory and metrics as an unbroken one.
+    As with DefaultTrainer the order is `Trainer(cfg)`, `resume_or_load(resume)`, `train()`. A run that is killed and resumed
+    has the same samples, weights, optimiser, schedule, random states, pixel memory and metrics as an unbroken one.
 
     Attributes:
-        data_seed: decides all samples and their augmentation; SEED, or drawn once for all ranks and kept in checkpoints.
-        last_results, saved_iter: of the latest evaluation; iteration of the latest checkpoint of this process, or -1.
+        data_seed: the seed of all samples and their augmentation: SEED, or drawn once for all ranks and saved.
+        last_results: the results of the latest evaluation.
+        saved_iter: the iteration of the latest checkpoint of this process, or -1.
 
     Raises:
         UserError: the config asks for something that does not exist or does not fit.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        # Not DefaultTrainer's own constructor: it fixes the kind of step, and builds the loader before a resume can say
-        # where it starts.
+        # DefaultTrainer's own constructor is not called: it fixes the kind of step, and it builds the loader before a
+        # resumed run can say where to start.
         TrainerBase.__init__(self)
         cfg = scaled_to(cfg, comm.get_world_size())
         self.cfg = cfg
@@ -81,14 +82,14 @@ class Trainer(DefaultTrainer):
         self.checkpointer: Checkpointer = build_checkpointer(cfg, unwrap(model))
         self.register_hooks(self.build_hooks())
 
-    # What the run is made of
+    # The parts of a run
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> Segmenter:
         """The segmenter that MODEL.META_ARCHITECTURE names, on MODEL.DEVICE.
 
         Raises:
-            UserError: there is no such meta-architecture, it is no `Segmenter`, or none for TEST.QUERY_PROBE.
+            UserError: there is no such meta-architecture, it is no `Segmenter`, or TEST.QUERY_PROBE cannot use it.
         """
         find_segmenter(cfg)
         model = checked_segmenter(build_model(cfg))
@@ -109,7 +110,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        """This rank's endless batches. `train` tells a `TrainLoader` where to start; any other loader is taken as it is.
+        """This rank's endless batches. `train` tells a `TrainLoader` where to start; others start where they do.
 
         Override it with `return build_train_loader(cfg, mapper=MyMapper(cfg))` of adet_iuq.data for a mapper of your own.
         """
@@ -117,7 +118,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """This rank's share of a test set."""
+        """This rank's share of a test set, as batches."""
         return WatchedLoader(build_test_loader(cfg, dataset_name), dataset_name)
 
     @classmethod
@@ -127,7 +128,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict[str, Any]:
-        """Evaluates on all of `evaluated_sets`; see DefaultTrainer. Random states are left as they were."""
+        """Evaluates on all of `evaluated_sets`; see DefaultTrainer. Random states are the same afterwards."""
         if evaluators is None:
             register_datasets(cfg)  # an evaluator reads the metadata of its set
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
@@ -139,7 +140,7 @@ class Trainer(DefaultTrainer):
         return results
 
     def build_hooks(self) -> list[HookBase]:
-        """Timer, schedule, guards, checkpoints, evaluation, writers; in this order."""
+        """The timer, the schedule, the guards, the checkpoints, the evaluation and the writers, in this order."""
         cfg = self.cfg
 
         def evaluate() -> dict[str, Any]:
@@ -151,7 +152,7 @@ class Trainer(DefaultTrainer):
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             CollapseGuard(cfg.GUARD.COLLAPSE_ITERS, unwrap(self.model)),
-            # Before the evaluation: when that fails, the weights are safe.
+            # It stands before the evaluation, so that the weights are safe if that fails.
             CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD),
         ]
         if cfg.DATASETS.TEST:
@@ -164,19 +165,20 @@ class Trainer(DefaultTrainer):
 
     @property
     def write_period(self) -> int:
-        """Iterations between two lines of the log; short runs get more of them."""
-        return min(20, max(1, self.max_iter // 20))
+        """The number of iterations between two lines of the log; short runs get more lines."""
+        period: int = min(20, max(1, self.max_iter // 20))
+        return period
 
-    # The run
+    # The run itself
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continues the run in OUTPUT_DIR, or loads the weights of MODEL.WEIGHTS into a new one.
 
         Args:
-            resume: continue if OUTPUT_DIR has a checkpoint.
+            resume: whether to continue if OUTPUT_DIR has a checkpoint.
 
         Raises:
-            UserError: the file is missing, damaged or of another model.
+            UserError: the file is missing, damaged or made for another model.
         """
         found = self.checkpointer.load_last() if resume else None
         if found is not None:
@@ -185,20 +187,21 @@ class Trainer(DefaultTrainer):
             logger.info("Resuming at iteration %d of %d.", self.start_iter, self.max_iter)
             return
         if resume:
-            logger.warning("--resume: %s holds no checkpoint, so this run starts anew.", self.cfg.OUTPUT_DIR)
+            logger.warning("--resume: %s holds no checkpoint, so this run starts at 0.", self.cfg.OUTPUT_DIR)
         self.checkpointer.load(self.cfg.MODEL.WEIGHTS)
 
     def train(self) -> dict[str, Any]:
         """Trains from `start_iter` to `max_iter`.
 
-        A signal (`interruption.SIGNALS`, Ctrl-C among them) to any process, or a log file that cannot be written, stops all
-        after the step in hand, with a checkpoint of it.
+        A signal (`interruption.SIGNALS`, which include Ctrl-C) to any process, or a log file that cannot be written,
+        stops all processes after the current step, with a checkpoint of it.
 
-        Returns the results of the last evaluation, on the main process; empty without a test set.
+        Returns:
+            The results of the last evaluation, on the main process; empty if there is no test set.
 
         Raises:
-            UserError: a loss is not finite, an image cannot be read, a file cannot be written, a data worker died.
-            TrainingInterrupted: stopped by a signal; everything is saved.
+            UserError: a loss is not finite, an image cannot be read, a file cannot be written, or a data worker died.
+            TrainingInterrupted: a signal stopped the run, and everything is saved.
         """
         loader = self.build_train_loader(self.cfg)
         put_at_start(loader, self.cfg, self.data_seed, self.start_iter)
@@ -210,8 +213,8 @@ class Trainer(DefaultTrainer):
                 with handled(self._stop.signalled):
                     self._run_steps()
             except BaseException as error:
-                # No after_train: it would evaluate, and a failed run has nothing to evaluate. A line that an unbroken run
-                # would not write has no place in the metrics of a run that goes on from here.
+                # after_train is not called: it would evaluate, and a failed run has nothing to evaluate. If a resumed
+                # run continues from here, its metrics may not contain a line that an unbroken run would not write.
                 is_continued = self._trainer.stop_agreed or isinstance(error, TrainingInterrupted)
                 (metrics.close_writers if is_continued else metrics.write_and_close)(writers)
                 explained = loader.board.explain(error) if isinstance(loader, TrainLoader) else None
@@ -219,7 +222,7 @@ class Trainer(DefaultTrainer):
                     raise
                 raise explained from error
             finally:
-                self._trainer.data_loader = loader  # drops its iterator, which ends the workers
+                self._trainer.data_loader = loader  # drops the loader's iterator, which ends the workers
                 display().close()
             self.iter = max(self.max_iter, self.start_iter)
             with ending_with_signals():
@@ -242,7 +245,7 @@ class Trainer(DefaultTrainer):
                 save_and_stop(self, self._stop)
 
     def _start_writers(self) -> list[EventWriter]:
-        """Opens the log files (main process only) and gives a resumed run the recent past of the one it resumes."""
+        """Opens the log files (main process only). A resumed run also gets the recent values of the run before."""
         metrics.restore_history(self.storage, self._resume_state.get("history", {}))
         if not comm.is_main_process():
             return []
@@ -258,7 +261,7 @@ class Trainer(DefaultTrainer):
         )
         due = self.start_iter % self.write_period == 0 or self.start_iter >= self.max_iter
         if resumed and due and last_written < self.start_iter - 1:
-            # The run was killed after the checkpoint of that iteration and before its line was written.
+            # The run was killed between the checkpoint of that iteration and its line in the log.
             self.storage.iter = self.start_iter - 1
             for writer in writers:
                 writer.write()
@@ -269,14 +272,14 @@ class Trainer(DefaultTrainer):
         return writers
 
     def run_step(self) -> None:
-        """One iteration."""
+        """Runs one iteration."""
         self._trainer.iter = self.iter
         self._trainer.run_step()
 
     # Checkpoints
 
     def save_checkpoint(self, name: str) -> None:
-        """Writes OUTPUT_DIR/<name>.pth; every rank calls it, for its state is gathered, and the main process writes.
+        """Writes OUTPUT_DIR/<name>.pth. Every rank calls it, because the state is gathered; the main process writes.
 
         Raises:
             UserError: the file cannot be written.

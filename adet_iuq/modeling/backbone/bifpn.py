@@ -1,6 +1,6 @@
 """BiFPN: a pyramid whose levels are mixed upwards and downwards several times, with learned weights (EfficientDet,
-arXiv 1911.09070), in the form and under the parameter names of the published CondInst recipes (parity spec of CondInst,
-section 10). No published numbers are at hand: the names are as specified, the arithmetic is unproven.
+arXiv 1911.09070), in the form and under the parameter names of the published CondInst recipes
+(docs/parity/condinst.md, "BiFPN"). No published numbers are at hand: the names are as published, the arithmetic is unproven.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from adet_iuq.modeling.backbone.deformable import build_deformable_resnet
 
 LEVELS = 5  # p3 to p7
 
-# The nodes of one repetition in their order: the level that a node computes, and its inputs. Inputs 0 to 4 are the levels
-# that come in, 5 and above the nodes before.
+# The nodes of one repetition in their order, each with the level that it computes and with its inputs. Inputs 0 to 4
+# are the incoming levels; 5 and above are the nodes before it.
 NODES = (
     (3, (3, 4)),
     (2, (2, 5)),
@@ -34,7 +34,7 @@ _EPSILON = 1e-4
 
 
 class ExtraLevels(Backbone):
-    """A bottom-up network and two levels above its last: res6 with the pyramid's channels at half the size, res7 again."""
+    """A bottom-up network and two more levels: res6 with the pyramid's channels at half the size, res7 at a quarter."""
 
     def __init__(self, backbone: Backbone, in_features: Sequence[str], out_channels: int, norm: str) -> None:
         super().__init__()
@@ -48,11 +48,11 @@ class ExtraLevels(Backbone):
             self._shapes[name] = ShapeSpec(channels=out_channels, stride=(last.stride or 1) * 2**number)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Of res3 to res7, by name."""
+        """Channels and stride of res3 to res7, by name."""
         return dict(self._shapes)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """The (B, C, h, w) maps by name, of (B, 3, H, W) images."""
+        """The (B, C, h, w) maps by name, from (B, 3, H, W) images."""
         maps = self.backbone(x)
         found = {name: maps[name] for name in self.in_features}
         found["res6"] = _half(self.res6["reduction"](found[self.in_features[-1]]))
@@ -61,7 +61,7 @@ class ExtraLevels(Backbone):
 
 
 class BiFPNLayer(nn.Module):
-    """One repetition: five (B, C_l, h_l, w_l) maps become five of `out_channels`."""
+    """One repetition: five (B, C_l, h_l, w_l) maps become five maps of `out_channels`."""
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, norm: str) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class BiFPNLayer(nn.Module):
             for one in inputs:
                 if channels[one] != out_channels:
                     lateral = f"lateral_{one}_f{level}"  # shared by the nodes of a level that read the same map
-                    # As published, with a bias before the norm too.
+                    # As published, the convolution has a bias although a norm follows.
                     conv = Conv2d(channels[one], out_channels, 1, norm=_norm(norm, out_channels))
                     self.add_module(lateral, conv)
                     self._laterals.add(lateral)
@@ -84,7 +84,7 @@ class BiFPNLayer(nn.Module):
         self.last = [max(node for node, other in enumerate(levels) if other == level) for level in range(LEVELS)]
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps of levels 0 to 4, of growing stride, to the same."""
+        """Maps of levels 0 to 4, of growing stride, to maps of the same sizes."""
         nodes = list(maps)
         for level, inputs in NODES:
             name = _name(level, inputs)
@@ -96,7 +96,7 @@ class BiFPNLayer(nn.Module):
         return [nodes[node] for node in self.last]
 
     def _lateral(self, one: int, level: int, x: Tensor) -> Tensor:
-        """An input of a node of `level` with the pyramid's channels."""
+        """One input of a node of `level`, brought to the pyramid's channels."""
         name = f"lateral_{one}_f{level}"
         found: Tensor = self.get_submodule(name)(x) if name in self._laterals else x
         return found
@@ -110,11 +110,11 @@ class BiFPN(Backbone):
     ) -> None:
         """
         Args:
-            bottom_up: gives the maps of strides 8, 16 and 32.
-            in_features: their names.
-            out_channels: of every map of the pyramid.
+            bottom_up: the network that gives the maps of strides 8, 16 and 32.
+            in_features: the names of these maps.
+            out_channels: the channels of every map of the pyramid.
             num_repeats: how many times the levels are mixed.
-            norm: as detectron2's `get_norm` takes it; "": none.
+            norm: the norm's name, as detectron2's `get_norm` takes it; "": none.
         """
         super().__init__()
         self.bottom_up = ExtraLevels(bottom_up, in_features, out_channels, norm)
@@ -132,15 +132,15 @@ class BiFPN(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Images are padded to a multiple of it, in pixels, so that every level halves the one below."""
+        """The number of pixels whose multiples images are padded to, so that every level halves the one below."""
         return self._size_divisibility
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Of p3 to p7, by name."""
+        """Channels and stride of p3 to p7, by name."""
         return dict(self._shapes)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """The (B, out_channels, H / stride, W / stride) maps by name, of (B, 3, H, W) images."""
+        """The (B, out_channels, H / stride, W / stride) maps by name, from (B, 3, H, W) images."""
         maps = list(self.bottom_up(x).values())
         for layer in self.repeated_bifpn:
             maps = layer(maps)
@@ -162,7 +162,7 @@ def _half(x: Tensor) -> Tensor:
 
 
 def _resized(x: Tensor, size: torch.Size) -> Tensor:
-    """To the size of a level next to it: upwards by nearest neighbours, downwards by the largest of three."""
+    """Resizes a map to the size of a neighbouring level: upwards by nearest neighbours, downwards by a 3x3 maximum."""
     if x.shape[-2:] == size:
         return x
     return F.interpolate(x, size=size, mode="nearest") if x.shape[-2] < size[0] or x.shape[-1] < size[1] else _half(x)

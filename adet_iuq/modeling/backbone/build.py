@@ -17,8 +17,8 @@ _RESNETS = {
 def build_backbone(cfg: CfgNode) -> Backbone:
     """The network registered as `MODEL.BACKBONE.NAME`.
 
-    detectron2's ResNets with stages in `MODEL.RESNETS.DEFORM_ON_PER_STAGE` become this project's, of the same parameters:
-    its own deformable blocks need compiled code and cannot train on a CPU.
+    Where `MODEL.RESNETS.DEFORM_ON_PER_STAGE` names stages, detectron2's ResNets are replaced by this project's, which
+    have the same parameters: detectron2's own deformable blocks need compiled code and cannot train on a CPU.
     """
     name = cfg.MODEL.BACKBONE.NAME
     if name in _RESNETS and any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE):

@@ -1,7 +1,8 @@
 """ResNets with deformable 3x3 convolutions (arXiv 1703.06211; modulated: 1811.11168), on torchvision's operator.
 
 detectron2's own deformable blocks need its compiled code and cannot train on a CPU. Parameters have its names, options
-are its `MODEL.RESNETS.*` keys; without deformable stages the networks are detectron2's. Parity spec of SOTR, section 7.
+are its `MODEL.RESNETS.*` keys; without deformable stages the networks are detectron2's. Of SOTR:
+docs/parity/sotr.md, "Deformable variant".
 """
 
 from typing import Any
@@ -18,14 +19,14 @@ from adet_iuq.errors import UserError
 from adet_iuq.modeling.layers.deform_conv import split_offsets
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-_POINTS = 9  # of a 3x3 kernel
+_POINTS = 9  # points of a 3x3 kernel
 
 
 class DeformableBottleneck(BottleneckBlock):
-    """A bottleneck whose 3x3 convolution reads at learned offsets, and weighs what it reads when modulated.
+    """A bottleneck whose 3x3 convolution reads at learned offsets and, if modulated, weighs what it reads.
 
     `conv2_offset` predicts, for each group of channels, (dy, dx) of the nine points row by row, then their weights
-    before the sigmoid. It starts at zero: a plain convolution, times 0.5 when modulated.
+    before the sigmoid. It starts at zero, which makes a plain convolution, times 0.5 when modulated.
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class DeformableBottleneck(BottleneckBlock):
     ) -> None:
         """
         Args:
-            in_channels, out_channels: of the block.
-            bottleneck_channels: of the 3x3 convolution, a multiple of `deform_num_groups`.
-            deform_modulated: weigh the points.
-            deform_num_groups: groups of channels with their own offsets.
-            options: of `BottleneckBlock`.
+            in_channels: channels of the block's input.
+            out_channels: channels of its output.
+            bottleneck_channels: channels of the 3x3 convolution, a multiple of `deform_num_groups`.
+            deform_modulated: whether the points are weighed.
+            deform_num_groups: number of groups of channels, each with offsets of its own.
+            options: further arguments of `BottleneckBlock`.
         """
         super().__init__(in_channels, out_channels, bottleneck_channels=bottleneck_channels, **options)
         self.modulated = deform_modulated
@@ -70,7 +72,7 @@ class DeformableBottleneck(BottleneckBlock):
     def _deformable(self, x: Tensor) -> Tensor:
         conv = self.conv2
         predicted = self.conv2_offset(x)
-        # The operator has no half-precision kernel on CPUs, and positions do not survive half precision anywhere.
+        # The operator has no half-precision kernel on CPUs, and positions lose too many digits in half precision anywhere.
         with torch.autocast(x.device.type, enabled=False):
             weight = conv.weight
             offset, mask = split_offsets(predicted.to(weight.dtype), self.modulated)
@@ -81,10 +83,10 @@ class DeformableBottleneck(BottleneckBlock):
 
 
 def build_deformable_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """The ResNet of `MODEL.RESNETS.*`, the stages of `DEFORM_ON_PER_STAGE` (res2 to res5) being deformable.
+    """The ResNet of `MODEL.RESNETS.*`, in which the stages of `DEFORM_ON_PER_STAGE` (res2 to res5) are deformable.
 
     Raises:
-        UserError: a depth that ResNets do not have; options that ResNet-18 and 34 do not have.
+        UserError: ResNets do not have this depth, or ResNet-18 and 34 do not have these options.
     """
     options = cfg.MODEL.RESNETS
     if options.DEPTH not in _BLOCKS:
@@ -116,7 +118,7 @@ def build_deformable_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
 
 
 def _block_options(options: CfgNode, index: int, dilation: int) -> dict[str, Any]:
-    """The class of a stage's blocks and what it takes besides; `options` is MODEL.RESNETS."""
+    """The class of a stage's blocks, and the further arguments that it takes; `options` is MODEL.RESNETS."""
     if options.DEPTH < 50:
         return {"block_class": BasicBlock}
     bottleneck = {

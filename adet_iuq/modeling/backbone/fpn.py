@@ -1,4 +1,4 @@
-"""Feature pyramids over any bottom-up network: with the extra levels of FCOS (CondInst), or with a p6 (SOLOv2, SOTR)."""
+"""Feature pyramids over any bottom-up network: with FCOS's extra levels (CondInst), or with a p6 (SOLOv2, SOTR)."""
 
 import fvcore.nn.weight_init as weight_init
 from detectron2.config import CfgNode
@@ -74,7 +74,7 @@ def _build_fpn(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module | None) -
 
 @BACKBONE_REGISTRY.register()
 def build_fcos_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """The published recipes' backbone: detectron2's ResNet under the pyramid, its deformable stages this project's."""
+    """The published recipes' backbone: the pyramid over detectron2's ResNet, or over this project's if it is deformable."""
     return build_fcos_fpn(cfg, build_deformable_resnet(cfg, input_shape))
 
 
@@ -86,7 +86,7 @@ def build_fcos_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 @BACKBONE_REGISTRY.register()
 def build_fcos_swin_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Swin as Mask2Former publishes it (`MODEL.SWIN`) under the pyramid; OUT_FEATURES without "res2" saves a norm."""
+    """Swin as Mask2Former publishes it (`MODEL.SWIN`) under the pyramid. OUT_FEATURES without "res2" saves one norm."""
     return build_fcos_fpn(cfg, D2SwinTransformer(cfg, input_shape))
 
 

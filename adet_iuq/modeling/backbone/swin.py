@@ -1,4 +1,4 @@
-"""Swin transformer as Mask2Former publishes it (its parity spec, section 3.4): names, padding, four output norms."""
+"""Swin transformer as Mask2Former publishes it (docs/parity/mask2former.md, "Swin"): names, padding, four output norms."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ _LEVELS = ("res2", "res3", "res4", "res5")
 
 @BACKBONE_REGISTRY.register()
 class D2SwinTransformer(Backbone):
-    """Swin-T, -S, -B, -L: "res2" to "res5" of strides 4 to 32 (patch 4), each through a LayerNorm of its own."""
+    """Swin-T, -S, -B, -L: "res2" to "res5" of strides 4 to 32 (patch 4), each of them behind a LayerNorm of its own."""
 
     @configurable
     def __init__(
@@ -43,15 +43,15 @@ class D2SwinTransformer(Backbone):
         use_checkpoint: bool = False,
         freeze_at: int = 0,
     ) -> None:
-        """Arguments: the keys of `MODEL.SWIN` (adet_iuq/config/swin.py).
+        """The arguments are the keys of `MODEL.SWIN` (adet_iuq/config/swin.py).
 
         Raises:
-            UserError: levels that there are not, or numbers that do not fit each other.
+            UserError: a level does not exist, or numbers do not fit each other.
         """
         super().__init__()
         _check(depths, num_heads, embed_dim, out_features, freeze_at)
         rates = [drop_path_rate * block / max(sum(depths) - 1, 1) for block in range(sum(depths))]
-        depths = depths[: 1 + max(map(_LEVELS.index, out_features))]  # levels that nothing needs are not built
+        depths = depths[: 1 + max(map(_LEVELS.index, out_features))]  # only the levels that are needed are built
         self.patch_embed = PatchEmbed(patch_size, embed_dim, patch_norm)
         self.pos_drop = nn.Dropout(drop_rate)
         if ape:
@@ -78,7 +78,7 @@ class D2SwinTransformer(Backbone):
         return {name.lower(): value for name, value in cfg.MODEL.SWIN.items()}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) to one map (B, channels, ceil(H / stride), ceil(W / stride)) a name."""
+        """(B, 3, H, W) to one map (B, channels, ceil(H / stride), ceil(W / stride)) per name."""
         x = self.patch_embed(x)
         if hasattr(self, "absolute_pos_embed"):
             position = F.interpolate(self.absolute_pos_embed, size=x.shape[1:3], mode="bicubic", align_corners=False)
@@ -95,7 +95,7 @@ class D2SwinTransformer(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Published: the model pads to it; the backbone itself takes any size."""
+        """The published model pads its images to this multiple; the backbone itself takes any size."""
         return 32
 
     def output_shape(self) -> dict[str, ShapeSpec]:
@@ -106,7 +106,7 @@ class D2SwinTransformer(Backbone):
         }
 
     def _freeze(self, freeze_at: int) -> None:
-        """Nothing, the patch embedding, or also levels with the step down to the next and their output norm."""
+        """Freezes nothing, the patch embedding, or also levels, each with its output norm and the step to the next level."""
         frozen: list[nn.Module] = [self.patch_embed] if freeze_at > 0 else []
         for i in range(min(freeze_at - 1, len(self.layers))):
             frozen += [self.layers[i], getattr(self, f"norm{i}", nn.Identity())]

@@ -1,6 +1,6 @@
-"""The parts of Swin as Mask2Former publishes it: windows, attention, blocks, merging (its parity spec, section 3.4).
+"""The parts of Swin as Mask2Former publishes it: windows, attention, blocks, merging (docs/parity/mask2former.md, "Swin").
 
-timm's Swin is another function wherever a level's map is no multiple of the window: it rolls, then pads.
+timm's Swin computes something else wherever a level's map is no multiple of the window: it rolls, then pads.
 Shapes: B images, (H, W) cells of a level, C its channels, w the side of a window, N = w * w.
 """
 
@@ -10,12 +10,12 @@ from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# Added to the logits of pairs of different regions. Published; not -inf, so a strong enough logit still gets through.
+# Added to the logits of pairs from different regions. It is the published value; a strong enough logit still gets through.
 _APART = -100.0
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Zeros at the right and the bottom of (B, H, W, C), to multiples of `multiple`."""
+    """Pads (B, H, W, C) with zeros at the right and the bottom, to multiples of `multiple`."""
     height, width = x.shape[1:3]
     return F.pad(x, (0, 0, 0, -width % multiple, 0, -height % multiple))
 
@@ -35,9 +35,9 @@ def join_windows(x: Tensor, window: int, size: tuple[int, int]) -> Tensor:
 
 
 def shift_mask(size: tuple[int, int], window: int, like: Tensor) -> Tensor:
-    """(windows, 1, N, N) added to the logits of a map of padded `size` after the roll by window // 2.
+    """The numbers (windows, 1, N, N) that are added to the logits after a map of padded `size` was rolled by window // 2.
 
-    The roll brings the first rows and columns to the end: cells that were not neighbours before get -100.
+    The roll brings the first rows and columns to the end, where cells meet that were not neighbours: these pairs get -100.
     """
     rows, columns = (_regions(length, window, like.device) for length in size)
     regions = (3 * rows[:, None] + columns[None, :])[None, :, :, None]
@@ -47,7 +47,7 @@ def shift_mask(size: tuple[int, int], window: int, like: Tensor) -> Tensor:
 
 
 def _regions(length: int, window: int, device: torch.device) -> Tensor:
-    """(length,): 0, but 1 in the last window and 2 in what the roll brought there."""
+    """The regions of an axis, (length,): 1 in the last window, 2 in the part that the roll brought there, 0 elsewhere."""
     cells = torch.arange(length, device=device)
     return (cells >= length - window).long() + (cells >= length - window // 2).long()
 
@@ -68,7 +68,7 @@ class WindowAttention(nn.Module):
     def __init__(
         self, channels: int, window: int, heads: int, qkv_bias: bool, scale: float | None, drops: tuple[float, float]
     ) -> None:
-        """Args as of `D2SwinTransformer`; `drops` are the rates of the attention's weights and of its output."""
+        """The arguments are those of `D2SwinTransformer`; `drops` are the dropout rates of attention weights and output."""
         super().__init__()
         self.heads, self.scale = heads, scale or (channels // heads) ** -0.5
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
@@ -89,14 +89,14 @@ class WindowAttention(nn.Module):
         if mask is not None:
             bias = (bias + mask).repeat(batch, 1, 1, 1)
         drop = self.attn_drop if self.training else 0.0
-        # In the attention's dtype: autocast has made q, k and v smaller than the bias.
+        # The bias takes the attention's dtype, because autocast has made q, k and v smaller than the bias.
         out = F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), drop, scale=self.scale)
         out = out.transpose(1, 2).reshape(batch, windows, tokens, channels)
         return self.proj_drop(self.proj(out))
 
 
 class SwinBlock(nn.Module):
-    """Window attention, shifted in every second block, and an MLP, both residual."""
+    """Window attention, shifted in every second block, and an MLP; both are residual."""
 
     def __init__(self, attn: WindowAttention, channels: int, mlp_ratio: float, drop: float, drop_path: float) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class SwinBlock(nn.Module):
         """(B, H, W, C) to the same; with a mask the windows are shifted by half their side."""
         height, width = x.shape[1:3]
         shift = 0 if mask is None else window // 2
-        # Pad, then roll: padded cells stand between the map's end and what the roll brings there. They attend as well.
+        # Pad, then roll, so that padded cells stand between the map's end and the rolled part. They attend as well.
         padded = pad_to_multiple(self.norm1(x), window)
         size = (padded.shape[1], padded.shape[2])
         rolled = padded.roll((-shift, -shift), (1, 2)) if shift else padded
@@ -121,7 +121,7 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Half the size, twice the channels."""
+    """Halves the map's size and doubles its channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

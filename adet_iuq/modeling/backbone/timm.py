@@ -1,8 +1,8 @@
 """Any timm `features_only` model as a detectron2 backbone.
 
-timm's weights expect RGB images scaled to mean and deviation of ImageNet: with them set INPUT.FORMAT "RGB",
+timm's weights expect RGB images scaled by the mean and deviation of ImageNet. To use them set INPUT.FORMAT "RGB",
 MODEL.PIXEL_MEAN [123.675, 116.28, 103.53] and MODEL.PIXEL_STD [58.395, 57.12, 57.375].
-Weights that come as packages (checkpoint/pretrained.py) are scaled otherwise, and say so.
+Weights that come as packages (checkpoint/pretrained.py) expect another scale, which they state.
 """
 
 import difflib
@@ -38,23 +38,23 @@ class TimmBackbone(Backbone):
     ) -> None:
         """
         Args:
-            name: of a timm model.
-            pretrained: load timm's own weights (downloads them).
-            freeze_at: 0: nothing; 1: what comes before "res2"; 2: also "res2" ... 5: all of it. BatchNorm layers in
-                there keep their statistics.
-            norm_frozen: BatchNorm layers keep statistics and weights.
-            checkpointing: recompute activations in the backward pass.
-            drop_path_rate: of stochastic depth; 0: the model's default.
+            name: the name of a timm model.
+            pretrained: whether to download and load timm's own weights.
+            freeze_at: how much is frozen. 0: nothing; 1: what comes before "res2"; 2: also "res2" ... 5: all of it. The
+                BatchNorm layers in frozen parts keep their statistics.
+            norm_frozen: whether all BatchNorm layers keep their statistics and weights.
+            checkpointing: whether activations are recomputed in the backward pass.
+            drop_path_rate: the rate of stochastic depth; 0: the model's default.
 
         Raises:
-            UserError: no such model; it has no feature levels of these strides; it takes images of one size only; it
-                lacks what is asked for; its weights cannot be downloaded.
+            UserError: there is no such model; it has no feature levels of these strides; it takes images of one size
+                only; it lacks an option that is asked for; its weights cannot be downloaded.
         """
         super().__init__()
         self.model = _create(name, pretrained, drop_path_rate)
         info = self.model.feature_info
         reductions = info.reduction()
-        # Of several levels with one stride the last one counts.
+        # If several levels have the same stride, the last one counts.
         self._indices = {_NAMES[stride]: index for index, stride in enumerate(reductions) if stride in _NAMES}
         if len(self._indices) < 2:
             raise UserError(
@@ -83,13 +83,13 @@ class TimmBackbone(Backbone):
         }
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) to one map (B, channels, H / stride, W / stride) a name."""
+        """(B, 3, H, W) to one map (B, channels, H / stride, W / stride) per name."""
         maps = self.model(x)
         return {name: self._channels_first(maps[index], name) for name, index in self._indices.items()}
 
     @property
     def size_divisibility(self) -> int:
-        """Images are padded to multiples of the largest stride: patches and windows cannot be cut."""
+        """The largest stride, because patches and windows cannot be cut: images are padded to multiples of it."""
         return max(self._out_feature_strides.values())
 
     def output_shape(self) -> dict[str, ShapeSpec]:
@@ -100,7 +100,7 @@ class TimmBackbone(Backbone):
         }
 
     def train(self, mode: bool = True) -> "TimmBackbone":
-        """As always, but frozen norms, and those of frozen levels, stay in evaluation."""
+        """Switches the mode, except that frozen norms, and norms in frozen levels, stay in evaluation mode."""
         super().train(mode)
         for norm in self._batch_norms():
             parameters = list(norm.parameters())
@@ -109,7 +109,7 @@ class TimmBackbone(Backbone):
         return self
 
     def _channels_first(self, maps: Tensor, name: str) -> Tensor:
-        network: Any = self.model  # timm's; only those whose maps may be channels-last have the attribute
+        network: Any = self.model  # timm's network; it has the attribute only if its maps may be channels-last
         channels_last = str(getattr(network, "output_fmt", "")).endswith("NHWC")
         return maps.permute(0, 3, 1, 2).contiguous() if channels_last else maps
 
@@ -118,7 +118,7 @@ class TimmBackbone(Backbone):
 
     @torch.no_grad()
     def _check_image_sizes(self, name: str) -> None:
-        """A model whose windows or position embeddings are made for one image size should say so before the training."""
+        """Reports a model whose windows or position embeddings are made for one image size before the training starts."""
         self.eval()
         side = self.size_divisibility
         try:
@@ -163,7 +163,7 @@ class TimmBackbone(Backbone):
 
 
 def _create(name: str, pretrained: bool, drop_path_rate: float) -> Any:
-    """The timm model, for images of any size where it can be told so."""
+    """The timm model, told to accept images of any size if it has an argument for that."""
     if not timm.is_model(name.split(".")[0]):
         near = difflib.get_close_matches(name, timm.list_models(), n=5)
         hint = f" Did you mean {', '.join(near)}?" if near else " See timm.list_models()."
@@ -171,7 +171,7 @@ def _create(name: str, pretrained: bool, drop_path_rate: float) -> Any:
     options: dict[str, Any] = {"features_only": True, "pretrained": pretrained}
     if drop_path_rate > 0:
         options["drop_path_rate"] = drop_path_rate
-    # Models with windows or position embeddings name this differently; most need nothing.
+    # Models with windows or position embeddings name this argument differently; most models do not need it.
     errors = []
     ways: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
     for any_size in ways:
@@ -186,5 +186,5 @@ def _create(name: str, pretrained: bool, drop_path_rate: float) -> Any:
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
-    """The timm model `MODEL.TIMM.NAME` by itself, for `MODEL.BACKBONE.NAME`."""
+    """The timm model `MODEL.TIMM.NAME` without a pyramid, for `MODEL.BACKBONE.NAME`."""
     return TimmBackbone(cfg)

@@ -1,6 +1,6 @@
 """CondInst: FCOS's locations as queries, a shared dense map, dynamic 1x1 convolutions (arXiv 2003.05664).
 
-The published model under its published names; parity spec in ../shared/parity/condinst/spec.md.
+The published model under its published names; its facts are in docs/parity/condinst.md.
 Shapes: B images, N queries of the batch, K instances of one image, (Hp, Wp) padded input, D = 8 channels.
 """
 
@@ -39,9 +39,9 @@ from adet_iuq.modeling.segmenter import Segmenter, TrainingPass, content_size, o
 
 @META_ARCH_REGISTRY.register()
 class CondInst(Segmenter):
-    """The base segmenter, complete by itself."""
+    """The base segmenter, without instance-unique querying."""
 
-    # A checkpoint may hold these or not: they carry no information.
+    # A checkpoint may lack these tensors, as they carry no information.
     optional_checkpoint_keys = ("mask_head._iter", "mask_head.sizes_of_interest")
 
     @configurable
@@ -61,18 +61,19 @@ class CondInst(Segmenter):
     ) -> None:
         """
         Args:
-            backbone: feature pyramid.
+            backbone: the feature pyramid.
             proposal_generator: makes the locations' classes, boxes and features.
             controller: predicts the queries from the box features; see `query_controller`.
             mask_branch: makes the dense map.
             mask_head: decodes masks.
-            pixel_mean, pixel_std: of the input's channels.
-            max_queries: random cap on the training queries of this rank; -1: none.
-            queries_per_image: cap by score; -1: none.
-            reduce_normalizer: the mask loss averages over the queries of all ranks.
+            pixel_mean: mean of each input channel.
+            pixel_std: deviation of each input channel.
+            max_queries: the most training queries of this rank, chosen at random; -1: no limit.
+            queries_per_image: the most training queries of an image, chosen by score; -1: no limit.
+            reduce_normalizer: whether the mask loss averages over the queries of all ranks.
 
         Raises:
-            UserError: both caps are set, or the controller predicts another number than the head reads.
+            UserError: both limits are set, or the controller does not predict as many numbers as the head reads.
         """
         super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std, size_divisibility=backbone.size_divisibility)
         if controller.out_channels != mask_head.num_params:
@@ -89,7 +90,7 @@ class CondInst(Segmenter):
         self.pixel_dim, self.pixel_stride = mask_head.feature_channels, mask_head.feature_stride
         # Masks are sampled at s // 2 + s k, and cell i meets k = factor * i + factor // 2.
         self.pixel_offset = mask_head.out_stride // 2 + mask_head.out_stride * (mask_head.factor // 2)
-        # All layers' outputs, and in the backward pass the gradients of two of them beside these.
+        # The outputs of all layers; the backward pass also holds the gradients of two of them.
         self.bytes_per_pair = 4 * (sum(out for out, _ in mask_head.shapes) + 2 * mask_head.shapes[0][0])
 
     @classmethod
@@ -119,17 +120,17 @@ class CondInst(Segmenter):
         }
 
     def training_state(self) -> dict[str, Tensor]:
-        """What a resumed training needs besides weights and buffers of the checkpoint."""
+        """The state that a resumed training needs besides the checkpoint's weights and buffers."""
         return {"moving_positives": self.proposal_generator.moving_positives.clone()}
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over what `training_state` gave."""
+        """Loads a state that `training_state` returned."""
         self.proposal_generator.moving_positives.copy_(state["moving_positives"])
 
     def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
-        """Losses; FCOS's positives as queries, with their location and scale, on the dense map at stride 8.
+        """Computes the losses; FCOS's positives are the queries, with location and scale, on the dense map at stride 8.
 
-        `instance_context` says of every instance where its query would sit, and at which scale.
+        `instance_context` holds for every instance the place where its query would sit, and its scale.
         """
         images = self.preprocess(batched_inputs)
         instances = [inputs["instances"].to(self.device) for inputs in batched_inputs]
@@ -175,7 +176,7 @@ class CondInst(Segmenter):
             return features, self.mask_branch(features), self.proposal_generator(features)
 
     def _scales_of(self, boxes: Tensor) -> Tensor:
-        """(K,) scales of the levels that FCOS assigns to the centres of boxes (K, 4)."""
+        """(K,) scales of the levels that FCOS assigns to the centres of the boxes (K, 4)."""
         half = (boxes[:, 2:] - boxes[:, :2]).amax(1) / 2
         levels = torch.bucketize(half, self.mask_head.sizes_of_interest[:-1].to(half.dtype))
         return self.mask_head.scales(levels)
@@ -188,48 +189,48 @@ class CondInst(Segmenter):
         masks: list[Tensor],
         valid: Tensor | None = None,
     ) -> Tensor:
-        """Mean dice loss of logits at the dense map's stride; a connected zero without queries.
+        """Mean dice loss of logits at the dense map's stride; a connected zero if there are no queries.
 
         Args:
-            logits: (N, Hp/8, Wp/8).
-            image_index: (N,) long, image of each query.
-            target_index: (N,) long, row of the image's masks.
-            masks: B x (K, H, W) bool.
-            valid: (B, Hp/8, Wp/8) bool, cells that count; None: all.
+            logits: (N, Hp/8, Wp/8), one map per query.
+            image_index: (N,) long, the image of each query.
+            target_index: (N,) long, the row of each query's instance in the image's masks.
+            masks: B x (K, H, W) bool, the ground truth.
+            valid: (B, Hp/8, Wp/8) bool, the cells that count; None: all.
         """
         factor = self.mask_head.factor
         upsampled = aligned_bilinear(logits[:, None], factor)[:, 0]
         size = (logits.shape[1] * factor, logits.shape[2] * factor)
         sampled = [strided_masks(mask, self.mask_head.out_stride, size) for mask in masks]
         if valid is not None:
-            # A pixel counts when every cell that it is interpolated from does.
+            # A pixel counts if every cell that it is interpolated from counts.
             valid = aligned_bilinear(valid[:, None].float(), factor)[:, 0] > 0.999
         losses = dice_losses(upsampled, image_index, target_index, sampled, valid)
         count, factor = loss_count(len(losses), reduce=self.reduce_normalizer, device=losses.device)
         return losses.sum() * factor / count.clamp(min=1)
 
     def _training_queries(self, maps: HeadMaps, positives: Positives) -> tuple[DynamicQueries, Tensor, Tensor]:
-        """The queries that the mask loss trains, the image of each, and its row of that image's masks."""
+        """The queries that the mask loss trains, the image of each, and the row of its instance in that image's masks."""
         if self.queries_per_image >= 0:
             keep = top_scores(positives, _confidence(maps, positives), self.queries_per_image)
         else:
             keep = random_cap(len(positives), self.max_queries, positives.level.device)
-        keep = keep.sort().values  # by level again
+        keep = keep.sort().values  # restores the order by level
         level, image = positives.level[keep], positives.image[keep]
         params = self._params_at(maps, level, image, positives.cell[keep])
         queries = DynamicQueries(params, positives.locations[keep], self.mask_head.scales(level))
         return queries, image, positives.instance[keep]
 
     def _params_at(self, maps: HeadMaps, level: Tensor, image: Tensor, cell: Tensor) -> Tensor:
-        """(N, num_params) of the queries at chosen cells, which must be ordered by level."""
+        """The parameters (N, num_params) of the queries at chosen cells, which must be ordered by level."""
         counts = torch.bincount(level, minlength=len(maps.box_features)).tolist()
         places = zip(maps.box_features, image.split(counts), cell.split(counts), strict=True)
         return torch.cat([conv_at(self.controller, *place) for place in places])
 
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Each image's `instances`.
+        """Returns the `instances` of each image.
 
-        They have pred_boxes, scores, pred_classes, pred_masks (bool, output size), locations and fpn_levels.
+        Their fields are pred_boxes, scores, pred_classes, pred_masks (bool, output size), locations and fpn_levels.
         """
         images = self.preprocess(batched_inputs)
         _, mask_features, maps = self._maps(images)
@@ -270,9 +271,9 @@ class CondInst(Segmenter):
     def _probabilities(
         self, maps: HeadMaps, mask_features: Tensor, image: int, detections: Detections
     ) -> tuple[Tensor, Tensor]:
-        """Mask probabilities (U, Hp/s, Wp/s) of the distinct locations and which one each detection uses.
+        """Mask probabilities (U, Hp/s, Wp/s) of the distinct locations, and the row that each detection uses.
 
-        A location is often detected with several classes; its mask is decoded once.
+        A location is often detected with several classes, but its mask is decoded once.
         """
         places = torch.stack([detections.levels, detections.cells], dim=1)
         distinct, which = torch.unique(places, dim=0, return_inverse=True)
@@ -286,7 +287,7 @@ class CondInst(Segmenter):
 
 
 def _confidence(maps: HeadMaps, positives: Positives) -> Tensor:
-    """(P,) best class probability times quality, of every positive."""
+    """(P,) the best class probability of every positive, times its quality."""
     parts = []
     splits = zip(positives.image.split(positives.counts), positives.cell.split(positives.counts), strict=True)
     for logits, quality, (image, cell) in zip(maps.logits, maps.quality, splits, strict=True):

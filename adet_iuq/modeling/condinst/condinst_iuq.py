@@ -1,4 +1,4 @@
-"""CondInst trained with instance-unique querying (parity spec of CondInst, section 11)."""
+"""CondInst trained with instance-unique querying (docs/parity/condinst.md, "Instance-unique querying")."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from adet_iuq.modeling.condinst.condinst import CondInst
 from adet_iuq.modeling.condinst.mask_head import DynamicQueries
 from adet_iuq.modeling.iuq_meta_arch import IUQMetaArch
 
-# A pixel's own instance, as extras of a memory pixel: where the query of that instance would sit, and its scale.
+# Extras of a memory pixel that describe its own instance: the place where that instance's query would sit, and its scale.
 REFERENCE: dict[str, tuple[int, ...]] = {"reference_location": (2,), "reference_scale": ()}
 REL_COORDS = ("query", "instance")
 
@@ -22,20 +22,20 @@ REL_COORDS = ("query", "instance")
 class CondInstIUQ(IUQMetaArch, CondInst):
     """CondInst with `loss_inter` and `loss_equi`; its weights and its evaluation are CondInst's.
 
-    Queries are the 169 numbers of FCOS's positives with their location and scale, pixels the mask branch's 8 channels
-    with their position. <q, i> is the dynamic mask head before its upsampling.
+    Queries are the 169 numbers of FCOS's positives with their location and scale. Pixels are the mask branch's 8
+    channels with their position. <q, i> is the dynamic mask head's output before its upsampling.
     """
 
     @configurable
     def __init__(self, *, rel_coords: str = "query", **iuq: Any) -> None:
         """
         Args:
-            rel_coords: "query": a memory pixel lies at its own position in its image, as seen from the query;
-                "instance": as seen from its own instance, and the memory then has the context `REFERENCE`.
-            iuq: arguments of `IUQMetaArch` and `CondInst`.
+            rel_coords: "query": the position of a memory pixel is its own position in its image, relative to the query;
+                "instance": it is its position relative to its own instance, and the memory has the context `REFERENCE`.
+            iuq: the arguments of `IUQMetaArch` and `CondInst`.
 
         Raises:
-            ValueError: an unknown value, or a memory without that context.
+            ValueError: `rel_coords` is unknown, or the memory lacks that context.
         """
         super().__init__(**iuq)
         if rel_coords not in REL_COORDS:
@@ -54,12 +54,12 @@ class CondInstIUQ(IUQMetaArch, CondInst):
 
     @classmethod
     def memory_arguments(cls, cfg: CfgNode, base: Mapping[str, Any]) -> dict[str, Any]:
-        """The dense map's channels; the context where REL_COORDS needs it."""
+        """The dense map's channels, and the context if REL_COORDS needs it."""
         context = REFERENCE if cfg.MODEL.IUQ.INTER.REL_COORDS == "instance" else {}
         return {"pixel_dim": base["mask_head"].feature_channels, "context": context}
 
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
-        """(Q, P) logits of the dynamic head, stride-8 cells, no upsampling."""
+        """(Q, P) logits of the dynamic head on stride-8 cells, without upsampling."""
         relative = None
         if self.instance_coordinates:
             scale = pixels.context["reference_scale"][:, None]

@@ -1,4 +1,4 @@
-"""N small networks of 1x1 convolutions on the same pixels: the forward and backward pass of CondInst's dynamic filters.
+"""N small networks of 1x1 convolutions on the same pixels: forward and backward pass of CondInst's dynamic filters.
 
 Shapes: N queries, P pixels, D inputs, C channels.
 """
@@ -12,16 +12,16 @@ from torch.autograd.function import once_differentiable
 
 
 def dynamic_layers(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """ReLU networks, each query's own, on pixels that all of them share. Differentiable once.
+    """ReLU networks, one per query, on pixels that all queries share. Differentiable once.
 
     Args:
-        inputs: (D, P), best contiguous.
-        weights: (N, C, D), (N, C, C), ..., (N, 1, C).
-        biases: (N, C), ..., (N, 1).
+        inputs: (D, P), fastest if contiguous.
+        weights: the layers' weights, (N, C, D), (N, C, C), ..., (N, 1, C).
+        biases: the layers' biases, (N, C), ..., (N, 1).
 
     Returns:
-        (N, P), what autograd over baddbmm and relu gives, in about two thirds of its time: no bias is copied to all
-        pixels, ReLU's backward works in place, and the gradient of the first weights is a product of full width.
+        (N, P), as autograd over baddbmm and relu gives it, in about two thirds of the time: no bias is copied to all
+        pixels, ReLU's backward pass works in place, and the gradient of the first weights is one wide product.
     """
     result: Tensor = _DynamicLayers.apply(inputs, len(weights), *weights, *biases)
     return result
@@ -46,9 +46,9 @@ class _DynamicLayers(torch.autograd.Function):
         return out[:, 0]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the inputs, if wanted, of the weights and of the biases."""
+        """Gradients of the inputs (if wanted), of the weights and of the biases."""
         inputs, *saved = ctx.saved_tensors
         weights, hidden = saved[: ctx.depth], saved[ctx.depth :]
         grad = grad[:, None]
@@ -59,7 +59,7 @@ class _DynamicLayers(torch.autograd.Function):
             torch.ops.aten.threshold_backward.grad_input(grad, below, 0, grad_input=grad)
             grad_biases.append(grad.sum(2))
         rows = grad.flatten(0, 1)
-        # Transposed twice: the long side, all queries' channels, is where matrix libraries are fast.
+        # Transposed twice, because matrix libraries are fast if the long side, the channels of all queries, comes here.
         grad_weights.append((inputs @ rows.T).T.reshape(weights[0].shape))
         grad_inputs = weights[0].flatten(0, 1).T @ rows if ctx.needs_input_grad[0] else None
         return grad_inputs, None, *grad_weights[::-1], *grad_biases[::-1]

@@ -1,4 +1,4 @@
-"""FCOS as CondInst's query creator: every location that answers for an instance is a query."""
+"""FCOS, which creates CondInst's queries: every location that is assigned to an instance is a query."""
 
 from collections.abc import Sequence
 
@@ -49,19 +49,19 @@ class FCOS(nn.Module):
     ) -> None:
         """
         Args:
-            fcos_head: towers and predictors.
-            in_features: names of the levels' maps.
-            strides: of the levels, pixels.
-            sizes_of_interest: bounds between the levels, pixels; one fewer than levels.
-            num_classes: C.
-            radius: half side of the centre region in strides; None: positives anywhere in the box.
+            fcos_head: the towers and predictors.
+            in_features: the names of the levels' maps.
+            strides: the strides of the levels in pixels.
+            sizes_of_interest: the bounds between the levels in pixels, one fewer than levels.
+            num_classes: the number of classes C.
+            radius: half the side of the centre region in strides; None: positives may lie anywhere in the box.
             focal: alpha, gamma and weight of the class loss.
             class_normalizer: "fg", "moving_fg" or "all".
             location_loss: "iou", "linear_iou" or "giou".
             box_quality: "ctrness" or "iou".
-            detection: thresholds of the inference.
-            reduce_normalizer: count as one process with the global batch does. The published code averages over ranks as
-                well, but bounds the average, which with few positives is not the same.
+            detection: the thresholds of the inference.
+            reduce_normalizer: whether positives are counted as one process with the global batch counts them. The published
+                code averages over ranks as well, but bounds the average, which gives another number for few positives.
         """
         super().__init__()
         self.fcos_head = fcos_head
@@ -71,7 +71,7 @@ class FCOS(nn.Module):
         self.class_normalizer, self.location_loss, self.box_quality = class_normalizer, location_loss, box_quality
         self.detection = detection
         self.reduce_normalizer = reduce_normalizer
-        # For "moving_fg". As published it is not part of the weights; a resumed run gets it from CondInst.training_state.
+        # For "moving_fg". As published it does not belong to the weights; a resumed run gets it from training_state.
         self.register_buffer("moving_positives", torch.tensor(100.0), persistent=False)
 
     @classmethod
@@ -107,11 +107,11 @@ class FCOS(nn.Module):
         }
 
     def forward(self, features: dict[str, Tensor]) -> HeadMaps:
-        """The head's maps on the levels' features, each (B, channels, h, w)."""
+        """The head's maps of the levels' features, each (B, channels, h, w)."""
         return self.fcos_head([features[name] for name in self.in_features])
 
     def locations(self, maps: HeadMaps) -> list[Tensor]:
-        """Positions of every level's cells, (h * w, 2) each, pixels of the network input."""
+        """Positions of every level's cells, (h * w, 2) each, in pixels of the network input."""
         return [
             level_locations((logits.shape[2], logits.shape[3]), stride, logits.device)
             for logits, stride in zip(maps.logits, self.strides, strict=True)
@@ -136,7 +136,7 @@ class FCOS(nn.Module):
 
     @part("nms")
     def detections(self, maps: HeadMaps, images_per_picture: int = 1) -> list[Detections]:
-        """Detections of every picture, boxes in pixels of the network input."""
+        """The detections of every picture, with boxes in pixels of the network input."""
         return detect(maps, self.locations(maps), self.strides, self.detection.times(images_per_picture))
 
     def _class_loss(self, maps: HeadMaps, labels: Tensor, positives: Positives, positive_mean: Tensor) -> Tensor:
@@ -152,13 +152,13 @@ class FCOS(nn.Module):
             return positive_mean
         if self.class_normalizer == "all":
             return self._mean_count(len(labels), labels.device)
-        # The moving average starts from a constant, so it must be of what one process would count.
+        # The moving average starts from a constant, so it must average the number that one process would count.
         ranks = comm.get_world_size() if self.reduce_normalizer else 1
         self.moving_positives.mul_(0.9).add_(0.1 * ranks * positive_mean)
         return self.moving_positives / ranks
 
     def _mean_count(self, count: int, device: torch.device) -> Tensor:
-        """Mean over the ranks, at least 1; or at least 1 over all ranks."""
+        """Mean over the ranks, which is at least 1, or with `reduce_normalizer` at least 1 on all ranks together."""
         if not self.reduce_normalizer:
             return reduce_mean(torch.tensor(float(count), device=device)).clamp(min=1)
         total, ranks = loss_count(count, reduce=True, device=device)

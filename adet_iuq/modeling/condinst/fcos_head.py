@@ -17,7 +17,7 @@ from adet_iuq.errors import UserError
 
 
 class Scale(nn.Module):
-    """One learned factor, shape (1,)."""
+    """One learned factor of shape (1,)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Scale(nn.Module):
 
 
 class Tower(nn.Sequential):
-    """Convolutions with norm and ReLU; a norm that is a `ModuleList` holds one norm a level."""
+    """Convolutions with norm and ReLU. A norm that is a `ModuleList` holds one norm per level."""
 
     def __init__(self, channels: int, num_convs: int, norm: str, num_levels: int) -> None:
         layers: list[nn.Module] = []
@@ -58,16 +58,16 @@ def _norm(name: str, channels: int, num_levels: int) -> Iterable[nn.Module]:
 
 @dataclass
 class HeadMaps:
-    """What the head computes, one entry a level."""
+    """The outputs of the head; each list has one entry per level."""
 
     logits: list[Tensor]  # (B, C, h, w)
     regression: list[Tensor]  # (B, 4, h, w) distances left, top, right, bottom in units of the stride, >= 0
-    quality: list[Tensor]  # (B, 1, h, w) logits of the centerness, or of the IoU
+    quality: list[Tensor]  # (B, 1, h, w) logits of the centerness or of the IoU
     box_features: list[Tensor]  # (B, 256, h, w) output of the box tower; the controller reads it
 
 
 class FCOSHead(nn.Module):
-    """Towers and predictors (parity spec of CondInst, sections 1, 3 and 4)."""
+    """Towers and predictors (docs/parity/condinst.md, "Model")."""
 
     @configurable
     def __init__(
@@ -84,17 +84,17 @@ class FCOSHead(nn.Module):
     ) -> None:
         """
         Args:
-            channels: of the feature maps.
-            num_classes: C.
-            num_levels: number of feature maps.
-            num_convs: length of the shared, the class and the box tower.
+            channels: the channels of the feature maps.
+            num_classes: the number of classes C.
+            num_levels: the number of feature maps.
+            num_convs: the lengths of the shared, the class and the box tower.
             norm: "GN", "BN", "SyncBN" or "none".
-            use_scale: a learned factor a level on the box regression.
-            prior_prob: class probability that training starts from.
-            bbox_bias_init: bias that the box regression starts from; 0 as published, 1 when training from random weights.
+            use_scale: whether each level has a learned factor for the box regression.
+            prior_prob: the class probability that training starts from.
+            bbox_bias_init: the bias that the box regression starts from; 0 as published, 1 for training from random weights.
 
         Raises:
-            UserError: unknown norm.
+            UserError: the norm is unknown.
         """
         super().__init__()
         share, classes, boxes = num_convs
@@ -130,7 +130,7 @@ class FCOSHead(nn.Module):
         }
 
     def forward(self, features: Sequence[Tensor]) -> HeadMaps:
-        """Runs all levels; `features` are (B, channels, h, w) a level."""
+        """Runs all levels; `features` holds one map (B, channels, h, w) per level."""
         maps = HeadMaps([], [], [], [])
         for level, feature in enumerate(features):
             feature = self.share_tower(feature, level)

@@ -1,4 +1,4 @@
-"""From FCOS's maps to detections (parity spec of CondInst, section 7, steps 1 to 5)."""
+"""From FCOS's maps to detections (docs/parity/condinst.md, "Inference")."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +15,11 @@ class DetectionSettings:
     """Thresholds of the inference.
 
     Attributes:
-        score_threshold: candidates score above it.
-        pre_nms_topk: candidates kept, an image and level.
-        post_nms_topk: detections kept, an image (ties with the last are kept too).
-        nms_threshold: IoU above which the lower score of a class leaves; <= 0: no NMS.
-        threshold_with_quality: multiply by the quality before the threshold instead of after.
+        score_threshold: the score that a candidate must exceed.
+        pre_nms_topk: the number of candidates that are kept per image and level.
+        post_nms_topk: the number of detections that are kept per image (ties with the last are kept too).
+        nms_threshold: the IoU above which the lower score of a class is removed; <= 0: no NMS.
+        threshold_with_quality: whether scores are multiplied by the quality before the threshold instead of after it.
     """
 
     score_threshold: float
@@ -29,13 +29,13 @@ class DetectionSettings:
     threshold_with_quality: bool
 
     def times(self, images: int) -> "DetectionSettings":
-        """The same for a picture that holds several images: as many times the candidates and detections."""
+        """The same settings for a picture that holds several images: as many times the candidates and detections."""
         return replace(self, pre_nms_topk=images * self.pre_nms_topk, post_nms_topk=images * self.post_nms_topk)
 
 
 @dataclass
 class Detections:
-    """N detections of one image, best score first; boxes XYXY in pixels of the network input, unclipped."""
+    """N detections of one image, best score first; boxes are XYXY in pixels of the network input, unclipped."""
 
     boxes: Tensor  # (N, 4)
     scores: Tensor  # (N,)
@@ -56,13 +56,13 @@ class Detections:
 def detect(
     maps: HeadMaps, locations: Sequence[Tensor], strides: Sequence[int], settings: DetectionSettings
 ) -> list[Detections]:
-    """Detections of every image of the batch.
+    """The detections of every image of the batch.
 
     Args:
         maps: the head's outputs.
-        locations: positions of each level, (h * w, 2).
-        strides: of each level, pixels.
-        settings: thresholds.
+        locations: the cells' positions on each level, (h * w, 2).
+        strides: the stride of each level in pixels.
+        settings: the thresholds.
     """
     results = []
     for image in range(len(maps.logits[0])):
@@ -76,7 +76,7 @@ def detect(
 def _candidates(
     maps: HeadMaps, image: int, level: int, locations: Tensor, stride: int, settings: DetectionSettings
 ) -> Detections:
-    """The best candidates of one level, boxes decoded."""
+    """The best candidates of one level, with decoded boxes."""
     probability = maps.logits[level][image].float().sigmoid().flatten(1).T  # (h * w, C)
     quality = maps.quality[level][image].float().sigmoid().flatten()
     scores = probability * quality[:, None]

@@ -1,6 +1,6 @@
-"""The losses of FCOS (parity spec of CondInst, section 6).
+"""The losses of FCOS (docs/parity/condinst.md, "Losses").
 
-P positives of this rank; distances are left, top, right, bottom in units of the level's stride.
+P is the number of positives of this rank; distances are left, top, right, bottom in units of the level's stride.
 """
 
 import torch
@@ -18,7 +18,7 @@ def centerness_targets(targets: Tensor) -> Tensor:
 
 
 def box_ious(predicted: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and generalised IoU, (P,) each, of boxes given by their distances to one common point.
+    """IoU and generalised IoU, (P,) each, of two boxes that are given by their distances to one common point.
 
     The published form adds 1 (a squared stride) to both parts of the IoU, and nothing to the hull term.
     """
@@ -34,7 +34,7 @@ def _area(distances: Tensor) -> Tensor:
 
 
 def location_loss(iou: Tensor, giou: Tensor, kind: str) -> Tensor:
-    """(P,) loss of each box; kind is "iou", "linear_iou" or "giou"."""
+    """The loss (P,) of each box; kind is "iou", "linear_iou" or "giou"."""
     if kind == "giou":
         return 1 - giou
     return -iou.log() if kind == "iou" else 1 - iou
@@ -49,12 +49,12 @@ def box_losses(
         regression: (P, 4) predicted distances.
         quality: (P,) logits of the quality branch.
         targets: (P, 4) true distances.
-        positive_mean: scalar, mean number of positives over the ranks, above 0.
+        positive_mean: scalar, the mean number of positives over the ranks, above 0.
         kind: "iou", "linear_iou" or "giou".
-        box_quality: "ctrness": boxes weighted by centerness; "iou": unweighted, the branch predicts the IoU.
+        box_quality: "ctrness": centerness weighs the boxes; "iou": boxes weigh the same, and the branch predicts the IoU.
 
     Returns:
-        `loss_fcos_loc` and `loss_fcos_ctr` or `loss_fcos_iou`; connected zeros without positives.
+        `loss_fcos_loc` and `loss_fcos_ctr` or `loss_fcos_iou`; connected zeros if there are no positives.
     """
     iou, giou = box_ious(regression.float(), targets)
     losses = location_loss(iou, giou, kind)

@@ -1,4 +1,4 @@
-"""Which location answers for which instance: FCOS's target assignment.
+"""FCOS's target assignment: which location is trained for which instance.
 
 Shapes: B images, L locations of all levels together, K instances of one image, P positives of the batch.
 Positions are (x, y) in pixels of the network input.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BIG = 1e8  # the area that stands for "not a candidate", and the upper end of the last level
+BIG = 1e8  # the area of a pair that is not a candidate, and the upper end of the last level
 
 
 @dataclass
@@ -18,12 +18,14 @@ class Positives:
     """The locations that have a target, ordered by level, then image, then cell.
 
     Attributes:
-        level, image, cell: (P,) long; `cell` is the row-major index in the level's map.
-        locations: (P, 2) float.
-        classes: (P,) long.
+        level: (P,) long, the number of the level.
+        image: (P,) long, the position of the image in the batch.
+        cell: (P,) long, the row-major index in the level's map.
+        locations: (P, 2) float, the positions.
+        classes: (P,) long, the classes of the instances.
         targets: (P, 4) distances to the box's left, top, right, bottom side in units of the level's stride.
-        instance: (P,) long, index within the positive's image.
-        counts: number of positives of each level.
+        instance: (P,) long, the index of the instance within its image.
+        counts: the number of positives of each level.
     """
 
     level: Tensor
@@ -63,18 +65,18 @@ def assign_targets(
     num_classes: int,
     radius: float | None,
 ) -> tuple[Tensor, Positives]:
-    """Assigns at most one instance to every location (parity spec of CondInst, section 5).
+    """Assigns at most one instance to every location (docs/parity/condinst.md, "Targets").
 
     Args:
-        locations: positions of each level, (h * w, 2).
-        strides: of each level, pixels.
-        sizes_of_interest: bounds between the levels, pixels of the largest distance to a side.
-        ground_truth: one an image.
-        num_classes: C, also the label of a location without target.
-        radius: half side of the centre region in strides; None: the whole box.
+        locations: the cells' positions on each level, (h * w, 2).
+        strides: the stride of each level in pixels.
+        sizes_of_interest: the bounds between the levels: the largest distance to a side, in pixels.
+        ground_truth: the instances, one entry per image.
+        num_classes: the number of classes C, which is also the label of a location without target.
+        radius: half the side of the centre region in strides; None: the whole box.
 
     Returns:
-        labels (B * L,) long, by level, then image, then cell; and the positives.
+        The labels (B * L,) long, ordered by level, then image, then cell; and the positives.
     """
     counts = [len(points) for points in locations]
     points = torch.cat(list(locations))
@@ -143,10 +145,10 @@ def _positives(
     targets: Tensor,
     num_classes: int,
 ) -> tuple[Tensor, Positives]:
-    """From (B, L) tensors to the level-major order and the list of positives."""
+    """Reorders (B, L) tensors by level first, and lists the positives."""
     counts = [len(points) for points in locations]
     flat_labels = torch.cat([part.flatten() for part in labels.split(counts, dim=1)])
-    index = torch.nonzero(flat_labels != num_classes).squeeze(1)  # the one host round trip, with the counts below
+    index = torch.nonzero(flat_labels != num_classes).squeeze(1)  # waits for the device, as do the counts below
     device = labels.device
     ends = torch.tensor([0, *counts], device=device).cumsum(0) * len(labels)
     level = torch.bucketize(index, ends[1:], right=True)

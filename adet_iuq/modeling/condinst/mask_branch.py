@@ -15,15 +15,15 @@ from adet_iuq.modeling.layers import aligned_bilinear, focal_loss_sum, loss_coun
 
 
 def _block(in_channels: int, channels: int, norm: str) -> nn.Sequential:
-    """3x3 convolution, norm, ReLU; the convolution has a bias only without norm."""
+    """3x3 convolution, norm, ReLU; the convolution has a bias only if there is no norm."""
     conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=not norm)
-    weight_init.c2_xavier_fill(conv)  # kaiming uniform with a = 1
+    weight_init.c2_xavier_fill(conv)  # this is the uniform Kaiming initialisation with a = 1
     layer = get_norm(norm, channels)
     return nn.Sequential(conv, *([layer] if layer is not None else []), nn.ReLU())
 
 
 class MaskBranch(nn.Module):
-    """Merges p3, p4, p5 into a map of `out_channels` channels at the stride of p3, linear at its end."""
+    """Merges p3, p4, p5 into a map of `out_channels` channels at the stride of p3; its last layer is linear."""
 
     @configurable
     def __init__(
@@ -43,17 +43,17 @@ class MaskBranch(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: of the feature maps.
-            in_features: their names, finest first.
-            strides: their strides.
-            channels: inside the branch.
-            num_convs: length of the tower.
-            out_channels: of the result, D.
-            norm: "BN", "GN", "" ... (detectron2's names).
-            semantic_classes: number of classes of the semantic loss; None: no semantic loss.
+            in_channels: the channels of the feature maps.
+            in_features: the names of the feature maps, finest first.
+            strides: the strides of the feature maps in pixels.
+            channels: the channels inside the branch.
+            num_convs: the length of the tower.
+            out_channels: the channels D of the result.
+            norm: the norm by detectron2's names: "BN", "GN", "" ...
+            semantic_classes: the number of classes of the semantic loss; None: no semantic loss.
             focal: alpha and gamma of the semantic loss.
-            prior_prob: class probability that the semantic loss starts from.
-            reduce_normalizer: the semantic loss counts positive cells over all ranks.
+            prior_prob: the class probability that the semantic loss starts from.
+            reduce_normalizer: whether the semantic loss counts the positive cells of all ranks.
         """
         super().__init__()
         self.in_features = list(in_features)
@@ -100,15 +100,15 @@ class MaskBranch(nn.Module):
         return self.tower(merged)
 
     def semantic_loss(self, features: dict[str, Tensor], masks: Sequence[Tensor], classes: Sequence[Tensor]) -> Tensor:
-        """Focal loss of per-class maps (parity spec of CondInst, section 10).
+        """Focal loss of per-class maps (docs/parity/condinst.md, "Semantic loss").
 
         Args:
             features: the backbone's maps.
-            masks: B x (K, H, W) bool.
-            classes: B x (K,) long.
+            masks: B x (K, H, W) bool, the ground truth.
+            classes: B x (K,) long, the classes of the masks.
 
         Returns:
-            Scalar, the sum over cells and classes by the number of positive cells.
+            A scalar, the sum over cells and classes divided by the number of positive cells.
         """
         logits = self.logits(self.seg_head(features[self.in_features[0]]))
         size = (logits.shape[2], logits.shape[3])
@@ -121,7 +121,7 @@ class MaskBranch(nn.Module):
 
 
 def _semantic_target(masks: Tensor, classes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
-    """(*size) long: class + 1 of the smallest instance that covers the cell's sample pixel, 0 where none does."""
+    """(*size) long: class + 1 of the smallest instance that covers the cell's sample pixel; 0 if none does."""
     half = stride // 2
     covered = masks[:, half::stride, half::stride]
     covered = F.pad(covered, (0, size[1] - covered.shape[2], 0, size[0] - covered.shape[1]))

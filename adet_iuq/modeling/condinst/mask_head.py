@@ -2,7 +2,7 @@
 
 A query is a three-layer network of 1x1 convolutions (169 numbers) with a location and a scale. With relative
 coordinates (loc_n - loc_p) / S_n the first layer is linear in what belongs to the query and in what belongs to the
-pixel, so one matrix product over shared pixels serves all queries (parity spec of CondInst, section 11).
+pixel, so one matrix product over shared pixels serves all queries (docs/parity/condinst.md, "Dynamic head").
 
 Shapes: N queries, P pixels, D feature channels, C channels of the head.
 """
@@ -34,8 +34,8 @@ def query_controller(in_channels: int, num_params: int) -> nn.Conv2d:
     """The convolution that predicts the queries, initialised as published.
 
     Args:
-        in_channels: of the box features.
-        num_params: numbers of a query, `DynamicMaskHead.num_params` (169 with the published head).
+        in_channels: the channels of the box features.
+        num_params: the numbers of a query, `DynamicMaskHead.num_params` (169 with the published head).
     """
     controller = nn.Conv2d(in_channels, num_params, 3, padding=1)
     nn.init.normal_(controller.weight, std=0.01)
@@ -44,7 +44,7 @@ def query_controller(in_channels: int, num_params: int) -> nn.Conv2d:
 
 
 class DynamicMaskHead(nn.Module):
-    """Decodes masks with predicted networks; has no learned parameters of its own."""
+    """Decodes masks with predicted networks; it has no learned parameters of its own."""
 
     sizes_of_interest: Tensor
     _iter: Tensor
@@ -63,13 +63,13 @@ class DynamicMaskHead(nn.Module):
     ) -> None:
         """
         Args:
-            feature_channels: D.
-            feature_stride: of the dense map, pixels.
-            channels: C.
-            num_layers: of a query's network.
-            relative_coordinates: the network also reads where the pixel lies as seen from the query.
-            sizes_of_interest: bounds between the levels; they and twice the last are the queries' scales.
-            out_stride: of the masks in the loss and of the probabilities, a divisor of `feature_stride`.
+            feature_channels: the channels D of the dense map.
+            feature_stride: the stride of the dense map in pixels.
+            channels: the channels C of the hidden layers.
+            num_layers: the number of layers of a query's network.
+            relative_coordinates: whether the network also reads the pixel's position relative to the query.
+            sizes_of_interest: the bounds between the levels; they and twice the last one are the queries' scales.
+            out_stride: the stride of the masks in the loss and of the probabilities, a divisor of `feature_stride`.
 
         Raises:
             UserError: `out_stride` does not divide `feature_stride`.
@@ -82,7 +82,7 @@ class DynamicMaskHead(nn.Module):
         widths = [feature_channels + self.coordinates] + [channels] * (num_layers - 1) + [1]
         self.shapes = list(zip(widths[1:], widths[:-1], strict=True))
         self.num_params = sum(out * (inner + 1) for out, inner in self.shapes)
-        # Both buffers only keep the checkpoints equal to the published ones.
+        # Both buffers exist only so that the checkpoints equal the published ones.
         self.register_buffer("sizes_of_interest", torch.tensor([*sizes_of_interest, sizes_of_interest[-1] * 2]))
         self.register_buffer("_iter", torch.zeros(1))
 
@@ -101,15 +101,15 @@ class DynamicMaskHead(nn.Module):
 
     @property
     def factor(self) -> int:
-        """Upsampling from the dense map to the masks of the loss."""
+        """The upsampling factor from the dense map to the masks of the loss."""
         return self.feature_stride // self.out_stride
 
     def scales(self, levels: Tensor) -> Tensor:
-        """(N,) float scales of queries on the given levels, pixels."""
+        """(N,) float scales, in pixels, of queries on the given levels."""
         return self.sizes_of_interest[levels].float()
 
     def cell_locations(self, size: tuple[int, int]) -> Tensor:
-        """(h * w, 2) nominal positions of the dense map's cells, row by row, pixels of the network input."""
+        """(h * w, 2) nominal positions of the dense map's cells, row by row, in pixels of the network input."""
         device = self.sizes_of_interest.device
         y, x = (
             torch.arange(n, device=device, dtype=torch.float32) * self.feature_stride + self.feature_stride // 2
@@ -120,18 +120,18 @@ class DynamicMaskHead(nn.Module):
     def retrieve(
         self, queries: DynamicQueries, features: Tensor, locations: Tensor, relative: Tensor | None = None
     ) -> Tensor:
-        """Logits of every query on every pixel.
+        """The logits of every query on every pixel.
 
         Args:
             queries: N queries.
-            features: (P, D).
-            locations: (P, 2) positions in pixels of the network input.
-            relative: (P, 2), given: the relative coordinates themselves, the same for all queries, instead of
-                (query location - pixel location) / scale.
+            features: (P, D), the pixels' channels.
+            locations: (P, 2), the pixels' positions in the network input.
+            relative: (P, 2) relative coordinates, the same for all queries, which replace
+                (query location - pixel location) / scale; None: computed from `locations`.
 
         Returns:
-            (N, P) logits, at least float32 whatever the autocast: positions up to a thousand pixels do not survive
-            float16.
+            (N, P) logits, at least float32 even under autocast, because float16 cannot hold positions of up to a
+            thousand pixels exactly enough.
         """
         with torch.autocast(features.device.type, enabled=False):
             features = _at_least_float32(features)
@@ -140,8 +140,8 @@ class DynamicMaskHead(nn.Module):
             if self.coordinates and relative is not None:
                 inputs = torch.cat([relative.to(features.dtype).T, inputs])
             elif self.coordinates:
-                # The query's share of the first layer moves into its bias. A common origin keeps the two large terms,
-                # which cancel, small.
+                # The query's share of the first layer moves into its bias. Two large terms cancel there: a common
+                # origin keeps both of them small.
                 origin = queries.locations.mean(0) if len(queries.params) else queries.locations.new_zeros(2)
                 position = weights[0][:, :, :2] / queries.scales.to(features.dtype)[:, None, None]
                 offset = (queries.locations - origin).to(features.dtype)
@@ -151,12 +151,12 @@ class DynamicMaskHead(nn.Module):
             return dynamic_layers(inputs, weights, biases)
 
     def retrieve_map(self, queries: DynamicQueries, image_index: Tensor, maps: Tensor) -> Tensor:
-        """Logits of every query on all cells of its own image's map.
+        """The logits of every query on all cells of its own image's map.
 
         Args:
             queries: N queries.
-            image_index: (N,) long, which map.
-            maps: (B, D, h, w).
+            image_index: (N,) long, the number of each query's map.
+            maps: (B, D, h, w), the dense maps.
 
         Returns:
             (N, h, w) logits.

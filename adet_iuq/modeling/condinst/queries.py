@@ -1,4 +1,4 @@
-"""From FCOS's positives to the training queries: the two caps of the published model."""
+"""Selects the training queries among FCOS's positives: the two limits of the published model."""
 
 import torch
 from torch import Tensor
@@ -7,22 +7,22 @@ from adet_iuq.modeling.condinst.fcos_targets import Positives
 
 
 def random_cap(count: int, limit: int, device: torch.device) -> Tensor:
-    """Indices of `limit` of `count` queries drawn at random; all in order when there are no more (or limit is -1)."""
+    """Indices of `limit` of `count` queries, drawn at random; all in order if there are no more, or if limit is -1."""
     if limit < 0 or count <= limit:
         return torch.arange(count, device=device)
     return torch.randperm(count, device=device)[:limit]
 
 
 def top_scores(positives: Positives, scores: Tensor, per_image: int) -> Tensor:
-    """The best queries of every instance, evenly many.
+    """The best queries of every instance, with the same number for each.
 
     Args:
-        positives: P of them.
-        scores: (P,) confidence of each.
+        positives: the P positives.
+        scores: (P,), the confidence of each positive.
         per_image: T; an instance keeps max(T // instances with positives in its image, 1) queries.
 
     Returns:
-        Indices of those kept, in the order image, instance, falling score.
+        The indices of the queries that are kept, ordered by image, instance and falling score.
     """
     stride = int(positives.instance.max()) + 1 if len(positives) else 1
     key = positives.image * stride + positives.instance

@@ -1,4 +1,4 @@
-"""What SOLOv2 and SOTR share: the cells of grids over the image are queries of one dense map at stride 4."""
+"""What SOLOv2 and SOTR share: the cells of grids over the image are the queries, with one dense map at stride 4."""
 
 from adet_iuq.modeling.grid.config import grid_segmenter_arguments
 from adet_iuq.modeling.grid.grid_segmenter import GridMaps, GridSegmenter

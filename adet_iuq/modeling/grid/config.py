@@ -1,4 +1,4 @@
-"""From the config keys that SOLOv2 and SOTR share to the arguments of `GridSegmenter`."""
+"""Turns the config keys that SOLOv2 and SOTR share into the arguments of `GridSegmenter`."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ def grid_segmenter_arguments(cfg: CfgNode, section: str, backbone: Backbone, top
     """All arguments of `GridSegmenter`.
 
     Args:
-        cfg: `MODEL.<section>` is read.
-        section: "SOLOV2", "SOTR".
-        backbone: that `cfg` names.
-        top_channels: of the map that the mask branch reads in place of the pyramid's coarsest.
+        cfg: the config, of which `MODEL.<section>` is read.
+        section: "SOLOV2" or "SOTR".
+        backbone: the backbone that `cfg` names.
+        top_channels: the channels of the map that the mask branch reads in place of the pyramid's coarsest map.
 
     Raises:
-        UserError: keys that do not fit together or the backbone.
+        UserError: keys do not fit each other, or do not fit the backbone.
     """
     keys = cfg.MODEL[section]
     _check_levels(keys, f"MODEL.{section}")
@@ -69,7 +69,7 @@ def _check_levels(keys: CfgNode, section: str) -> None:
     names = ("INSTANCE_IN_FEATURES", "FPN_INSTANCE_STRIDES", "FPN_SCALE_RANGES", "NUM_GRIDS")
     lengths = {name: len(keys[name]) for name in names}
     if len(set(lengths.values())) > 1 or lengths["NUM_GRIDS"] < 2:
-        raise UserError(f"{section} needs one entry a level, and at least two levels, in each of {lengths}.")
+        raise UserError(f"{section} needs one entry per level, and at least two levels, in each of {lengths}.")
     if keys.NUM_KERNELS != keys.NUM_MASKS:
         raise UserError(
             f"{section}.NUM_KERNELS {keys.NUM_KERNELS} and NUM_MASKS {keys.NUM_MASKS} differ; a query is a 1x1 kernel."

@@ -1,4 +1,4 @@
-"""What SOLOv2 and SOTR have in common: cells of grids over the image are queries of a dense map at stride 4.
+"""What SOLOv2 and SOTR have in common: the cells of grids over the image are the queries of a dense map at stride 4.
 
 Shapes: B images, L levels, S_l cells along each side of level l, N cells of all levels, P pairs of a positive cell and its
 instance, D channels of queries and map, C classes, (Hp, Wp) padded input.
@@ -26,12 +26,12 @@ from adet_iuq.modeling.layers.paste import pasted_grid_masks
 from adet_iuq.modeling.parts import part
 from adet_iuq.modeling.segmenter import Segmenter, TrainingPass, content_size, output_size
 
-STRIDE = 4  # of the dense map
+STRIDE = 4  # stride of the dense map
 
 
 @dataclass
 class GridMaps:
-    """What a forward pass predicts."""
+    """The predictions of a forward pass."""
 
     class_logits: list[Tensor]  # L x (B, C, S_l, S_l)
     kernels: list[Tensor]  # L x (B, D, S_l, S_l), the queries
@@ -39,11 +39,11 @@ class GridMaps:
 
 
 class GridSegmenter(Segmenter):
-    """A segmenter but for its instance head: a subclass adds that and implements `predict`."""
+    """A segmenter without its instance head: a subclass adds that head and implements `predict`."""
 
     mask_loss_name = "loss_ins"
     pixel_stride = STRIDE
-    pixel_offset = (STRIDE - 1) / 2  # a cell of the map, as of the quarter-size masks, covers whole pixels
+    pixel_offset = (STRIDE - 1) / 2  # a cell of the map covers whole pixels, like a cell of the quarter-size masks
     pixel_nominal_offset = pixel_offset
 
     def __init__(
@@ -62,15 +62,16 @@ class GridSegmenter(Segmenter):
     ) -> None:
         """
         Args:
-            backbone: feature pyramid.
+            backbone: the feature pyramid.
             mask_head: makes the dense map.
             layout: the grids.
-            num_classes: C.
-            loss_settings: of both losses.
-            detection: thresholds of the inference.
-            in_features: names of the pyramid's maps that the grids read, finest first.
-            mask_in_features: names of the maps that the mask branch reads, finest first.
-            pixel_mean, pixel_std: of the input's channels.
+            num_classes: the number of classes C.
+            loss_settings: the settings of both losses.
+            detection: the thresholds of the inference.
+            in_features: the names of the pyramid's maps that the grids read, finest first.
+            mask_in_features: the names of the maps that the mask branch reads, finest first.
+            pixel_mean: mean of each input channel.
+            pixel_std: deviation of each input channel.
         """
         super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std, size_divisibility=backbone.size_divisibility)
         self.backbone, self.mask_head = backbone, mask_head
@@ -81,10 +82,10 @@ class GridSegmenter(Segmenter):
 
     @abstractmethod
     def predict(self, features: dict[str, Tensor]) -> GridMaps:
-        """Class logits, queries and dense map from the backbone's maps."""
+        """The class logits, the queries and the dense map, from the backbone's maps."""
 
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Each image's `instances`: scores, pred_classes, pred_masks (bool, output size) and their tight pred_boxes."""
+        """Returns each image's `instances`: scores, pred_classes, pred_masks (bool, output size), tight pred_boxes."""
         images = self.preprocess(batched_inputs)
         maps = self._maps(images)
         results = []
@@ -95,14 +96,14 @@ class GridSegmenter(Segmenter):
         return results
 
     def instance_inputs(self, features: dict[str, Tensor]) -> list[Tensor]:
-        """The grids' inputs, finest first: the finest map halved, the coarsest enlarged to the one before it."""
+        """The grids' inputs, finest first: the finest map is halved, and the coarsest gets the size of the one before."""
         maps = [features[name] for name in self.in_features]
         maps[0] = F.interpolate(maps[0], scale_factor=0.5, mode="bilinear", align_corners=False)
         maps[-1] = F.interpolate(maps[-1], size=maps[-2].shape[-2:], mode="bilinear", align_corners=False)
         return maps
 
     def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
-        """`loss_ins` and `loss_cate`; the kernels of the positive cells as queries, one a pair of cell and instance."""
+        """Computes `loss_ins` and `loss_cate`. Queries are the kernels of positive cells, one per pair (cell, instance)."""
         images = self.preprocess(batched_inputs)
         instances = [inputs["instances"].to(self.device) for inputs in batched_inputs]
         maps = self._maps(images)
@@ -128,7 +129,7 @@ class GridSegmenter(Segmenter):
             return self.predict(features)
 
     def assign(self, instances: list[Instances], masks: list[Tensor], frame: tuple[int, int]) -> GridTargets:
-        """The targets of a batch padded to `frame`, (Hp, Wp)."""
+        """The targets of a batch that is padded to `frame`, (Hp, Wp)."""
         truths = [
             GridTruth(image.gt_boxes.tensor, image.gt_classes, mask)
             for image, mask in zip(instances, masks, strict=True)
@@ -136,13 +137,13 @@ class GridSegmenter(Segmenter):
         return assign_cells(self.layout, truths, frame, self.num_classes)
 
     def positive_kernels(self, maps: GridMaps, targets: GridTargets) -> Tensor:
-        """(P, D), the kernels of the positive cells, one a pair."""
+        """(P, D), the kernels of the positive cells, one per pair."""
         kernels = torch.cat([level.flatten(2) for level in maps.kernels], dim=2)
         return kernels[targets.image, :, targets.cell]
 
     @part("losses")
     def losses(self, maps: GridMaps, targets: GridTargets, kernels: Tensor, masks: list[Tensor]) -> dict[str, Tensor]:
-        """`loss_ins`, dice of the masks, and `loss_cate`, focal loss of the classes; weighted."""
+        """`loss_ins`, the dice loss of the masks, and `loss_cate`, the focal loss of the classes; both are weighted."""
         settings = self.loss_settings
         with part("heads"):
             logits = mask_logits(kernels, targets.image, maps.features)

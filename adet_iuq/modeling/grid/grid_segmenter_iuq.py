@@ -1,4 +1,4 @@
-"""What grid segmenters offer to instance-unique querying (parity spec of SOLOv2, section 10; of SOTR, section 8)."""
+"""What grid segmenters offer to instance-unique querying (docs/parity/solov2.md, "Instance-unique querying")."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,10 +17,10 @@ from adet_iuq.modeling.layers import dice_losses, loss_count
 
 
 class GridSegmenterIUQ(IUQMetaArch, GridSegmenter):
-    """Mixin that goes before a grid segmenter: `class SOLOv2IUQ(GridSegmenterIUQ, SOLOv2)`.
+    """A mixin that stands before a grid segmenter: `class SOLOv2IUQ(GridSegmenterIUQ, SOLOv2)`.
 
-    Queries are the kernels of positive grid cells, several an instance, pixels the channels of the dense map; <q, i> is
-    their dot product and needs no position beside them.
+    Queries are the kernels of positive grid cells, several per instance; pixels are the channels of the dense map. <q,
+    i> is their dot product, which needs no position.
     """
 
     @classmethod
@@ -30,7 +30,7 @@ class GridSegmenterIUQ(IUQMetaArch, GridSegmenter):
 
     @classmethod
     def mask_loss_factor(cls, cfg: CfgNode, base: Mapping[str, Any]) -> float:
-        """3 in the published recipes."""
+        """The weight of the mask loss, which is 3 in the published recipes."""
         return float(base["loss_settings"].mask_weight)
 
     def mask_cells(self, masks: Tensor, map_size: tuple[int, int]) -> Tensor:
@@ -38,7 +38,7 @@ class GridSegmenterIUQ(IUQMetaArch, GridSegmenter):
         return quarter_masks(masks, map_size) > 0
 
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
-        """(Q, P) logits, the kernels on the pixels of other images as on their own."""
+        """(Q, P) logits; the kernels are applied to pixels of other images as to those of their own."""
         return queries.embeddings @ pixels.features.T
 
     def retrieve_map(self, queries: Queries, maps: Tensor) -> Tensor:
@@ -46,12 +46,12 @@ class GridSegmenterIUQ(IUQMetaArch, GridSegmenter):
         return mask_logits(queries.embeddings, queries.image_index, maps)
 
     def mask_loss(self, logits: Tensor, scene: Scene, valid: Tensor) -> Tensor:
-        """The base dice loss, without its weight, over the cells in `valid`.
+        """The base dice loss over the cells in `valid`, without its weight.
 
-        Two things differ from the base loss on the same view, so that it is zero where queries and map are equivariant.
-        The published quarter-size masks are stretched by up to half a cell where 4 does not divide the image's sides:
-        here these are filled up first, and the mask's cells lie where g puts the map's. And a query of whose instance
-        no cell can be seen is left out: its loss would be 1 whatever it retrieves.
+        It differs in two ways from the base loss on the same view, so that it is zero if queries and map are equivariant.
+        First, the published quarter-size masks are stretched by up to half a cell if 4 does not divide the image's sides;
+        here the masks are filled up to a multiple of 4, so that their cells lie where g puts the map's. Second, a query is
+        left out if no cell of its instance is visible, because its loss would be 1 whatever it retrieves.
         """
         size = (logits.shape[1], logits.shape[2])
         image, instance = scene.queries.image_index, scene.queries.target_index

@@ -1,4 +1,4 @@
-"""From the grids' scores and queries to instance masks (parity spec of SOLOv2, section 6, steps 2 to 8).
+"""From the grids' scores and queries to instance masks (docs/parity/solov2.md, "Inference").
 
 Shapes: N cells of all levels, C classes, D channels, M = h w cells of the dense map, n results.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 from adet_iuq.errors import UserError
 from adet_iuq.modeling.grid.suppression import mask_nms, matrix_nms, same_class_ious
 
-CHUNK_BYTES = 32 * 1024**2  # of the mask probabilities that exist at one time
+CHUNK_BYTES = 32 * 1024**2  # bytes of mask probabilities that exist at one time
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,17 @@ class GridDetection:
     """Thresholds and caps of the inference.
 
     Attributes:
-        score_threshold: a (cell, class) scores above it to become a candidate.
-        mask_threshold: of mask probabilities; also of the IoU of the greedy NMS, as published.
-        update_threshold: a result scores at least that after the matrix NMS.
-        nms_pre: candidates kept before the NMS.
-        max_per_image: results.
+        score_threshold: the score that a (cell, class) pair must exceed to become a candidate.
+        mask_threshold: the threshold of mask probabilities; as published, also of the IoU in the greedy NMS.
+        update_threshold: the score that a result must reach after the matrix NMS.
+        nms_pre: the number of candidates that are kept before the NMS.
+        max_per_image: the number of results that are kept.
         nms_type: "matrix" or "mask".
         nms_kernel: "gaussian" or "linear".
-        nms_sigma: of the gaussian.
+        nms_sigma: the sigma of the gaussian.
 
     Raises:
-        UserError: an unknown type or kernel; `nms_pre` below 1.
+        UserError: the type or the kernel is unknown, or `nms_pre` is below 1.
     """
 
     score_threshold: float
@@ -52,7 +52,7 @@ class GridDetection:
             raise UserError(f"NMS_PRE is {self.nms_pre}; at least 1 candidate has to be kept.")
 
     def times(self, images: int) -> "GridDetection":
-        """The same for a picture that holds several images: as many times the candidates and results."""
+        """The same settings for a picture that holds several images: as many times the candidates and results."""
         return replace(self, nms_pre=images * self.nms_pre, max_per_image=images * self.max_per_image)
 
 
@@ -67,9 +67,9 @@ class GridResults:
 
 @dataclass
 class _Candidates:
-    """n (cell, class) pairs, best first. Several classes of one cell share a query, thus a mask: U distinct ones."""
+    """n (cell, class) pairs, best first. Classes of one cell share its query and mask: there are U distinct masks."""
 
-    scores: Tensor  # (n,) rescored
+    scores: Tensor  # (n,), rescored by the masks
     classes: Tensor  # (n,) long
     cells: Tensor  # (n,) long
     which: Tensor  # (n,) long, rows of masks
@@ -80,14 +80,14 @@ class _Candidates:
 def select_results(
     scores: Tensor, kernels: Tensor, features: Tensor, cell_strides: Tensor, settings: GridDetection
 ) -> GridResults:
-    """Candidates above the threshold, rescored by their masks, without duplicates.
+    """The candidates above the threshold, rescored by their masks, without duplicates.
 
     Args:
         scores: (N, C) probabilities after point NMS.
-        kernels: (N, D).
-        features: (D, h, w).
-        cell_strides: (N,) stride of each cell's level; a mask needs more cells than that.
-        settings: thresholds.
+        kernels: (N, D), the queries.
+        features: (D, h, w), the dense map.
+        cell_strides: (N,), the stride of each cell's level; a mask needs more cells than that.
+        settings: the thresholds.
     """
     found = _best_candidates(scores, kernels, features.flatten(1), cell_strides, settings)
     rescored = found.scores
@@ -110,10 +110,10 @@ def mask_probabilities(kernels: Tensor, features: Tensor) -> Tensor:
 def _best_candidates(
     scores: Tensor, kernels: Tensor, features: Tensor, cell_strides: Tensor, settings: GridDetection
 ) -> _Candidates:
-    """The `nms_pre` best after the rescoring, of a flat map (D, M).
+    """The `nms_pre` best candidates after the rescoring, on a flat map (D, M).
 
-    Cells are decoded a few at a time, best first, and only the masks of the best so far are kept. A mask's confidence is
-    at most 1, so that no cell is decoded whose scores already are below what the last of enough candidates has.
+    Cells are decoded a few at a time, best first, and only the masks of the best candidates so far are kept. A mask's
+    confidence is at most 1. So decoding ends when the cells' scores fall below the score of the last candidate to keep.
     """
     best = scores.amax(1)
     order = torch.nonzero(best > settings.score_threshold)[:, 0]
@@ -137,7 +137,7 @@ def _best_candidates(
 
 
 def _best_of_both(found: _Candidates, more: _Candidates, most: int) -> _Candidates:
-    """At most so many of both together, and their masks; equal scores stand in the order of cells, then of classes."""
+    """At most `most` of both together, with their masks; equal scores are ordered by cell, then by class."""
     scores, classes, cells = (
         torch.cat(pair)
         for pair in ((found.scores, more.scores), (found.classes, more.classes), (found.cells, more.cells))
@@ -152,7 +152,7 @@ def _best_of_both(found: _Candidates, more: _Candidates, most: int) -> _Candidat
 
 
 def _decode(kernels: Tensor, features: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Masks (U, M) bool of queries (U, D) on a flat map (D, M), their areas, and the mean probability inside of each."""
+    """The masks (U, M) bool of queries (U, D) on a flat map (D, M), their areas, and the mean probability inside each."""
     probabilities = mask_probabilities(kernels, features)
     masks = probabilities > threshold
     areas = masks.sum(1).float()

@@ -1,4 +1,4 @@
-"""The losses of grid segmenters (parity spec of SOLOv2, section 5) and <q, I> of the paper's Eq. 4 for them."""
+"""The losses of grid segmenters (docs/parity/solov2.md, "Losses") and <q, I> of the paper's Eq. 4 for them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from adet_iuq.modeling.grid.quarter_masks import quarter_masks
 from adet_iuq.modeling.layers.dot_product import dot_product_maps
 from adet_iuq.modeling.layers.losses import dice_losses, focal_loss_sum, loss_count
 
-DICE_EPSILON = 2e-3  # 0.001 beside either sum of squares
+DICE_EPSILON = 2e-3  # 0.001 is added to each of the two sums of squares
 
 
 @dataclass(frozen=True)
 class GridLossSettings:
-    """Alpha and gamma of the classes' focal loss, the weights of the two losses, and whether ranks count together."""
+    """Alpha and gamma of the classes' focal loss, the weights of both losses, and whether the ranks count together."""
 
     focal_alpha: float
     focal_gamma: float
@@ -25,12 +25,12 @@ class GridLossSettings:
 
 
 def mask_logits(kernels: Tensor, image_index: Tensor, features: Tensor) -> Tensor:
-    """Every query on all cells of its own image's map, in at least float32 whatever the autocast.
+    """The logits of every query on all cells of its own image's map, in at least float32 even under autocast.
 
     Args:
-        kernels: (P, D).
-        image_index: (P,) long.
-        features: (B, D, h, w).
+        kernels: (P, D), the queries.
+        image_index: (P,) long, the image of each query.
+        features: (B, D, h, w), the dense maps.
 
     Returns:
         (P, h, w) logits, in the order of the queries.
@@ -49,14 +49,15 @@ def mask_loss(
     *,
     reduce: bool = False,
 ) -> Tensor:
-    """Mean dice loss over the queries; a connected zero without any.
+    """Mean dice loss over the queries; a connected zero if there are none.
 
     Args:
-        logits: (P, Hf, Wf).
-        image_index, instance: (P,) long, the query's image, and row in its masks.
+        logits: (P, Hf, Wf), one map per query.
+        image_index: (P,) long, the image of each query.
+        instance: (P,) long, the row of each query's instance in the image's masks.
         masks: B x (K, h, w) bool at the network input's resolution, not padded.
-        valid: (B, Hf, Wf) bool, cells that count; None: all.
-        reduce: the mean is over the queries of all ranks.
+        valid: (B, Hf, Wf) bool, the cells that count; None: all.
+        reduce: whether the mean is taken over the queries of all ranks.
     """
     size = (logits.shape[1], logits.shape[2])
     small = [quarter_masks(mask, size) for mask in masks]
@@ -68,13 +69,14 @@ def mask_loss(
 def class_loss(
     class_logits: Sequence[Tensor], labels: Tensor, alpha: float, gamma: float, *, reduce: bool = False
 ) -> Tensor:
-    """Focal loss summed over cells and classes, divided by one more than the number of positive cells.
+    """The focal loss, summed over cells and classes and divided by one more than the number of positive cells.
 
     Args:
         class_logits: L x (B, C, S_l, S_l).
-        labels: (B, N) long, the cells' classes level by level, C for none.
-        alpha, gamma: of the focal loss.
-        reduce: count the positive cells of all ranks.
+        labels: (B, N) long, the cells' classes level by level; C for a cell without an instance.
+        alpha: the weight of positives in the focal loss.
+        gamma: the exponent of the focal loss.
+        reduce: whether the positive cells of all ranks are counted.
     """
     total = torch.zeros((), device=labels.device)
     num_positive = 0

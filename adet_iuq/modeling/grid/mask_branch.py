@@ -1,4 +1,4 @@
-"""The unified mask branch of grid segmenters: the dense map I of the paper's Eq. 4 (parity spec of SOLOv2, section 3.3)."""
+"""The mask branch of grid segmenters: the dense map I of the paper's Eq. 4 (docs/parity/solov2.md, "Mask branch")."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,14 +11,14 @@ from torchvision.ops import DeformConv2d
 from adet_iuq.errors import UserError
 from adet_iuq.modeling.layers.deform_conv import DeformableConv
 
-GROUPS = 32  # of every GroupNorm
+GROUPS = 32  # groups of every GroupNorm
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's, but that a group of a single value is no error: its bias remains.
+    """torch's GroupNorm, which also accepts a group of a single value: its output is then the bias.
 
-    The coarsest map of a lone image of at most 32 pixels is one cell, which is a group's only value where MASK_CHANNELS
-    is 32. The published 128 channels make four values a group.
+    If MASK_CHANNELS is 32, each group has one channel. If then a lone image has at most 32 pixels a side, its coarsest
+    map is one cell, so each group is a single value. With the published 128 channels a group has four values.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -27,13 +27,13 @@ class GroupNorm(nn.GroupNorm):
 
 
 def conv_block(conv: nn.Module, channels: int, norm: str) -> nn.Sequential:
-    """A convolution to `channels`, GroupNorm if `norm` is "GN", ReLU."""
+    """A convolution to `channels`, a GroupNorm if `norm` is "GN", and a ReLU."""
     layers = [GroupNorm(GROUPS, channels)] if norm == "GN" else []
     return nn.Sequential(conv, *layers, nn.ReLU())
 
 
 def check_norm(norm: str, *channels: int) -> None:
-    """UserError unless NORM is known and the channels fit it."""
+    """Raises UserError unless NORM is known and the channels fit it."""
     if norm not in ("GN", "none"):
         raise UserError(f'NORM is "{norm}"; it can be "GN" or "none".')
     uneven = [count for count in channels if count % GROUPS]
@@ -42,7 +42,7 @@ def check_norm(norm: str, *channels: int) -> None:
 
 
 def init_normal(module: nn.Module) -> None:
-    """Weights of all convolutions from N(0, 0.01^2), biases 0; offsets of deformable ones 0."""
+    """Draws the weights of all convolutions from N(0, 0.01^2); biases and the offsets of deformable ones become 0."""
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, DeformConv2d)):
             nn.init.normal_(layer.weight, std=0.01)
@@ -59,13 +59,13 @@ class GridMaskBranch(nn.Module):
     def __init__(self, *, in_channels: Sequence[int], channels: int, out_channels: int, norm: str) -> None:
         """
         Args:
-            in_channels: of the maps, finest first.
-            channels: inside the branch.
-            out_channels: of the result, D.
+            in_channels: the channels of the maps, finest first.
+            channels: the channels inside the branch.
+            out_channels: the channels D of the result.
             norm: "GN" or "none"; the last convolution has its GroupNorm either way.
 
         Raises:
-            UserError: an unknown norm, or channels that do not fit it.
+            UserError: the norm is unknown, or the channels do not fit it.
         """
         super().__init__()
         check_norm(norm, out_channels, *([channels] if norm == "GN" else []))
@@ -81,7 +81,7 @@ class GridMaskBranch(nn.Module):
         init_normal(self)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """(B, D, Hp/4, Wp/4), not negative, from maps (B, in_channels[l], Hp / 2^(l+2), Wp / 2^(l+2))."""
+        """(B, D, Hp/4, Wp/4), which is not negative, from maps (B, in_channels[l], Hp / 2^(l+2), Wp / 2^(l+2))."""
         merged: Tensor | None = None
         for level, (blocks, x) in enumerate(zip(self.convs_all_levels, maps, strict=True)):
             for block in blocks.children():
@@ -89,10 +89,11 @@ class GridMaskBranch(nn.Module):
                 if level > 0:
                     x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             merged = x if merged is None else merged + x
-        return self.conv_pred(merged)
+        out: Tensor = self.conv_pred(merged)
+        return out
 
 
 def coordinate_maps(like: Tensor) -> Tensor:
-    """(1, 2, h, w) of the size and kind of (..., h, w): x and y from -1 to 1, both ends included; one cell is at -1."""
+    """(1, 2, h, w) in the size and dtype of (..., h, w): x and y from -1 to 1, both ends included; a single cell has -1."""
     y, x = (torch.linspace(-1, 1, n, device=like.device, dtype=like.dtype) for n in like.shape[-2:])
     return torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))])[None]

@@ -1,7 +1,7 @@
-"""Masks at quarter size, to the bit as the published segmenters scale them (parity spec of SOLOv2, section 4.1).
+"""Masks at quarter size, to the bit as the published segmenters scale them (docs/parity/solov2.md, "Quarter-size masks").
 
-They use OpenCV's bilinear resize of 8-bit images: integer weights in units of 1 / 2048 and truncations between the two
-axes, which matter for images of zeros and ones. The same integers are computed here on the masks' own device.
+These use OpenCV's bilinear resize of 8-bit images: it has integer weights in units of 1 / 2048 and truncates between the two
+axes, which matters for images of zeros and ones. This module computes the same integers on the masks' own device.
 """
 
 import torch
@@ -13,11 +13,11 @@ def quarter_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Masks at a quarter of their size, placed at the top left of a larger map of zeros.
 
     Args:
-        masks: (K, h, w) bool.
+        masks: (K, h, w) bool, at the network input's resolution.
         size: (Hf, Wf) of the result, at least (int(h / 4 + 0.5), int(w / 4 + 0.5)).
 
     Returns:
-        (K, Hf, Wf) float32 of 0 and 1. A thin instance can be empty.
+        (K, Hf, Wf) float32 of 0 and 1. The mask of a thin instance can be empty.
     """
     height, width = (int(side / 4 + 0.5) for side in masks.shape[1:])
     if min(height, width, len(masks)) == 0:

@@ -1,8 +1,8 @@
-"""Which grid cells answer for which instances: SOLOv2's and SOTR's target assignment (parity spec of SOLOv2, section 4).
+"""Which grid cells answer for which instances: SOLOv2's and SOTR's target assignment (docs/parity/solov2.md, "Targets").
 
 Shapes: B images, L levels, S_l cells along each side of level l, N = sum of S_l^2 cells of all levels, K instances of one
-image, P pairs (instance, cell). A cell is numbered over all levels: those of level 0 row by row, then those of level 1 ...
-Coordinates are pixel indices of the network input: the first pixel's centre is 0.
+image, P pairs (instance, cell). Cells are numbered over all levels: those of level 0 row by row, then those of level 1
+... Coordinates are pixel indices of the network input: the first pixel's centre is 0.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ class GridLayout:
     """The grids over the padded image.
 
     Attributes:
-        sizes: S_l.
-        strides: of the levels' inputs, pixels.
-        scale_ranges: smallest and largest instance of each level, root of the box area in pixels, both included.
-        sigma: side of an instance's centre region as a share of its box.
+        sizes: S_l, the cells along each side of every level.
+        strides: the strides of the levels' inputs in pixels.
+        scale_ranges: the smallest and the largest instance of each level, as roots of box areas in pixels, both included.
+        sigma: the side of an instance's centre region, as a share of its box.
     """
 
     sizes: tuple[int, ...]
@@ -33,18 +33,18 @@ class GridLayout:
 
     @property
     def counts(self) -> list[int]:
-        """Cells of each level."""
+        """The number of cells of each level."""
         return [size**2 for size in self.sizes]
 
     def cell_strides(self, device: torch.device) -> Tensor:
-        """(N,) float: the stride of every cell's level."""
+        """(N,) float, the stride of every cell's level."""
         counts = torch.tensor(self.counts, device=device)
         return torch.tensor(self.strides, dtype=torch.float32, device=device).repeat_interleave(counts)
 
 
 @dataclass
 class GridTruth:
-    """One image's instances in data set order: boxes (K, 4) XYXY, classes (K,), masks (K, h, w) bool, not padded."""
+    """One image's instances in the data set's order: boxes (K, 4) XYXY, classes (K,), masks (K, h, w) bool, unpadded."""
 
     boxes: Tensor
     classes: Tensor
@@ -55,11 +55,13 @@ class GridTruth:
 class GridTargets:
     """What the cells of a batch are trained for.
 
-    A cell in the regions of two instances makes two pairs with the same query and different masks.
+    A cell that lies in the regions of two instances makes two pairs, with the same query and different masks.
 
     Attributes:
-        image, cell, instance: (P,) long, by level, then image, instance and cell; `instance` counts within its image.
-        labels: (B, N) long, the class of the last instance that claims the cell; num_classes: none does.
+        image: (P,) long, the image of each pair. Pairs are sorted by level, then image, instance and cell.
+        cell: (P,) long, the cell of each pair, numbered over all levels.
+        instance: (P,) long, the instance of each pair, counted within its image.
+        labels: (B, N) long, the class of the last instance that claims the cell; num_classes if none does.
     """
 
     image: Tensor
@@ -75,13 +77,13 @@ class GridTargets:
 def assign_cells(
     layout: GridLayout, truths: Sequence[GridTruth], frame: tuple[int, int], num_classes: int
 ) -> GridTargets:
-    """Assigns up to 3 x 3 cells around its mass centre to every instance, on each level that its size fits.
+    """Assigns to every instance up to 3 x 3 cells around its centre of mass, on each level that its size fits.
 
     Args:
         layout: the grids.
-        truths: one an image, at least one.
+        truths: the instances, one entry per image, at least one.
         frame: (Hp, Wp), the padded size that the grids divide.
-        num_classes: C, the label of a cell without an instance.
+        num_classes: the number of classes C, which is the label of a cell without an instance.
     """
     boxes = torch.cat([truth.boxes for truth in truths]).float()
     classes = torch.cat([truth.classes for truth in truths])
@@ -91,9 +93,9 @@ def assign_cells(
     image = torch.arange(len(truths), device=boxes.device).repeat_interleave(counts, output_size=len(boxes))
 
     taken, cells = _regions(layout, boxes, centres, frame)
-    where = torch.nonzero(taken & filled[:, None, None], as_tuple=True)  # the one host round trip
+    where = torch.nonzero(taken & filled[:, None, None], as_tuple=True)  # the only place that waits for the device
     row, cell = where[1], cells[where]
-    # Of all instances that claim a cell the last one gives its class; where none does, -1 reads the class behind all.
+    # The last of all instances that claim a cell gives it its class. If none does, index -1 reads the padding at the end.
     num_cells = sum(layout.counts)
     last = torch.full((len(truths) * num_cells,), -1, device=boxes.device)
     last = last.scatter_reduce(0, image[row] * num_cells + cell, row, "amax")
@@ -107,7 +109,7 @@ def assign_cells(
 
 
 def _regions(layout: GridLayout, boxes: Tensor, centres: Tensor, frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The 3 x 3 cells around each of K centres on each level: which are taken (L, K, 3, 3), and their numbers alike."""
+    """The 3 x 3 cells around each of K centres on each level: which are taken, (L, K, 3, 3) bool, and their numbers."""
     device = boxes.device
     sizes = torch.tensor(layout.sizes, device=device)
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -124,10 +126,10 @@ def _regions(layout: GridLayout, boxes: Tensor, centres: Tensor, frame: tuple[in
 
 
 def _spans(centre: Tensor, half: Tensor, side: int, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Cells along one axis, at most one off the centre's: (L, K, 3) indices and which of them count."""
+    """The cells along one axis, at most one away from the centre's: (L, K, 3) indices, and which of them count."""
 
     def cell_of(position: Tensor) -> Tensor:
-        # Written as published: exactly on a boundary between cells it can be one lower than position * size / side.
+        # The expression is the published one: exactly on a boundary it can be one lower than position * size / side.
         return torch.div(position / side, 1 / sizes[:, None].float(), rounding_mode="floor").long()
 
     middle = cell_of(centre)

@@ -6,14 +6,14 @@ from torchvision.ops import DeformConv2d
 
 
 def split_offsets(predicted: Tensor, modulated: bool) -> tuple[Tensor, Tensor | None]:
-    """What a convolution predicts for a deformable one, in the operator's own order.
+    """Splits the numbers that a convolution predicts for a deformable one; they are in the operator's own order.
 
     Args:
         predicted: (B, 2 n, h, w), or (B, 3 n, h, w) if `modulated`, for n kernel points (times groups).
-        modulated: the last third weighs the points, through a sigmoid.
+        modulated: whether the last third weighs the points, through a sigmoid.
 
     Returns:
-        Offsets (B, 2 n, h, w), pairs (dy, dx) in cells, points row by row; and weights (B, n, h, w) in [0, 1] or None.
+        Offsets (B, 2 n, h, w): pairs (dy, dx) in cells, points row by row; and weights (B, n, h, w) in [0, 1] or None.
     """
     if not modulated:
         return predicted, None
@@ -22,7 +22,7 @@ def split_offsets(predicted: Tensor, modulated: bool) -> tuple[Tensor, Tensor | 
 
 
 class DeformableConv(nn.Module):
-    """A 3x3 deformable convolution with the convolution that predicts its offsets; it starts as a plain one."""
+    """A 3x3 deformable convolution and the convolution that predicts its offsets. At the start it is a plain convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, *, modulated: bool, bias: bool) -> None:
         super().__init__()
@@ -33,10 +33,11 @@ class DeformableConv(nn.Module):
 
     @torch.no_grad()
     def reset_offsets(self) -> None:
-        """Zero offsets: every point at its place, all of one weight."""
+        """Sets the offsets to zero: every point lies at its place, and all points have the same weight."""
         for parameter in self.offset.parameters():
             parameter.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) to (B, out_channels, h, w)."""
-        return self.conv(x, *split_offsets(self.offset(x), self.modulated))
+        out: Tensor = self.conv(x, *split_offsets(self.offset(x), self.modulated))
+        return out

@@ -1,10 +1,10 @@
-"""Multi-scale deformable attention in plain torch (arXiv 2010.04159), without a map of what was sampled.
+"""Multi-scale deformable attention in plain torch (arXiv 2010.04159), which never stores the sampled vectors.
 
-Every query of every head reads P points on each of L maps, bilinearly. That is a weighted sum of 4 L P rows of the table
-of all values, which `embedding_bag` adds up as it reads them; the gradient of the table is the same sum the other way
-round. (Sampling with grid_sample writes every sampled vector first, about 270 MB for an image of 800 x 1333, and keeps it
-for the backward pass.) Rows and their weights exist for some heads of one image at a time, and are made anew in the
-backward pass.
+In every head each query reads P points on each of L maps, bilinearly. The result is a weighted sum of 4 L P rows of the
+table of all values. `embedding_bag` adds the rows up as it reads them, and the gradient of the table is the same sum in
+the opposite direction. (Sampling with grid_sample would first write every sampled vector, about 270 MB for an image of
+800 x 1333, and keep it for the backward pass.) Row numbers and their weights exist only for some heads of one image at
+a time; the backward pass computes them again.
 
 Shapes: B images, S cells of all maps together (map after map, each row by row), Q queries, M heads, D channels of a
 head, L maps, P points.
@@ -18,26 +18,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Bytes that one step over some heads of an image may take, and of rows copied at a time: what a cache takes, or enough to
-# keep a device busy.
+# The bytes that one step over some heads of an image may take, which also bound the rows that are copied at a time: as
+# many as a cache holds, or enough to keep a device busy.
 _STEP_BYTES = {"cpu": 32 * 1024**2}
 _COPY_BYTES = {"cpu": 8 * 1024**2}
 _DEVICE_BYTES = 512 * 1024**2
-_BYTES_PER_ROW = 16  # of a step: what it keeps for each row that it reads
+_BYTES_PER_ROW = 16  # bytes that a step keeps for each row that it reads
 
 
 def deformable_attention(value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of points of all maps, zero outside them; differentiable, once, in all three tensors.
+    """Weighted sums of points of all maps, zero outside of them; differentiable once in all three tensors.
 
     Args:
-        value: (B, S, M, D) float32 or float64.
+        value: (B, S, M, D) float32 or float64, the values of all cells.
         sizes: (h, w) of the L maps.
         locations: (B, Q, M, L, P, 2) x, y as shares of a map's width and height: the centre of its cell (i, j) lies at
             ((j + 0.5) / w, (i + 0.5) / h).
-        weights: (B, Q, M, L, P).
+        weights: (B, Q, M, L, P), the weights of the points.
 
     Returns:
-        (B, Q, M * D).
+        (B, Q, M * D), the heads one after the other.
     """
     flat_sizes = [side for size in sizes for side in size]
     attended: Tensor = _attend(value, flat_sizes, locations, weights)
@@ -45,15 +45,15 @@ def deformable_attention(value: Tensor, sizes: Sequence[tuple[int, int]], locati
 
 
 class _Neighbours(NamedTuple):
-    """The two cells on one axis that each location lies between."""
+    """On one axis, the two cells that each location lies between."""
 
     cells: Tensor  # (..., 2) int32; a cell outside is replaced by one inside
     weights: Tensor  # (..., 2) linear; 0 for a cell outside
-    slopes: Tensor  # (..., 2) derivative of the weights by the location
+    slopes: Tensor  # (..., 2) derivative of the weights with respect to the location
 
 
 def _neighbours(locations: Tensor, size: Tensor) -> _Neighbours:
-    """`locations` (...) in [0, 1]; `size` broadcasts with them."""
+    """The neighbours of `locations` (...) in [0, 1] on an axis of `size` cells, which broadcasts with them."""
     position = locations * size - 0.5
     low = position.floor()
     fraction = position - low
@@ -66,19 +66,19 @@ def _neighbours(locations: Tensor, size: Tensor) -> _Neighbours:
 
 
 class _Reading(NamedTuple):
-    """What one image's queries read with M of its heads: rows of the table (S * M, D) of their values."""
+    """The rows of the table (S * M, D) that the queries of one image read with M of its heads, and how they weigh them."""
 
     rows: Tensor  # (Q, M, L, P, 2, 2) int32, y before x
     vertical: _Neighbours
     horizontal: _Neighbours
 
     def weights(self, weights: Tensor) -> Tensor:
-        """Of every row: (Q, M, L, P, 2, 2), from the points' weights (Q, M, L, P)."""
+        """The weights (Q, M, L, P, 2, 2) of all rows, from the weights (Q, M, L, P) of the points."""
         return (weights[..., None] * self.vertical.weights)[..., None] * self.horizontal.weights[..., None, :]
 
 
 def _reading(sizes: Sequence[int], locations: Tensor) -> _Reading:
-    """Of one image; sizes h, w, h, w, ..., locations (Q, M, L, P, 2)."""
+    """The rows that one image's queries read; `sizes` are h, w, h, w, ..., `locations` (Q, M, L, P, 2)."""
     device, heads = locations.device, locations.shape[1]
     extent = torch.tensor(sizes, dtype=torch.int32, device=device).view(-1, 2)
     height, width = extent[:, :1], extent[:, 1:]
@@ -91,7 +91,7 @@ def _reading(sizes: Sequence[int], locations: Tensor) -> _Reading:
 
 
 def _steps(locations: Tensor) -> list[tuple[int, slice]]:
-    """Images and ranges of heads to be taken together."""
+    """The steps of the computation: pairs of an image and a range of its heads."""
     images, queries, heads, levels, points = locations.shape[:5]
     head_bytes = queries * levels * points * 4 * _BYTES_PER_ROW
     step = max(1, _STEP_BYTES.get(locations.device.type, _DEVICE_BYTES) // max(head_bytes, 1))
@@ -100,7 +100,7 @@ def _steps(locations: Tensor) -> list[tuple[int, slice]]:
 
 @torch.library.custom_op("adet_iuq::deformable_attention", mutates_args=())
 def _attend(value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
-    """(B, Q, M, D). An operator of its own, so that torch.compile takes it as one step."""
+    """The sums (B, Q, M, D). This is an operator of its own so that torch.compile treats it as one step."""
     out = value.new_empty(*locations.shape[:3], value.shape[3])
     for image, heads in _steps(locations):
         reading = _reading(sizes, locations[image, :, heads])
@@ -123,7 +123,7 @@ def _(value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Tensor) -
 def _attend_backward(
     grad: Tensor, value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value, locations and weights."""
+    """The gradients of value, locations and weights."""
     grads = [torch.empty(one.shape, dtype=one.dtype, device=one.device) for one in (value, locations, weights)]
     grad_value, grad_locations, grad_weights = grads
     for image, heads in _steps(locations):
@@ -135,7 +135,7 @@ def _attend_backward(
             part.shape
         )
         by_row = _row_weight_gradient(rows, part.flatten(0, 1), bag_grads).view(reading.rows.shape)
-        # A row's weight is the point's times one factor an axis.
+        # A row's weight is the weight of its point times one factor for each axis.
         vertical, horizontal = reading.vertical, reading.horizontal
         by_line = (by_row * horizontal.weights[..., None, :]).sum(-1)
         by_column = (by_row * vertical.weights[..., None]).sum(-2)
@@ -153,7 +153,7 @@ def _(
 
 
 def _table_gradient(rows: Tensor, weights: Tensor, grads: Tensor, count: int) -> Tensor:
-    """(count, D): to each row of the table, the gradients (N, D) of the bags that read it, by rows, weights (N, n)."""
+    """The gradient (count, D) of the table: each row gets those (N, D) of the bags that read it, by rows, weights (N, n)."""
     places = rows.flatten().sort()
     starts = torch.searchsorted(places.values, torch.arange(count, dtype=rows.dtype, device=rows.device))
     readers = torch.div(places.indices, rows.shape[1], rounding_mode="floor")
@@ -162,7 +162,7 @@ def _table_gradient(rows: Tensor, weights: Tensor, grads: Tensor, count: int) ->
 
 
 def _row_weight_gradient(rows: Tensor, table: Tensor, grads: Tensor) -> Tensor:
-    """(N, n): products of every bag's gradient (N, D) with the rows (N, n) of the table that it read."""
+    """The gradient (N, n) of row weights: products of each bag's gradient (N, D) with the rows (N, n) that it read."""
     result = torch.empty(rows.shape, dtype=table.dtype, device=table.device)
     bag_bytes = rows.shape[1] * table.shape[1] * table.element_size()
     step = max(1, _COPY_BYTES.get(table.device.type, _DEVICE_BYTES) // bag_bytes)
@@ -191,10 +191,10 @@ class MSDeformAttn(nn.Module):
     """Deformable attention of queries on L maps, under the published parameter names.
 
     Args:
-        channels: C of queries and values, a multiple of `heads`.
-        levels: L.
-        heads: M.
-        points: P.
+        channels: the channels C of queries and values, a multiple of `heads`.
+        levels: the number of maps L.
+        heads: the number of heads M.
+        points: the number of points P that a head reads on each map.
     """
 
     def __init__(self, channels: int, levels: int, heads: int, points: int) -> None:
@@ -208,7 +208,7 @@ class MSDeformAttn(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """At the start head m looks into direction m, 1, 2, ... P cells far, with equal weights."""
+        """At the start head m looks into direction m, at distances of 1, 2, ... P cells, with equal weights."""
         angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
         directions = directions / directions.abs().amax(-1, keepdim=True)
@@ -230,18 +230,18 @@ class MSDeformAttn(nn.Module):
         sizes: Sequence[tuple[int, int]],
         padding: Tensor | None = None,
     ) -> Tensor:
-        """The attended values.
+        """Returns the attended values.
 
         Args:
             query: (B, Q, C).
-            reference: (B or 1, Q, L or 1, 2) x, y as shares of the map, from where the offsets count, in cells; or
-                (B or 1, Q, L or 1, 4) boxes x, y, w, h: the offsets count from the centre, and P of them reach the edge.
+            reference: (B or 1, Q, L or 1, 2) x, y as shares of the map, the point from which offsets are counted in cells;
+                or (B or 1, Q, L or 1, 4) boxes x, y, w, h, whose centre is that point and whose edge P offsets reach.
             value: (B, S, C).
             sizes: (h, w) of the L maps.
-            padding: (B, S) bool, cells whose projected value is zero; None: none.
+            padding: (B, S) bool, the cells whose projected value is set to zero; None: no cell.
 
         Returns:
-            (B, Q, C), at least float32, also under autocast: cells of a large map do not survive float16.
+            (B, Q, C), at least float32 even under autocast, because float16 cannot tell the cells of a large map apart.
         """
         with torch.autocast(query.device.type, enabled=False):
             query, value = query.to(self.value_proj.weight.dtype), value.to(self.value_proj.weight.dtype)
@@ -256,7 +256,7 @@ class MSDeformAttn(nn.Module):
         return projected
 
     def _offsets(self, query: Tensor, reference: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
-        """(B, Q, M, L, P, 2) as shares of the map; for the arguments see `forward`."""
+        """The points' locations (B, Q, M, L, P, 2) as shares of the map; `forward` describes the arguments."""
         offsets = self.sampling_offsets(query).view(*query.shape[:2], self.heads, self.levels, self.points, 2)
         if reference.shape[-1] == 4:
             scaled: Tensor = offsets / self.points * reference[:, :, None, :, None, 2:] / 2

@@ -1,4 +1,4 @@
-"""Losses over many queries or cells, written without a dense target, and what they are divided by."""
+"""Losses over many queries or cells, computed without a dense target, and the counts that they are divided by."""
 
 from collections.abc import Sequence
 
@@ -17,20 +17,20 @@ def dice_losses(
     *,
     epsilon: float = 1e-5,
 ) -> Tensor:
-    """1 - 2 sum(p g) / (sum p^2 + sum g^2 + epsilon) of every query (parity spec of CondInst, section 6; SOLOv2, 5).
+    """1 - 2 sum(p g) / (sum p^2 + sum g^2 + epsilon) of every query.
 
-    Intersections are one matrix product an image, of its queries with its distinct masks.
+    The intersections are one matrix product per image, of its queries with its distinct masks.
 
     Args:
-        logits: (N, h, w).
-        image_index: (N,) long.
-        instance: (N,) long, row of the image's masks.
-        masks: B x (K, h, w) float.
-        valid: (B, h, w) bool, pixels that count; None: all.
-        epsilon: keeps the quotient finite; it decides what an empty mask costs.
+        logits: (N, h, w), one map per query.
+        image_index: (N,) long, the image of each query.
+        instance: (N,) long, the row of each query's instance in the image's masks.
+        masks: B x (K, h, w) float, the ground truth.
+        valid: (B, h, w) bool, the pixels that count; None: all.
+        epsilon: keeps the quotient finite; it also decides the loss on an empty mask.
 
     Returns:
-        (N,) float32 in the order of the queries.
+        (N,) float32, in the order of the queries.
     """
     with torch.autocast(logits.device.type, enabled=False):
         probability = torch.sigmoid(logits.float()).flatten(1)
@@ -54,16 +54,16 @@ def dice_losses(
 def focal_loss_sum(logits: Tensor, positive: Tensor, alpha: float, gamma: float) -> Tensor:
     """Sum of the sigmoid focal loss (arXiv 1708.02002) over all logits.
 
-    Every logit is taken as a negative first; the few positives are then exchanged. This needs no dense target.
+    Every logit first counts as a negative, then the few positives are corrected. So no dense target is needed.
 
     Args:
-        logits: any shape, float; computed in float32.
+        logits: float, of any shape; the loss is computed in float32.
         positive: (P,) long, flat indices (row-major) of the positives in `logits`.
-        alpha: weight of positives; negatives weigh 1 - alpha.
-        gamma: exponent.
+        alpha: the weight of positives; negatives weigh 1 - alpha.
+        gamma: the exponent.
 
     Returns:
-        Scalar float32, connected to `logits` also without positives.
+        A scalar float32, which depends on `logits` even if there are no positives.
     """
     flat = logits.float().flatten()
     negative_sum = (1 - alpha) * (torch.sigmoid(flat).pow(gamma) * F.softplus(flat)).sum()
@@ -77,15 +77,16 @@ def focal_loss_sum(logits: Tensor, positive: Tensor, alpha: float, gamma: float)
 def loss_count(count: Tensor | int, *, reduce: bool, device: torch.device | None = None) -> tuple[Tensor, int]:
     """The number of items that a summed loss is divided by, and a factor for the sum.
 
-    Published losses count the items of this rank. Reduced, the items of all ranks count, and the factor is the number of
-    ranks, which the average over ranks takes back: N processes train as one with the same global batch.
+    Published losses count the items of this rank only. With `reduce` the items of all ranks count. The factor is then the
+    number of ranks, which the later average over the ranks cancels: N processes train as one with the same global batch.
 
     Args:
-        count: scalar, of this rank, not below 0; an integer needs `device`.
-        reduce: a collective call, whatever the count.
+        count: the number of items of this rank, a scalar of at least 0; an integer needs `device`.
+        reduce: whether the items of all ranks count; this is a collective call, whatever the count.
+        device: the device of the result; None: that of `count`.
 
     Returns:
-        The scalar count and the factor; without `reduce` the count itself and 1.
+        The scalar count and the factor; without `reduce` these are the count itself and 1.
     """
     count = torch.as_tensor(count, device=device)
     ranks = comm.get_world_size() if reduce else 1

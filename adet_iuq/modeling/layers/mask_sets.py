@@ -1,7 +1,7 @@
-"""The masks of one image's results: a tensor for those who look at pixels, run lengths for evaluations.
+"""The masks of one image's results: a tensor for code that reads pixels, run lengths for evaluations.
 
-A hundred masks of a picture with 10,000 x 10,000 pixels are a tensor of 10 GB, but a few megabytes of run lengths. They come
-as an iterator of chunks (n, H, W) bool, few enough masks at a time, and one of the two functions here gathers them.
+A hundred masks of a picture with 10,000 x 10,000 pixels are a tensor of 10 GB, but a few megabytes of run lengths.
+Masks arrive as an iterator of chunks (n, H, W) bool, each of few masks. One of the two functions here collects them.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ Size = tuple[int, int]
 
 
 class EncodedMasks:
-    """N masks of one size as COCO's compressed run lengths; `Instances` takes it as a field.
+    """N masks of one size as COCO's compressed run lengths, which `Instances` accepts as a field.
 
     Args:
         rles: N dicts with `size` and `counts` (bytes), as pycocotools makes them.
@@ -32,7 +32,7 @@ class EncodedMasks:
         return len(self.rles)
 
     def __getitem__(self, index: Tensor | slice) -> "EncodedMasks":
-        """Some of them: by a slice, by numbers (n,) long, or by a choice (N,) bool."""
+        """The masks that a slice, numbers (n,) long or a choice (N,) bool selects."""
         if isinstance(index, slice):
             return EncodedMasks(self.rles[index], self.size)
         chosen = np.arange(len(self))[index.cpu().numpy()]
@@ -44,7 +44,7 @@ class EncodedMasks:
         return torch.stack(masks) if masks else torch.zeros((0, *self.size), dtype=torch.bool)
 
     def boxes(self) -> Tensor:
-        """What `mask_boxes` gives for the decoded ones, on the CPU."""
+        """The result of `mask_boxes` for the decoded masks, on the CPU."""
         if not self.rles:
             return torch.zeros(0, 4)
         boxes = torch.from_numpy(mask_util.toBbox(self.rles)).float()
@@ -55,7 +55,7 @@ Masks = Tensor | EncodedMasks
 
 
 def stacked_masks(chunks: Iterable[Tensor], number: int, size: Size, device: torch.device) -> Tensor:
-    """(number, *size) bool of as many masks, on the device."""
+    """Collects the masks as (number, *size) bool on the device."""
     masks = torch.empty((number, *size), dtype=torch.bool, device=device)
     start = 0
     for chunk in chunks:
@@ -65,15 +65,15 @@ def stacked_masks(chunks: Iterable[Tensor], number: int, size: Size, device: tor
 
 
 def encoded_masks(chunks: Iterable[Tensor], size: Size) -> EncodedMasks:
-    """The same as run lengths."""
+    """Collects the masks as run lengths."""
     rles: list[dict[str, Any]] = []
     for chunk in chunks:
-        # pycocotools wants columns first: turned here, where the masks are, it need not copy them again.
+        # pycocotools needs columns first. If the masks are turned here, on their device, it need not copy them again.
         columns = chunk.transpose(1, 2).contiguous().view(torch.uint8).cpu().numpy()
         rles += mask_util.encode(columns.transpose(2, 1, 0))
     return EncodedMasks(rles, size)
 
 
 def boxes_around(masks: Masks, device: torch.device) -> Tensor:
-    """(N, 4) tight boxes as `mask_boxes` defines them, on the device."""
+    """(N, 4) tight boxes on the device, as `mask_boxes` defines them."""
     return (masks.boxes() if isinstance(masks, EncodedMasks) else mask_boxes(masks)).to(device)

@@ -1,4 +1,4 @@
-"""Masks on the model's device: of the ground truth, sampled, their centroids and boxes.
+"""Masks on the model's device: those of the ground truth, their samples, their centroids and their boxes.
 
 Shapes: K instances, (H, W) the unpadded network input, (Hp, Wp) the padded one.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 def instance_masks(instances: Instances) -> Tensor:
     """The masks of one image as (K, H, W) bool on the device of its boxes.
 
-    This project's mappers yield `BitMasks`; `PolygonMasks` of other mappers are rasterised here, by the COCO API.
+    This project's mappers yield `BitMasks`. `PolygonMasks` of other mappers are rasterised here, by the COCO API.
     """
     masks = instances.gt_masks
     height, width = instances.image_size
@@ -23,19 +23,20 @@ def instance_masks(instances: Instances) -> Tensor:
         array = np.stack(drawn) if drawn else np.zeros((0, height, width), dtype=bool)
         return torch.from_numpy(array).to(instances.gt_boxes.device)
     assert isinstance(masks, BitMasks), type(masks)
-    return masks.tensor.bool()
+    bits: Tensor = masks.tensor.bool()
+    return bits
 
 
 def strided_masks(masks: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """Every `stride`-th pixel, starting at `stride // 2`, zero padded right and below.
+    """Every `stride`-th pixel, starting at `stride // 2`, padded with zeros right and below.
 
     Args:
         masks: (K, H, W) bool.
-        stride: pixels between samples.
+        stride: the distance between samples in pixels.
         size: (Hp / stride, Wp / stride), the size of the result.
 
     Returns:
-        (K, *size) float32, the masks that the mask losses compare with (parity spec of CondInst, section 5).
+        (K, *size) float32, the masks that the mask losses compare with (docs/parity/condinst.md, "Targets").
     """
     sampled = masks[:, stride // 2 :: stride, stride // 2 :: stride].float()
     return F.pad(sampled, (0, size[1] - sampled.shape[2], 0, size[0] - sampled.shape[1]))
@@ -51,9 +52,9 @@ def mask_centroids(masks: Tensor) -> Tensor:
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
-    """(N, 4) float32 tight XYXY boxes of masks (N, H, W) bool, right and lower edge behind the last pixel; 0 if empty."""
+    """(N, 4) float32 tight XYXY boxes of masks (N, H, W) bool; right and lower edge lie behind the last pixel. Empty: 0."""
     edges = []
-    pixels = masks.view(torch.uint8)  # on a CPU their maximum takes a tenth of the time of `any`
+    pixels = masks.view(torch.uint8)  # on a CPU the maximum of bytes takes a tenth of the time of `any`
     for covered in (pixels.amax(1), pixels.amax(2)):  # columns, rows
         filled = covered.amax(1)
         edges += [covered.argmax(1) * filled, (covered.shape[1] - covered.flip(1).argmax(1)) * filled]

@@ -1,4 +1,4 @@
-"""Matched pairs of a batch: where their instance stands when the instances of all images follow each other."""
+"""Finds the instances of a batch's matched pairs in a tensor that holds the instances of all images."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def pair_rows(counts: Sequence[int], image_index: Tensor, target_index: Tensor) -> Tensor:
-    """Rows in `torch.cat` of the images' tensors.
+    """The row of each pair's instance in `torch.cat` of the images' tensors.
 
     Args:
-        counts: B, instances of each image.
-        image_index: (S,) long.
-        target_index: (S,) long, row among the instances of the pair's image.
+        counts: the number of instances of each of B images.
+        image_index: (S,) long, the image of each pair.
+        target_index: (S,) long, the row among the instances of that image.
 
     Returns:
-        (S,) long.
+        (S,) long, the rows.
     """
     first = torch.tensor([0, *counts[:-1]], device=image_index.device).cumsum(0)
     return first[image_index] + target_index

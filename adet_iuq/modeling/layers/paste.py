@@ -1,4 +1,4 @@
-"""From mask probabilities of the padded network input to masks of the wished size, in bounded memory."""
+"""Turns mask probabilities of the padded network input into masks of the wanted size, in bounded memory."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,18 +7,18 @@ from torch.nn import functional as F
 
 from adet_iuq.modeling.layers.mask_sets import stacked_masks
 
-CHUNK_BYTES = 32 * 1024**2  # of the full-resolution maps that exist at one time
+CHUNK_BYTES = 32 * 1024**2  # bytes of full-resolution maps that exist at one time
 
 
 def aligned_bilinear(maps: Tensor, factor: int) -> Tensor:
     """Linear upsampling after which input cell i sits at output index `factor * i + factor // 2`.
 
     Along each axis output index k samples the input at clamp((k - factor // 2) / factor, 0, size - 1)
-    (parity spec of CondInst, section 3).
+    (docs/parity/condinst.md, "Model").
 
     Args:
         maps: (N, C, H, W), float.
-        factor: positive; 1 is the identity.
+        factor: the positive upsampling factor; 1 changes nothing.
 
     Returns:
         (N, C, factor * H, factor * W).
@@ -40,7 +40,7 @@ def paste_masks(
     output_size: tuple[int, int],
     threshold: float = 0.5,
 ) -> Tensor:
-    """(N, height, width) bool: all of `pasted_masks` in one tensor."""
+    """All masks of `pasted_masks` in one tensor, (N, height, width) bool."""
     chunks = pasted_masks(probabilities, stride, input_size, output_size, threshold)
     return stacked_masks(chunks, len(probabilities), output_size, probabilities.device)
 
@@ -52,17 +52,17 @@ def pasted_masks(
     output_size: tuple[int, int],
     threshold: float = 0.5,
 ) -> Iterator[Tensor]:
-    """Resizes CondInst's masks to the output image and thresholds them (its parity spec, section 7, step 8).
+    """Resizes CondInst's masks to the output image and thresholds them (docs/parity/condinst.md, "Inference").
 
     Args:
         probabilities: (N, Hp / stride, Wp / stride) float in [0, 1].
-        stride: pixels of the padded network input per cell.
+        stride: the pixels of the padded network input per cell.
         input_size: (H, W) of the network input before padding.
-        output_size: (height, width) wished.
-        threshold: a pixel is in when its probability is above it.
+        output_size: (height, width) of the output image.
+        threshold: a pixel belongs to the mask if its probability is above it.
 
-    Yields:
-        (n, height, width) bool, a few masks at a time.
+    Returns:
+        An iterator of (n, height, width) bool, a few masks at a time.
     """
     return _paste(
         probabilities, lambda part: aligned_bilinear(part, stride), stride, input_size, output_size, threshold
@@ -72,7 +72,7 @@ def pasted_masks(
 def paste_grid_masks(
     probabilities: Tensor, input_size: tuple[int, int], output_size: tuple[int, int], threshold: float
 ) -> Tensor:
-    """(N, height, width) bool: all of `pasted_grid_masks` in one tensor."""
+    """All masks of `pasted_grid_masks` in one tensor, (N, height, width) bool."""
     chunks = pasted_grid_masks(probabilities, input_size, output_size, threshold)
     return stacked_masks(chunks, len(probabilities), output_size, probabilities.device)
 
@@ -80,21 +80,22 @@ def paste_grid_masks(
 def pasted_grid_masks(
     probabilities: Tensor, input_size: tuple[int, int], output_size: tuple[int, int], threshold: float
 ) -> Iterator[Tensor]:
-    """The same for grid segmenters, whose cells cover whole pixels (parity spec of SOLOv2, section 6, step 9).
+    """The same for grid segmenters, whose cells cover whole pixels (docs/parity/solov2.md, "Inference").
 
-    As published, the factor of the first enlargement comes from the image's height, not from the stride 4. Where the
-    padded frame is much taller than the image (at least 4 / 3 of its height: a short image in a batch with a tall one;
-    alone only images of up to 24, 33 to 48, or 65 to 72 pixels) it is 3 or less, and the masks are too small, towards
-    the top left corner. Images that must not depend on their neighbours are evaluated alone, as the evaluation does.
+    As published, the factor of the first enlargement is computed from the image's height instead of being the stride 4.
+    If the padded frame is much taller than the image (at least 4 / 3 of its height), the factor is 3 or less, and the
+    masks are too small and lie towards the top left corner. This happens to a short image in a batch with a tall one,
+    and to single images only if they have up to 24, 33 to 48, or 65 to 72 pixels. If an image must not depend on its
+    neighbours, evaluate it alone, as the evaluation does.
 
     Args:
         probabilities: (N, Hp / 4, Wp / 4) float in [0, 1].
         input_size: (H, W) of the network input before padding.
-        output_size: (height, width) wished.
-        threshold: a pixel is in when its probability is above it.
+        output_size: (height, width) of the output image.
+        threshold: a pixel belongs to the mask if its probability is above it.
 
-    Yields:
-        (n, height, width) bool, a few masks at a time.
+    Returns:
+        An iterator of (n, height, width) bool, a few masks at a time.
     """
     factor = -(-input_size[0] // probabilities.shape[1])
     size = (factor * probabilities.shape[1], factor * probabilities.shape[2])

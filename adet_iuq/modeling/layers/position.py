@@ -9,14 +9,14 @@ _TEMPERATURE = 10000
 
 
 def sine_positions(size: tuple[int, int], channels: int, like: Tensor) -> Tensor:
-    """(h * w, channels) encoding of all cells, row by row: first half of y, second half of x, sine and cosine in turn.
+    """(h * w, channels) encoding of all cells, row by row: first half of y, second half of x, sine and cosine alternate.
 
-    Row i of h stands at 2 pi (i + 1) / h (parity spec of Mask2Former, section 3.1); no half-cell shift.
+    Row i of h stands at 2 pi (i + 1) / h (docs/parity/mask2former.md, "Positions"); no half-cell shift.
 
     Args:
-        size: (h, w).
-        channels: a multiple of 4.
-        like: gives device and dtype.
+        size: (h, w) of the map.
+        channels: the number of channels, a multiple of 4.
+        like: a tensor whose device and dtype the result gets.
     """
     half = channels // 2
     exponent = 2 * torch.div(torch.arange(half, device=like.device), 2, rounding_mode="floor") / half

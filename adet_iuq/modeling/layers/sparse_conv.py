@@ -1,4 +1,4 @@
-"""A convolution evaluated at a few cells only."""
+"""Evaluates a convolution at a few cells only."""
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +8,14 @@ from torch.nn import functional as F
 def conv_at(conv: nn.Conv2d, maps: Tensor, image: Tensor, cell: Tensor) -> Tensor:
     """The outputs of a 3x3, stride-1, pad-1 convolution at chosen cells.
 
-    Equals `conv(maps)` gathered at the cells, at the cost of those cells: CondInst's controller has 169 channels on
-    some 22,000 locations an image, of which training reads at most 500.
+    The result equals `conv(maps)` gathered at the cells, but costs only those cells. CondInst's controller has 169
+    channels on some 22,000 locations per image, of which training reads at most 500.
 
     Args:
-        conv: 3x3 convolution with bias.
-        maps: (B, C, h, w).
-        image: (N,) long, which map.
-        cell: (N,) long, row-major index of the cell in its map.
+        conv: a 3x3 convolution with bias.
+        maps: (B, C, h, w), its inputs.
+        image: (N,) long, the map of each cell.
+        cell: (N,) long, the row-major index of the cell in its map.
 
     Returns:
         (N, out_channels).

@@ -1,6 +1,6 @@
 """Mask2Former's losses: classes of all queries, masks of the matched ones on random points, for every prediction.
 
-Parity spec of Mask2Former, section 5.2. Shapes: as in `matcher.py`; M matched queries of a prediction.
+Source: docs/parity/mask2former.md, "Losses". Shapes: as in `matcher.py`; M matched queries of a prediction.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ Size = tuple[int, int]
 
 
 class SetCriterion(nn.Module):
-    """Matches every prediction and weighs its losses; in float32 whatever the autocast."""
+    """Matches every prediction and weighs its losses, in float32 even under autocast."""
 
     empty_weight: Tensor
 
@@ -51,18 +51,21 @@ class SetCriterion(nn.Module):
     ) -> None:
         """
         Args:
-            num_classes: K.
-            no_object_weight: of unmatched queries in the class loss.
-            class_weight, mask_weight, dice_weight: of losses and matching costs.
-            num_points: random points of a mask.
-            oversample_ratio, importance_ratio: see `uncertain_points`.
-            deep_supervision: losses on every prediction, not on the last one only.
-            source: draws all random points.
-            reduce_normalizer: count queries and targets as one process with the global batch does. The published code
-                averages targets over ranks as well, but bounds the average, and sums class weights per rank.
+            num_classes: the number of classes K.
+            no_object_weight: the weight of unmatched queries in the class loss.
+            class_weight: the weight of the class loss and of the class cost of the matching.
+            mask_weight: the weight of the cross-entropy of masks and of its cost.
+            dice_weight: the weight of the dice loss and of its cost.
+            num_points: the number of random points of a mask.
+            oversample_ratio: the share of candidates in `uncertain_points`.
+            importance_ratio: the share of uncertain points in `uncertain_points`.
+            deep_supervision: whether every prediction has losses, and not the last one only.
+            source: the function that draws all random points.
+            reduce_normalizer: whether queries and targets are counted as one process with the global batch counts them. The
+                published code averages targets over ranks too, but bounds the average, and sums class weights per rank.
 
         Raises:
-            UserError: ratios outside their range.
+            UserError: a ratio lies outside its range.
         """
         super().__init__()
         if not (0 <= importance_ratio <= 1 and oversample_ratio >= max(1.0, importance_ratio)):
@@ -106,16 +109,17 @@ class SetCriterion(nn.Module):
     def forward(
         self, predictions: Sequence[Prediction], mask_features: Tensor, targets: Sequence[Targets], frame: Size
     ) -> tuple[dict[str, Tensor], list[Matches]]:
-        """Weighted losses, and the matches of every prediction that has losses, the last one's last.
+        """Returns the weighted losses, and the matches of every prediction that has losses; the last one comes last.
 
         Args:
-            predictions: the last layer's last.
+            predictions: the predictions of all layers in their order.
             mask_features: (B, D, h, w).
-            targets: of the B images; labels lie between 0 and K - 1.
+            targets: the targets of the B images; labels lie between 0 and K - 1.
             frame: (H, W) of the padded input in pixels.
 
         Returns:
-            `loss_ce`, `loss_mask` and `loss_dice` of the last prediction, and with the suffix _i of the i-th one.
+            `loss_ce`, `loss_mask` and `loss_dice` of the last prediction, and those of the i-th one with the suffix _i;
+            and the matches.
         """
         with torch.autocast(mask_features.device.type, enabled=False):
             mask_features = mask_features.float()
@@ -137,7 +141,7 @@ class SetCriterion(nn.Module):
         return losses, matches
 
     def class_loss(self, logits: Tensor, matches: Matches, targets: Sequence[Targets]) -> Tensor:
-        """Cross-entropy of all queries (B, Q, K + 1), by the sum of their weights; unmatched ones are "no object"."""
+        """Cross-entropy of all queries (B, Q, K + 1), divided by the sum of their weights. Unmatched: "no object"."""
         classes = torch.full(logits.shape[:2], logits.shape[2] - 1, device=logits.device)
         labels = [one.labels[rows] for one, rows in zip(targets, matches.target.split(matches.counts), strict=True)]
         classes[matches.image, matches.query] = torch.cat(labels)
@@ -149,7 +153,7 @@ class SetCriterion(nn.Module):
     def mask_losses(
         self, logits: Tensor, matches: Matches, targets: Sequence[Targets], frame: Size
     ) -> tuple[Tensor, Tensor]:
-        """Binary cross-entropy and dice loss (M,) of matched masks (M, h, w), on the same points."""
+        """The binary cross-entropy and the dice loss (M,) of matched masks (M, h, w), on the same points."""
         sampled, wanted, _ = self.sample(logits, matches.target, matches.counts, [one.masks for one in targets], frame)
         return mask_losses.cross_entropy(sampled, wanted), mask_losses.dice(sampled, wanted)
 
@@ -162,18 +166,18 @@ class SetCriterion(nn.Module):
         frame: Size,
         valid: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits and targets of N masks at random points of their own.
+        """The logits and the targets of N masks, at random points of their own.
 
         Args:
             logits: (N, h, w), ordered by image.
-            target_index: (N,) long, rows of the image's masks.
-            counts: B, rows of each image.
-            masks: B x (K_b, H, W) bool.
+            target_index: (N,) long, the row of each mask's target in the image's masks.
+            counts: the number of rows of each of B images.
+            masks: B x (K_b, H, W) bool, the targets.
             frame: (H, W) of the padded input in pixels.
-            valid: (N, h, w) float, cells with 1 count, those with 0 do not; None: all.
+            valid: (N, h, w) float; cells with 1 count, those with 0 do not; None: all count.
 
         Returns:
-            (N, P) logits, (N, P) targets, and (N, P) bool, which points count.
+            (N, P) logits, (N, P) targets, and (N, P) bool, the points that count.
         """
         points = uncertain_points(
             logits,
@@ -189,7 +193,7 @@ class SetCriterion(nn.Module):
         return sampled, wanted, None if valid is None else avoids_invalid(valid, points)
 
     def _normalizer(self, targets: Sequence[Targets]) -> Tensor:
-        """Number of targets, averaged over the ranks, at least 1; or at least 1 over all ranks."""
+        """The mean number of targets of a rank; at least 1, or with `reduce_normalizer` at least 1 on all ranks together."""
         count = torch.tensor(float(sum(len(one.labels) for one in targets)), device=self.empty_weight.device)
         if not self.reduce_normalizer:
             return reduce_mean(count).clamp(min=1)

@@ -1,4 +1,4 @@
-"""The two decoders in one, under detectron2's name for what stands on a backbone."""
+"""Both decoders in one module, under the name that detectron2 gives to what stands on a backbone."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from adet_iuq.errors import UserError
 from adet_iuq.modeling.mask2former.pixel_decoder import MSDeformAttnPixelDecoder
 from adet_iuq.modeling.mask2former.transformer_decoder import MultiScaleMaskedTransformerDecoder, Prediction
 
-# Keys of the published config that choose between parts of which this project has one.
+# Keys of the published config that choose between parts. This project has one part for each key.
 _ONLY = {
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
     "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": "MultiScaleMaskedTransformerDecoder",
@@ -26,7 +26,7 @@ class MaskFormerHead(nn.Module):
 
     Args:
         pixel_decoder: makes the mask features and three maps.
-        predictor: makes the predictions from them.
+        predictor: makes the predictions from these maps.
     """
 
     @configurable
@@ -57,6 +57,6 @@ class MaskFormerHead(nn.Module):
         }
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[list[Prediction], Tensor]:
-        """All predictions, the last layer's last, and the mask features (B, D, h, w), from the backbone's features."""
+        """All predictions in the order of the layers, and the mask features (B, D, h, w), from the backbone's features."""
         mask_features, maps = self.pixel_decoder(features)
         return self.predictor(maps, mask_features), mask_features

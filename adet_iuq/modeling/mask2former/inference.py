@@ -1,6 +1,6 @@
-"""From masks and classes of all queries to instances, panoptic segments and a semantic map.
+"""Turns the masks and classes of all queries into instances, panoptic segments and a semantic map.
 
-Parity spec of Mask2Former, section 6. Shapes: Q queries, K classes, (H, W) wished output.
+Source: docs/parity/mask2former.md, "Inference". Shapes: Q queries, K classes, (H, W) wished output.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,19 +16,19 @@ from adet_iuq.modeling.layers import boxes_around, encoded_masks, stacked_masks
 from adet_iuq.modeling.parts import part
 
 Size = tuple[int, int]
-CHUNK_BYTES = 128 * 1024**2  # of the enlarged masks that exist at one time
+CHUNK_BYTES = 128 * 1024**2  # bytes of enlarged masks that exist at one time
 
 
 @dataclass(frozen=True)
 class OutputGeometry:
-    """Sizes (height, width) on the way from a mask at the stride of the mask features to the wished output."""
+    """Sizes (height, width) on the way from a mask at the stride of the mask features to the wanted output."""
 
     padded: Size
     image: Size
     output: Size
 
     def resize(self, masks: Tensor) -> Tensor:
-        """Mask logits (N, h, w) to (N, H, W): up to the padded input, cut to the image, then to the output."""
+        """Mask logits (N, h, w) to (N, H, W): enlarged to the padded input, cut to the image, resized to the output."""
         result = masks.new_empty(len(masks), *self.output)
         start = 0
         for chunk in self.resized(masks):
@@ -37,7 +37,7 @@ class OutputGeometry:
         return result
 
     def resized(self, masks: Tensor) -> Iterator[Tensor]:
-        """The same, a few masks at a time."""
+        """The same result, a few masks at a time."""
         pixels = max(self.padded[0] * self.padded[1], self.output[0] * self.output[1])
         for chunk in masks.split(max(1, CHUNK_BYTES // (4 * pixels))):
             if len(chunk):
@@ -64,15 +64,15 @@ def instance_inference(
     *,
     encode: bool = False,
 ) -> Instances:
-    """The best `count` pairs of query and class; a query may appear with several classes, its mask is resized once.
+    """The best `count` pairs of query and class. A query may appear with several classes; its mask is resized once.
 
     Args:
-        logits: (Q, K + 1).
+        logits: (Q, K + 1), the class logits.
         masks: (Q, h, w) logits at the stride of the mask features.
-        geometry: of the output.
-        count: at most so many.
-        things: classes that are kept, of the best `count`; None: all.
-        encode: masks become run lengths.
+        geometry: the sizes on the way to the output.
+        count: the most pairs that are chosen.
+        things: the classes that are kept, among the best `count` pairs; None: all.
+        encode: whether masks become run lengths.
 
     Returns:
         Instances of the output size with pred_masks (bool, or `EncodedMasks`), scores (class probability times mean mask
@@ -102,7 +102,7 @@ def instance_inference(
 
 @part("nms")
 def best_pairs(logits: Tensor, count: int, things: Sequence[int] | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Class probability, query and class of the best `count` pairs, of those the ones with a class in `things`."""
+    """The class probability, the query and the class of the best `count` pairs, as far as the class is in `things`."""
     classes = logits.shape[1] - 1
     scores, index = logits.softmax(-1)[:, :-1].flatten().topk(min(count, len(logits) * classes), sorted=False)
     query, label = torch.div(index, classes, rounding_mode="floor"), index % classes
@@ -115,14 +115,14 @@ def best_pairs(logits: Tensor, count: int, things: Sequence[int] | None) -> tupl
 def panoptic_inference(
     logits: Tensor, masks: Tensor, things: Sequence[int], score_threshold: float, overlap_threshold: float
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Every pixel to one segment or to none.
+    """Assigns every pixel to one segment or to none.
 
     Args:
-        logits: (Q, K + 1).
+        logits: (Q, K + 1), the class logits.
         masks: (Q, H, W) logits at output size.
-        things: classes that count one by one; others are stuff, whose segments are merged.
-        score_threshold: a query takes part with a score above it.
-        overlap_threshold: least share of a mask that other masks leave to it.
+        things: the classes whose segments stay apart; all other classes are stuff, whose segments are merged.
+        score_threshold: the score that a query must exceed to take part.
+        overlap_threshold: the smallest share of a mask that other masks must leave to it.
 
     Returns:
         (H, W) int32 segment ids from 1 on, 0 for none, and for every id `id`, `isthing` and `category_id`.
@@ -135,7 +135,7 @@ def panoptic_inference(
     probability = masks[kept].sigmoid()
     owner = (scores[:, None, None] * probability).argmax(0)
     large = probability >= 0.5
-    visible = large.gather(0, owner[None])[0]  # the pixel lies inside its owner's mask
+    visible = large.gather(0, owner[None])[0]  # whether the pixel lies inside its owner's mask
     count = len(labels)
     owned = torch.bincount(owner.flatten(), minlength=count)
     shown = torch.bincount(owner[visible], minlength=count)

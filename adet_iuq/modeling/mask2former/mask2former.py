@@ -1,7 +1,7 @@
 """Mask2Former: learned queries, a stride-4 map, masks as their dot product (arXiv 2112.01527).
 
-The published model under its published names (its meta-architecture is called MaskFormer); parity spec in
-../shared/parity/mask2former/spec.md. Shapes: B images, Q queries, K targets of one image, (Hp, Wp) padded input, D
+The published model under its published names (its meta-architecture is called MaskFormer); its facts
+are in docs/parity/mask2former.md. Shapes: B images, Q queries, K targets of one image, (Hp, Wp) padded input, D
 channels of the mask features.
 """
 
@@ -37,7 +37,7 @@ from adet_iuq.modeling.segmenter import Segmenter, TrainingPass, content_size, o
 
 @dataclass(frozen=True)
 class TestSettings:
-    """What the model returns in evaluation; names and meanings as MODEL.MASK_FORMER.TEST."""
+    """What the model returns in evaluation; names and meanings are those of MODEL.MASK_FORMER.TEST."""
 
     semantic_on: bool
     instance_on: bool
@@ -50,15 +50,15 @@ class TestSettings:
 
 @META_ARCH_REGISTRY.register()
 class MaskFormer(Segmenter):
-    """The base segmenter, complete by itself."""
+    """The base segmenter, without instance-unique querying."""
 
-    # A checkpoint may hold it or not: it is made anew from the config.
+    # A checkpoint may lack this tensor, as it is made from the config.
     optional_checkpoint_keys = ("criterion.empty_weight",)
-    # Of the two mask losses this one has a ceiling. Its quotient has one more above and below: without any mask it stands at
-    # s / (s + 1) for an instance that s of the points lie on, at a half or more for all that one lies on.
+    # Only this one of the two mask losses has a largest value. Its quotient has 1 added above and below. Without any mask it
+    # is s / (s + 1) for an instance that s of the points lie on: at least a half for every instance that has a point.
     mask_loss_name = "loss_dice"
     mask_loss_collapsed = 0.5
-    # Which matched queries a training pass hands on: those of the "last" prediction or of "all", of things or of stuff too.
+    # The matched queries that a training pass returns: those of the "last" prediction or of "all"; stuff included or not.
     query_layers: str = "last"
     stuff_instances: bool = False
 
@@ -78,12 +78,13 @@ class MaskFormer(Segmenter):
         """
         Args:
             backbone: makes "res2" to "res5".
-            sem_seg_head: makes predictions and mask features.
-            set_criterion: matching and losses.
-            pixel_mean, pixel_std: of the input's channels.
-            size_divisibility: of the padded input; 0 or less: as the backbone needs.
-            things: classes that are things, as far as the training set tells; None: all.
-            test: what to return in evaluation.
+            sem_seg_head: makes the predictions and the mask features.
+            set_criterion: the matching and the losses.
+            pixel_mean: mean of each input channel.
+            pixel_std: deviation of each input channel.
+            size_divisibility: the padded input's sides are multiples of it; 0 or less: of what the backbone needs.
+            things: the classes that are things, if the training set tells; None: all.
+            test: what the model returns in evaluation.
         """
         divisibility = size_divisibility if size_divisibility > 0 else backbone.size_divisibility
         super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std, size_divisibility=divisibility)
@@ -91,7 +92,7 @@ class MaskFormer(Segmenter):
         self.things, self.test = things, test
         self.mask_loss_ceiling = set_criterion.dice_weight
         self.pixel_dim, self.pixel_stride = sem_seg_head.pixel_decoder.mask_channels, sem_seg_head.pixel_decoder.stride
-        # Maps and masks are compared at points with align_corners False: cell i has its centre at pixel 4 i + 1.5.
+        # Maps and masks are compared at points with align_corners False, so cell i has its centre at pixel 4 i + 1.5.
         self.pixel_offset = (self.pixel_stride - 1) / 2
 
     @classmethod
@@ -119,14 +120,14 @@ class MaskFormer(Segmenter):
 
     @part("targets")
     def targets(self, batched_inputs: list[dict[str, Any]]) -> list[Targets]:
-        """Classes and masks of every image, on the model's device."""
+        """The classes and masks of every image, on the model's device."""
         instances: list[Instances] = [inputs["instances"].to(self.device) for inputs in batched_inputs]
         return [Targets(one.gt_classes, instance_masks(one)) for one in instances]
 
     def training_pass(self, batched_inputs: list[dict[str, Any]]) -> TrainingPass:
-        """The set criterion's losses; matched queries whose target is an instance, on the mask features at stride 4.
+        """Computes the set criterion's losses. Queries are the matched ones whose target is an instance, at stride 4.
 
-        Masks are those of the instances: things unless `stuff_instances`.
+        The masks are those of the instances: of things only, unless `stuff_instances` is set.
         """
         images, targets = self.preprocess(batched_inputs), self.targets(batched_inputs)
         predictions, mask_features = self._predictions(images)
@@ -149,21 +150,21 @@ class MaskFormer(Segmenter):
         )
 
     def _is_instance(self, target: Targets) -> Tensor:
-        """(K,) bool: targets that count as instances."""
+        """(K,) bool, the targets that count as instances."""
         if self.things is None or self.stuff_instances:
             return torch.ones_like(target.labels, dtype=torch.bool)
         return torch.isin(target.labels, torch.as_tensor(self.things, device=target.labels.device))
 
     def _first_used(self, matches: Sequence[Matches]) -> int:
-        """Number of the first prediction whose matched queries a training pass returns."""
+        """The number of the first prediction whose matched queries a training pass returns."""
         return len(matches) - 1 if self.query_layers == "last" else 0
 
     def _matched(
         self, predictions: Sequence[Prediction], matches: Sequence[Matches], instances: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mask embeddings (Q, D) of matched queries whose target is an instance, their image, and its row among those."""
+        """The embeddings (Q, D) of matched queries whose target is an instance, their images, and their instances' rows."""
         start = self._first_used(matches)
-        # Row of each target among the instances of its image; all images' targets one after the other.
+        # The row of each target among its image's instances; the targets of all images follow each other.
         kept = torch.cat(list(instances))
         rows = torch.cat([one.cumsum(0) - 1 for one in instances])
         counts = [len(one) for one in instances]
@@ -177,7 +178,7 @@ class MaskFormer(Segmenter):
         return torch.cat(embeddings), torch.cat(images), torch.cat(targets)
 
     def _predictions(self, images: ImageList) -> tuple[list[Prediction], Tensor]:
-        """What the head makes of images: all predictions and the mask features."""
+        """The head's outputs for the images: all predictions and the mask features."""
         with part("backbone"):
             features = self.backbone(images.tensor)
         with part("heads"):
@@ -185,10 +186,10 @@ class MaskFormer(Segmenter):
         return predictions
 
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """A dict per image, each entry where MODEL.MASK_FORMER.TEST asks for it.
+        """Returns a dict per image, with the entries that MODEL.MASK_FORMER.TEST asks for.
 
-        `instances`, `panoptic_seg` (ids (height, width) int32, list of segments), `sem_seg` (classes, height, width);
-        see `inference.py`.
+        They are `instances`, `panoptic_seg` (ids (height, width) int32, list of segments) and `sem_seg` (classes,
+        height, width); `inference.py` describes them.
         """
         images = self.preprocess(batched_inputs)
         predictions, mask_features = self._predictions(images)
@@ -205,12 +206,12 @@ class MaskFormer(Segmenter):
 
     @part("postprocess")
     def results(self, logits: Tensor, masks: Tensor, geometry: OutputGeometry) -> dict[str, Any]:
-        """What the config asks for of one image.
+        """The results of one image that the config asks for.
 
         Args:
-            logits: (Q, K + 1).
-            masks: (Q, Hp/4, Wp/4) logits.
-            geometry: of the output.
+            logits: (Q, K + 1), the class logits.
+            masks: (Q, Hp/4, Wp/4), the mask logits.
+            geometry: the sizes on the way to the output.
         """
         test = self.test
         result: dict[str, Any] = {}
@@ -227,16 +228,16 @@ class MaskFormer(Segmenter):
             )
         if test.instance_on:
             kept = self.things if test.panoptic_on else None
-            count = test.detections_per_image * self.images_per_picture  # at most one a query and class, all the same
+            count = test.detections_per_image * self.images_per_picture  # never more than pairs of a query and a class
             result["instances"] = instance_inference(logits, masks, geometry, count, kept, encode=self.masks_encoded)
         return result
 
 
 def thing_classes(cfg: CfgNode) -> list[int] | None:
-    """The class numbers that are things, by the metadata of the (first) training set; None if it does not say.
+    """The class numbers that are things, from the metadata of the (first) training set; None if it does not say.
 
     Raises:
-        UserError: panoptic segments are asked for and no data set tells things from stuff.
+        UserError: panoptic segments are asked for, and no data set tells things from stuff.
     """
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     numbers = MetadataCatalog.get(names[0]).get("thing_dataset_id_to_contiguous_id") if names else None

@@ -1,4 +1,4 @@
-"""Mask2Former trained with instance-unique querying (parity spec of Mask2Former, section 10)."""
+"""Mask2Former trained with instance-unique querying (docs/parity/mask2former.md, "Instance-unique querying")."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ QUERY_LAYERS = ("last", "all")
 
 @dataclass(frozen=True, kw_only=True)
 class ViewLoss:
-    """L_mask of Eq. 8; names and meanings as MODEL.IUQ.MASK_FORMER."""
+    """L_mask of Eq. 8; names and meanings are those of MODEL.IUQ.MASK_FORMER."""
 
     equi_mask_loss: str = "bce"
     equi_mask_weight: float = 5.0
@@ -35,7 +35,7 @@ class ViewLoss:
             raise ValueError(f"Unknown equi_mask_loss '{self.equi_mask_loss}'; choose bce or focal.")
 
     def total(self, logits: Tensor, wanted: Tensor, counting: Tensor | None) -> Tensor:
-        """Weighted sum over queries of the losses of mask logits at points (Q, points), where `counting` (bool)."""
+        """The weighted sum over queries of the losses of mask logits (Q, points), at points where `counting` is set."""
         if self.equi_mask_loss == "bce":
             point_loss = mask_losses.cross_entropy(logits, wanted, counting)
         else:
@@ -48,7 +48,7 @@ class ViewLoss:
 class MaskFormerIUQ(IUQMetaArch, MaskFormer):
     """Mask2Former with `loss_inter` and `loss_equi`; its weights and its evaluation are Mask2Former's.
 
-    Queries are the mask embeddings of matched queries, pixels the cells of the mask features, <q, i> their dot product.
+    Queries are the mask embeddings of matched queries, pixels are the cells of the mask features, <q, i> is a dot product.
     """
 
     @configurable
@@ -58,12 +58,12 @@ class MaskFormerIUQ(IUQMetaArch, MaskFormer):
         """
         Args:
             view_loss: L_mask of the equivariance term.
-            query_layers: "last": the matched queries of the last prediction; "all": of every one that has losses.
+            query_layers: "last": the matched queries of the last prediction; "all": those of all predictions with losses.
             stuff_instances: whether stuff segments count as instances.
-            iuq: arguments of `IUQMetaArch` and `MaskFormer`.
+            iuq: the arguments of `IUQMetaArch` and `MaskFormer`.
 
         Raises:
-            ValueError: unknown `query_layers`.
+            ValueError: `query_layers` is unknown.
         """
         super().__init__(**iuq)
         if query_layers not in QUERY_LAYERS:
@@ -90,7 +90,7 @@ class MaskFormerIUQ(IUQMetaArch, MaskFormer):
         return {"pixel_dim": base["sem_seg_head"].pixel_decoder.mask_channels}
 
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
-        """(Q, P) logits."""
+        """(Q, P) logits of all pairs."""
         return queries.embeddings @ pixels.features.T
 
     def retrieve_map(self, queries: Queries, maps: Tensor) -> Tensor:
@@ -98,16 +98,16 @@ class MaskFormerIUQ(IUQMetaArch, MaskFormer):
         return dot_product_maps(queries.embeddings, queries.image_index, maps)
 
     def base_mask_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Cross-entropy and dice of the last prediction, weighted."""
+        """The weighted cross-entropy and dice loss of the last prediction."""
         return losses["loss_mask"] + losses["loss_dice"]
 
     def mask_loss(self, logits: Tensor, scene: Scene, valid: Tensor) -> Tensor:
-        """The published mask losses at random points, averaged over the queries; points near invalid cells left out.
+        """The published mask losses at random points, averaged over the queries, without points near invalid cells.
 
         Args:
-            logits: (Q, Hf, Wf).
-            scene: its masks are the targets.
-            valid: (B, Hf, Wf) bool.
+            logits: (Q, Hf, Wf), one map per query.
+            scene: the scene whose masks are the targets.
+            valid: (B, Hf, Wf) bool, the cells that count.
         """
         queries = scene.queries
         order = torch.argsort(queries.image_index, stable=True)

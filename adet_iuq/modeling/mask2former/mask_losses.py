@@ -1,6 +1,6 @@
-"""Losses of N masks on P points each; every function takes logits and targets (N, P) and gives one number a mask (N,).
+"""Losses of N masks on P points each. Every function takes logits and targets (N, P) and returns one number per mask (N,).
 
-`valid` (N, P) bool leaves points out; a mask without a valid point has the loss zero.
+`valid` (N, P) bool names the points that count; the loss of a mask without a valid point is zero.
 """
 
 import torch
@@ -14,7 +14,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, valid: Tensor | None = None) 
 
 
 def focal(logits: Tensor, targets: Tensor, alpha: float, gamma: float, valid: Tensor | None = None) -> Tensor:
-    """Mean focal loss (arXiv 1708.02002) over the points; targets between 0 and 1 mix its two cases."""
+    """Mean focal loss (arXiv 1708.02002) over the points; a target between 0 and 1 mixes the two cases."""
     probability = logits.sigmoid()
     inside = alpha * (1 - probability).pow(gamma) * F.softplus(-logits)
     outside = (1 - alpha) * probability.pow(gamma) * F.softplus(logits)

@@ -1,4 +1,4 @@
-"""Hungarian matching of queries and targets (parity spec of Mask2Former, section 5.1).
+"""Hungarian matching of queries and targets (docs/parity/mask2former.md, "Matching").
 
 Shapes: B images, Q queries, K_b targets of image b, R predictions (layers), P points, D channels of the mask features.
 """
@@ -15,7 +15,7 @@ from adet_iuq.modeling.mask2former.points import PointSource, sample_bit_masks, 
 from adet_iuq.modeling.mask2former.transformer_decoder import Prediction
 
 Size = tuple[int, int]
-_FINITE = 1e6  # stands for a cost that is not finite, so that the loss shows what went wrong and not the assignment
+_FINITE = 1e6  # replaces a cost that is not finite, so that not the assignment fails but the loss shows what went wrong
 
 
 @dataclass
@@ -23,26 +23,28 @@ class Targets:
     """What one image should be segmented into."""
 
     labels: Tensor  # (K,) long
-    masks: Tensor  # (K, H, W) bool, the frame or a part of it from the top left corner
+    masks: Tensor  # (K, H, W) bool, the whole frame or a part of it from the top left corner on
 
 
 @dataclass
 class Matches:
-    """sigma of one prediction: its M matched queries over the whole batch, sorted by image, then query."""
+    """sigma of one prediction: the M matched queries of the whole batch, sorted by image, then query."""
 
     image: Tensor  # (M,) long
     query: Tensor  # (M,) long
     target: Tensor  # (M,) long, row of the image's targets
-    counts: list[int]  # B, matches of each image
+    counts: list[int]  # the number of matches of each of B images
 
 
 class HungarianMatcher:
-    """Assigns every target one query, at the lowest sum of costs.
+    """Assigns one query to every target, with the lowest sum of costs.
 
     Args:
-        class_weight, mask_weight, dice_weight: of the three costs.
-        num_points: P, random, one set for all queries and targets of an image and prediction.
-        source: draws the points.
+        class_weight: the weight of the class cost.
+        mask_weight: the weight of the cross-entropy of masks.
+        dice_weight: the weight of the dice cost.
+        num_points: P, the number of random points; all queries and targets of an image and prediction share them.
+        source: the function that draws the points.
     """
 
     def __init__(
@@ -61,12 +63,12 @@ class HungarianMatcher:
     def __call__(
         self, predictions: Sequence[Prediction], mask_features: Tensor, targets: Sequence[Targets], frame: Size
     ) -> list[Matches]:
-        """The matches of every prediction; one transfer to the host for all of them.
+        """The matches of every prediction, with a single transfer to the host for all of them.
 
         Args:
-            predictions: R of them, float32.
+            predictions: R predictions in float32.
             mask_features: (B, D, h, w) float32.
-            targets: of the B images.
+            targets: the targets of the B images.
             frame: (H, W) of the padded input in pixels.
         """
         costs = [
@@ -84,7 +86,7 @@ class HungarianMatcher:
     def costs(
         self, predictions: Sequence[Prediction], image: int, mask_features: Tensor, targets: Targets, frame: Size
     ) -> Tensor:
-        """(R, Q, K) weighted costs of one image; mask_features (1, D, h, w) are that image's."""
+        """(R, Q, K) weighted costs of one image, whose mask features are `mask_features` (1, D, h, w)."""
         rounds, count = len(predictions), len(targets.labels)
         points = self.source(rounds, self.num_points, mask_features.device)
         in_one_row = points.flatten(0, 1)[None]
@@ -92,7 +94,7 @@ class HungarianMatcher:
         features = sample_maps(mask_features, in_one_row)[0].unflatten(1, (rounds, -1))  # (D, R, P)
         result = []
         for index, prediction in enumerate(predictions):
-            # Sampling is linear: features at the points, not whole masks, meet the embeddings.
+            # Sampling is linear, so the embeddings are multiplied with features at the points instead of whole maps.
             logits = prediction.embeddings[image] @ features[:, index]
             target = wanted[:, index].T
             # softplus(-x) t + softplus(x) (1 - t) = softplus(x) - x t
@@ -106,7 +108,7 @@ class HungarianMatcher:
 
 
 def _matches(costs: Sequence[Tensor], device: torch.device) -> Matches:
-    """The assignment of one prediction, from costs (Q, K_b) of the B images on the host."""
+    """The assignment of one prediction, from the costs (Q, K_b) of the B images, which are on the host."""
     images, queries, wanted, counts = [], [], [], []
     for index, cost in enumerate(costs):
         rows, columns = (torch.as_tensor(part, dtype=torch.long) for part in linear_sum_assignment(cost.numpy()))

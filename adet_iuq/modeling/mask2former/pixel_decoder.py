@@ -1,6 +1,7 @@
 """Mask2Former's pixel decoder: a deformable transformer encoder over three maps and one step of a feature pyramid.
 
-Parity spec of Mask2Former, section 3.2. Shapes: B images, C channels, S cells of the three maps together, coarse first.
+Source: docs/parity/mask2former.md, "Pixel decoder".
+Shapes: B images, C channels, S cells of the three maps together, coarse first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,14 +17,14 @@ from torch.nn import functional as F
 from adet_iuq.errors import UserError
 from adet_iuq.modeling.layers import MSDeformAttn, sine_positions
 
-_POINTS = 4  # a head and map
+_POINTS = 4  # points that each head reads on each map
 _FEEDFORWARD = 1024
 
 Size = tuple[int, int]
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention of all cells, then a feed-forward network; a norm behind each."""
+    """Deformable self-attention of all cells, then a feed-forward network; a norm follows each of them."""
 
     def __init__(self, channels: int, levels: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, positions: Tensor, reference: Tensor, sizes: Sequence[Size]) -> Tensor:
-        """Tokens (B, S, C) to (B, S, C); positions (S, C) enter the queries only, never the values."""
+        """Tokens (B, S, C) to (B, S, C). The positions (S, C) are added to the queries only, never to the values."""
         attended = self.self_attn(tokens + positions, reference, tokens, sizes)
         tokens = self.norm1(tokens + self.dropout(attended))
         hidden = self.dropout(F.relu(self.linear1(tokens)))
@@ -52,7 +53,7 @@ class Encoder(nn.Module):
 
 
 class DeformableEncoder(nn.Module):
-    """All cells of all maps attend to each other's maps."""
+    """An encoder in which every cell of every map attends to all maps."""
 
     def __init__(self, channels: int, levels: int, layers: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -84,13 +85,13 @@ class DeformableEncoder(nn.Module):
 
 
 def cell_centres(size: Size, like: Tensor) -> Tensor:
-    """(h * w, 2) x, y of a map's cell centres as shares of its sides, row by row."""
+    """(h * w, 2) x, y of a map's cell centres, as shares of its sides, row by row."""
     rows, columns = ((torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n for n in size)
     return torch.stack([columns.repeat(size[0]), rows.repeat_interleave(size[1])], dim=1)
 
 
 class MSDeformAttnPixelDecoder(nn.Module):
-    """From the backbone's features to the mask features and three maps for the transformer decoder."""
+    """Makes the mask features and three maps for the transformer decoder from the backbone's features."""
 
     @configurable
     def __init__(
@@ -108,15 +109,15 @@ class MSDeformAttnPixelDecoder(nn.Module):
     ) -> None:
         """
         Args:
-            input_shape: of the backbone's features.
-            lateral: name of the finest map, of the pyramid's step; the mask features have its size.
-            encoded: names of the maps of the encoder, fine first.
-            channels: C.
-            mask_channels: of the mask features.
-            layers: of the encoder.
-            heads: of its attention.
-            dropout: in the encoder.
-            norm: of the pyramid's step.
+            input_shape: channels and strides of the backbone's features.
+            lateral: the name of the finest map, which the pyramid's step uses; the mask features have its size.
+            encoded: the names of the maps that the encoder reads, fine first.
+            channels: the channels C.
+            mask_channels: the channels of the mask features.
+            layers: the number of encoder layers.
+            heads: the number of heads of the encoder's attention.
+            dropout: the dropout rate in the encoder.
+            norm: the norm of the pyramid's step.
         """
         super().__init__()
         self.lateral, self.encoded = lateral, list(encoded)[::-1]
@@ -160,10 +161,10 @@ class MSDeformAttnPixelDecoder(nn.Module):
         }
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Mask features and the maps of the transformer decoder; always in float32, as published.
+        """The mask features and the maps of the transformer decoder, always in float32, as published.
 
         Args:
-            features: maps (B, C_i, h_i, w_i) by name.
+            features: the backbone's maps (B, C_i, h_i, w_i) by name.
 
         Returns:
             (B, mask channels, h, w) of the finest map's size, and three maps (B, C, h_i, w_i), coarse first.

@@ -1,6 +1,6 @@
 """Random points on masks (arXiv 1912.08193), instead of all pixels.
 
-Points are x, y in [0, 1] of the padded network input, the frame (parity spec of Mask2Former, section 5). A map of n cells
+Points are x, y in [0, 1] of the padded network input, the frame (docs/parity/mask2former.md, "Points"). A map of n cells
 an axis has the centre of cell i at (i + 0.5) / n; it is linear between cells and zero outside.
 """
 
@@ -10,29 +10,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# (rows, points a row, device) to (rows, points, 2) float32 in [0, 1).
+# A function of (rows, points per row, device) that returns (rows, points, 2) float32 in [0, 1).
 PointSource = Callable[[int, int, torch.device], Tensor]
 
 
 def uniform_points(rows: int, count: int, device: torch.device) -> Tensor:
-    """Points from torch's global generator of that device, which the run's seed fixes."""
+    """Points from the device's global generator of torch, which the run's seed determines."""
     return torch.rand(rows, count, 2, device=device)
 
 
 def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
     """Maps (N, C, h, w) float at points (N, P, 2): (N, C, P)."""
-    if maps.numel() == 0:  # which grid_sample refuses
+    if maps.numel() == 0:  # grid_sample refuses this
         return maps.flatten(2).sum(2, keepdim=True).expand(-1, -1, points.shape[1])
     grid = 2 * points[:, :, None] - 1
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[..., 0]
 
 
 def sample_bit_masks(masks: Tensor, points: Tensor, frame: tuple[int, int]) -> Tensor:
-    """Masks at points without a copy of them as floats: (K, P) float32.
+    """Reads masks at points without copying the masks as floats: (K, P) float32.
 
     Args:
-        masks: (K, H, W) bool, the frame or a part of it from the top left corner; what lies outside is zero.
-        points: (K or 1, P, 2).
+        masks: (K, H, W) bool, the frame or a part of it from the top left corner on; everything outside is zero.
+        points: (K or 1, P, 2), the positions.
         frame: (H, W) of the frame in pixels.
     """
     count, height, width = masks.shape
@@ -47,7 +47,7 @@ def sample_bit_masks(masks: Tensor, points: Tensor, frame: tuple[int, int]) -> T
 
 
 def _neighbours(position: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    """The two pixels around each position on an axis, clamped to it, and their weights, zero outside."""
+    """The two pixels around each position on an axis, clamped to the axis, and their weights, which are zero outside."""
     low = position.floor()
     pairs = [(low, low + 1 - position), (low + 1, position - low)]
     return [
@@ -66,18 +66,18 @@ def uncertain_points(
     source: PointSource,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Points where a mask is least certain, and some anywhere.
+    """Points where a mask is least certain, and some others anywhere.
 
     Args:
-        logits: (N, h, w).
-        count: points of a mask.
-        oversample_ratio: so many times `count` candidates are drawn.
-        importance_ratio: this share of the points are the candidates whose logit is nearest to zero, the rest is uniform.
-        source: draws points.
+        logits: (N, h, w), the masks' logits.
+        count: the number of points of a mask.
+        oversample_ratio: the number of candidates that are drawn, in multiples of `count`.
+        importance_ratio: the share of the points that are candidates with logits nearest to zero; the rest is uniform.
+        source: the function that draws points.
         valid: (N, h, w) float, 1 or 0; candidates that touch a cell with 0 come last.
 
     Returns:
-        (N, count, 2).
+        (N, count, 2), the positions.
     """
     rows, device = len(logits), logits.device
     candidates = source(rows, int(count * oversample_ratio), device)
@@ -91,5 +91,5 @@ def uncertain_points(
 
 
 def avoids_invalid(valid: Tensor, points: Tensor) -> Tensor:
-    """(N, P) bool: no cell that a point of (N, P, 2) is interpolated from is 0 in `valid`, (N, h, w) float of 1 and 0."""
+    """(N, P) bool: whether no cell that a point of (N, P, 2) is interpolated from has 0 in `valid`, (N, h, w) float."""
     return sample_maps(1 - valid[:, None], points)[:, 0] < 0.001

@@ -1,7 +1,7 @@
-"""Mask2Former's transformer decoder: queries attend to the cells inside the mask that they predicted last.
+"""Mask2Former's transformer decoder: queries attend to the cells inside the masks that they last predicted.
 
-Parity spec of Mask2Former, section 3.3. Shapes: B images, Q queries, C channels of a query, D of the mask features, K
-classes, L cells of a map.
+Source: docs/parity/mask2former.md, "Transformer decoder".
+Shapes: B images, Q queries, C channels of a query, D of the mask features, K classes, L cells of a map.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _LEVELS = 3
 
 @dataclass
 class Prediction:
-    """What one layer predicts: a mask is the product of its query's embedding with the mask features (Eq. 4)."""
+    """The prediction of one layer. A mask is the product of its query's embedding with the mask features (Eq. 4)."""
 
     logits: Tensor  # (B, Q, K + 1), the last class is "no object"
     embeddings: Tensor  # (B, Q, D)
@@ -34,7 +34,7 @@ class Prediction:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with the parameter names of torch's, on fused kernels, and one mask for all heads."""
+    """Multi-head attention with torch's parameter names, on fused kernels, and with one mask for all heads."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -47,12 +47,13 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, attend: Tensor | None = None) -> Tensor:
-        """Attended values (B, Q, C).
+        """The attended values (B, Q, C).
 
         Args:
             query: (B, Q, C).
-            key, value: (B, L, C).
-            attend: (B, Q, L) bool, cells that a query sees, at least one each; None: all.
+            key: (B, L, C).
+            value: (B, L, C).
+            attend: (B, Q, L) bool, the cells that each query sees, at least one per query; None: all.
         """
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         projected = [
@@ -95,7 +96,7 @@ class SelfAttentionLayer(nn.Module):
 
 
 class FFNLayer(nn.Module):
-    """Every query by itself."""
+    """A feed-forward network that is applied to every query by itself."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -112,7 +113,7 @@ class FFNLayer(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between."""
+    """Linear layers with a ReLU between them."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -128,7 +129,7 @@ class MLP(nn.Module):
 
 
 class MultiScaleMaskedTransformerDecoder(nn.Module):
-    """Learned queries become instances: a prediction from the learned ones, then one behind every layer."""
+    """Turns learned queries into instances: one prediction from the learned queries, then one after every layer."""
 
     @configurable
     def __init__(
@@ -146,15 +147,15 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: of the three maps.
-            channels: C.
-            mask_channels: D.
-            num_classes: K.
-            num_queries: Q.
-            heads: of all attention.
-            hidden: width of the feed-forward networks.
-            layers: number of layers; there is one prediction more.
-            enforce_projection: a 1x1 convolution on each map, also if `in_channels` is C.
+            in_channels: the channels of the three maps.
+            channels: the channels C of a query.
+            mask_channels: the channels D of the mask features.
+            num_classes: the number of classes K.
+            num_queries: the number of queries Q.
+            heads: the number of heads of every attention.
+            hidden: the width of the feed-forward networks.
+            layers: the number of layers; there is one prediction more.
+            enforce_projection: whether each map passes a 1x1 convolution even if `in_channels` is C.
         """
         super().__init__()
         self.transformer_self_attention_layers = nn.ModuleList(
@@ -197,7 +198,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         }
 
     def forward(self, maps: Sequence[Tensor], mask_features: Tensor) -> list[Prediction]:
-        """All predictions, the learned queries' first, the last layer's last.
+        """All predictions: the one from the learned queries comes first, that of the last layer comes last.
 
         Args:
             maps: three maps (B, in_channels, h_i, w_i), coarse first.
@@ -209,7 +210,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             value = project(one).flatten(2).transpose(1, 2) + self.level_embed.weight[level]
             values.append(value)
             keys.append(value + sine_positions(size, value.shape[2], value))
-            # Resizing is linear: the mask features are resized once, instead of every prediction's masks.
+            # Resizing is linear, so the mask features are resized once instead of the masks of every prediction.
             small = F.interpolate(mask_features.detach(), size=size, mode="bilinear", align_corners=False)
             small_features.append(small.flatten(2))
 
@@ -237,11 +238,11 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
 
 @torch.no_grad()
 def attended_cells(embeddings: Tensor, features: Tensor) -> Tensor:
-    """(B, Q, L) bool: cells inside the predicted mask; all cells for a query whose mask is empty.
+    """(B, Q, L) bool: the cells inside the predicted mask, or all cells for a query whose mask is empty.
 
     Args:
-        embeddings: (B, Q, D).
-        features: (B, D, L) mask features at the size of the map to be attended.
+        embeddings: (B, Q, D), the queries' mask embeddings.
+        features: (B, D, L), the mask features at the size of the map that is attended to.
     """
     inside = torch.bmm(embeddings, features) >= 0
     return inside | ~inside.any(dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""SOLOv2, the published model, and its instance-unique version; what it is built from besides is in `modeling.grid`."""
+"""SOLOv2, the published model, and its instance-unique version; `modeling.grid` holds the parts that it shares."""
 
 from adet_iuq.modeling.solov2.instance_head import COORDINATES, InstanceHead
 from adet_iuq.modeling.solov2.solov2 import SOLOv2

@@ -1,4 +1,4 @@
-"""SOLOv2's instance head: classes and queries of all grid cells (parity spec, section 3.2)."""
+"""SOLOv2's instance head: classes and queries of all grid cells (docs/parity/solov2.md, "Instance head")."""
 
 import math
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from adet_iuq.errors import UserError
 from adet_iuq.modeling.grid import check_norm, conv_block, coordinate_maps, init_normal
 from adet_iuq.modeling.layers import DeformableConv
 
-COORDINATES = 2  # channels
+COORDINATES = 2  # number of channels
 
 
 class InstanceHead(nn.Module):
-    """Two towers on every level's map, resized to the grid; the kernel tower also sees coordinates."""
+    """Two towers read every level's map, resized to the grid; the kernel tower also reads coordinates."""
 
     @configurable
     def __init__(
@@ -35,18 +35,18 @@ class InstanceHead(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: of the levels' maps.
-            channels: of the towers.
-            num_convs: length of the towers.
-            num_classes: C.
-            kernel_channels: D, numbers of a query.
-            grid_sizes: S_l.
+            in_channels: the channels of the levels' maps.
+            channels: the channels of the towers.
+            num_convs: the length of the towers.
+            num_classes: the number of classes C.
+            kernel_channels: the numbers D of a query.
+            grid_sizes: the cells S_l along a side of each level's grid.
             norm: "GN" or "none".
-            prior_prob: class probability that training starts from.
-            deformable: kind of the last convolution of both towers: None (plain), "DCN" or "DCNv2" (modulated).
+            prior_prob: the class probability that training starts from.
+            deformable: the kind of the last convolution of both towers: None (plain), "DCN" or "DCNv2" (modulated).
 
         Raises:
-            UserError: an unknown norm or kind, or channels that do not fit the norm.
+            UserError: the norm or the kind is unknown, or the channels do not fit the norm.
         """
         super().__init__()
         check_norm(norm, *([channels] if norm == "GN" else []))
@@ -87,7 +87,7 @@ class InstanceHead(nn.Module):
         """Class logits (B, C, S_l, S_l) and kernels (B, D, S_l, S_l) of every level from its map (B, in_channels, h, w)."""
         class_logits, kernels = [], []
         for level, size in zip(maps, self.grid_sizes, strict=True):
-            # Resized one by one, which equals resizing the map with its coordinates without copying it.
+            # Map and coordinates are resized one by one. Resizing them together gives the same and costs a copy.
             cells, coordinates = (
                 F.interpolate(part, size=(size, size), mode="bilinear", align_corners=False)
                 for part in (level, coordinate_maps(level))

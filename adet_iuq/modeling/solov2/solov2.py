@@ -1,6 +1,6 @@
 """SOLOv2: grid cells as queries, one dense map, dynamic 1x1 convolutions (arXiv 2003.10152).
 
-The published model under its published names; parity spec in ../shared/parity/solov2/spec.md. What it shares with SOTR
+The published model under its published names; its facts are in docs/parity/solov2.md. What it shares with SOTR
 stands in `adet_iuq.modeling.grid`.
 """
 
@@ -18,14 +18,14 @@ from adet_iuq.modeling.solov2.instance_head import COORDINATES, InstanceHead
 
 @META_ARCH_REGISTRY.register()
 class SOLOv2(GridSegmenter):
-    """The base segmenter, complete by itself."""
+    """The base segmenter, without instance-unique querying."""
 
     @configurable
     def __init__(self, *, ins_head: InstanceHead, **shared: Any) -> None:
         """
         Args:
             ins_head: predicts classes and queries.
-            shared: see `GridSegmenter`.
+            shared: the arguments of `GridSegmenter`.
         """
         super().__init__(**shared)
         self.ins_head = ins_head
@@ -37,7 +37,7 @@ class SOLOv2(GridSegmenter):
         return {"ins_head": head, **grid_segmenter_arguments(cfg, "SOLOV2", build_backbone(cfg), top_channels)}
 
     def predict(self, features: dict[str, Tensor]) -> GridMaps:
-        """Class logits, queries and dense map; the mask branch's coarsest map carries coordinates."""
+        """The class logits, the queries and the dense map; the mask branch's coarsest map contains coordinates."""
         class_logits, kernels = self.ins_head(self.instance_inputs(features))
         maps = [features[name] for name in self.mask_in_features]
         maps[-1] = torch.cat([maps[-1], coordinate_maps(maps[-1]).expand(len(maps[-1]), -1, -1, -1)], dim=1)

@@ -1,4 +1,4 @@
-"""SOLOv2 trained with instance-unique querying (parity spec of SOLOv2, section 10)."""
+"""SOLOv2 trained with instance-unique querying (docs/parity/solov2.md, "Instance-unique querying")."""
 
 from detectron2.modeling import META_ARCH_REGISTRY
 

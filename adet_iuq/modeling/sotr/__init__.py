@@ -1,4 +1,4 @@
-"""SOTR, the published model, and its instance-unique version; what it is built from besides is in `modeling.grid`."""
+"""SOTR, the published model, and its instance-unique version; `modeling.grid` holds the parts that it shares."""
 
 from adet_iuq.modeling.sotr.head import CHANNELS, TransformerHead
 from adet_iuq.modeling.sotr.sotr import SOTR

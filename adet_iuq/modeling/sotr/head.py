@@ -1,6 +1,6 @@
 """SOTR's head: one transformer, from whose output every grid cell gets its classes and its kernel, the query.
 
-Parity spec of SOTR, sections 3.1 and 3.4. Shapes: B images, C classes, D numbers of a kernel, S grid size of a level.
+Source: docs/parity/sotr.md, "Head". Shapes: B images, C classes, D numbers of a kernel, S grid size of a level.
 """
 
 import math
@@ -13,20 +13,20 @@ from torch.nn import functional as F
 from adet_iuq.errors import UserError
 from adet_iuq.modeling.sotr.transformer import TwinTransformer
 
-CHANNELS = 256  # of the transformer, a constant of the published code
+CHANNELS = 256  # channels of the transformer, a constant of the published code
 
 
 class TransformerHead(nn.Module):
-    """Shared by all levels, and by the mask branch, whose coarsest input is the transformed p5."""
+    """One transformer for all levels and for the mask branch, whose coarsest input is the transformed p5."""
 
     @configurable
     def __init__(self, *, grid_sizes: Sequence[int], num_classes: int, kernel_channels: int, prior_prob: float) -> None:
         """
         Args:
-            grid_sizes: S, a level.
-            num_classes: C.
-            kernel_channels: D.
-            prior_prob: class probability that training starts from.
+            grid_sizes: the grid size S of each level.
+            num_classes: the number of classes C.
+            kernel_channels: the numbers D of a kernel.
+            prior_prob: the class probability that training starts from.
         """
         super().__init__()
         self.grid_sizes = list(grid_sizes)

@@ -1,6 +1,6 @@
 """SOTR: a transformer on grids over the image makes class logits and 1x1 dynamic kernels (arXiv 2108.06747).
 
-The published model under its published names; parity spec in ../shared/parity/sotr/spec.md. What it shares with
+The published model under its published names; its facts are in docs/parity/sotr.md. What it shares with
 SOLOv2 (grids, targets, losses, mask branch, inference) stands in `adet_iuq.modeling.grid`.
 """
 
@@ -17,14 +17,14 @@ from adet_iuq.modeling.sotr.head import CHANNELS, TransformerHead
 
 @META_ARCH_REGISTRY.register()
 class SOTR(GridSegmenter):
-    """The base segmenter, complete by itself."""
+    """The base segmenter, without instance-unique querying."""
 
     @configurable
     def __init__(self, *, cate_head: TransformerHead, **shared: Any) -> None:
         """
         Args:
             cate_head: predicts classes and queries, and transforms p5 for the mask branch.
-            shared: see `GridSegmenter`.
+            shared: the arguments of `GridSegmenter`.
         """
         super().__init__(**shared)
         self.cate_head = cate_head
@@ -35,7 +35,7 @@ class SOTR(GridSegmenter):
         return {"cate_head": head, **grid_segmenter_arguments(cfg, "SOTR", build_backbone(cfg), top_channels=CHANNELS)}
 
     def predict(self, features: dict[str, Tensor]) -> GridMaps:
-        """Class logits, queries and dense map; the mask branch's coarsest map has passed the transformer."""
+        """The class logits, the queries and the dense map; the mask branch's coarsest map has passed the transformer."""
         class_logits, kernels = self.cate_head(self.instance_inputs(features))
         maps = [features[name] for name in self.mask_in_features]
         maps[-1] = self.cate_head.transformer(maps[-1])

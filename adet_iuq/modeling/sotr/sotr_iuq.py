@@ -1,4 +1,4 @@
-"""SOTR trained with instance-unique querying (parity spec of SOTR, section 8)."""
+"""SOTR trained with instance-unique querying (docs/parity/sotr.md, "Instance-unique querying")."""
 
 from detectron2.modeling import META_ARCH_REGISTRY
 

@@ -1,6 +1,6 @@
 """SOTR's twin transformer: row and column attention in parallel, convolutions in place of position-wise layers.
 
-Parity spec of SOTR, sections 3.2 and 3.4; parameters under their published names.
+Source: docs/parity/sotr.md, "Twin transformer"; parameters under their published names.
 Shapes: B images, C = `channels`, (h, w) the map, X the doubled map (B, C, h, W) with W = 2 w.
 """
 
@@ -17,8 +17,8 @@ class AxialSelfAttention(nn.Module):
     def __init__(self, channels: int, heads: int, axis: int) -> None:
         """
         Args:
-            channels: of the map, a multiple of `heads`.
-            heads: each owns `channels / heads` consecutive channels.
+            channels: the channels of the map, a multiple of `heads`.
+            heads: the number of heads; each owns `channels / heads` consecutive channels.
             axis: HEIGHT: sequences are columns; WIDTH: sequences are rows.
         """
         super().__init__()
@@ -29,19 +29,19 @@ class AxialSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, W, C), channels last, to the same shape."""
-        # Three projections, not one that is cut: each result is then a dense map, of which the sequences are a view.
+        # There are three projections instead of one that is cut, so that each result is dense and sequences are views of it.
         keys, values = self.to_kv.weight.chunk(2)
         query, key, value = (self._sequences(F.linear(x, weight)) for weight in (self.to_q.weight, keys, values))
-        # Written out, since fused attention rounds otherwise: leaky ReLUs behind it then switch, which moves the gradient
-        # of a gate by up to 2e-3 of itself (1e-3 is allowed). Sequences are short, so the matrix is no burden.
+        # Written out, because fused attention rounds differently: leaky ReLUs behind it then switch, which moves the
+        # gradient of a gate by up to 2e-3 of itself (1e-3 is allowed). Sequences are short, so the matrix costs little.
         similarity = query @ key.transpose(2, 3) * query.shape[3] ** -0.5
         attended = similarity.softmax(dim=3) @ value
         return self.to_out(attended.transpose(1, 2).reshape(x.shape))
 
     def _sequences(self, x: Tensor) -> Tensor:
-        """(batch, heads, length, channels of a head) view of a dense (B, h, W, C) map.
+        """A view (batch, heads, length, channels of a head) of a dense (B, h, W, C) map.
 
-        Columns count as further heads, the attention of heads being independent: that keeps the map where it lies.
+        The heads attend independently, so columns are treated as further heads. That way no data is moved.
         """
         images, height, width, channels = x.shape
         if self.axis == WIDTH:
@@ -77,7 +77,7 @@ class ChannelsFirst(nn.Module):
 
 
 class TwinBlocks(nn.Module):
-    """`depth` pairs of blocks, each x + branch_0(x) + branch_1(x): attention along both axes, then two convolutions."""
+    """`depth` pairs of blocks, each of the form x + branch_0(x) + branch_1(x): first attention, then convolutions."""
 
     def __init__(self, channels: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -90,24 +90,24 @@ class TwinBlocks(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, W) to the same shape."""
         for attention, convolution in zip(self.blocks[::2], self.blocks[1::2], strict=True):
-            cells = x.permute(0, 2, 3, 1).contiguous()  # the one copy of a block, read by both of its branches
+            cells = x.permute(0, 2, 3, 1).contiguous()  # the only copy of a block; both of its branches read it
             x = x + attention[0](cells) + attention[1](cells)  # type: ignore[index]
             x = x + convolution[0](x) + convolution[1](x)  # type: ignore[index]
         return x
 
 
 class TwinTransformer(nn.Module):
-    """The transformer of SOTR's head, the identity at the start of training.
+    """The transformer of SOTR's head, which is the identity at the start of training.
 
-    Depth, heads and width are constants of the published code. Position is known through zero padding only.
+    Depth, heads and width are constants of the published code. Only zero padding tells it positions.
     """
 
     def __init__(self, channels: int = 256, depth: int = 12, heads: int = 8) -> None:
         """
         Args:
-            channels: of the maps.
-            depth: pairs of an attention and a convolution block.
-            heads: of the attention.
+            channels: the channels of the maps.
+            depth: the number of pairs of an attention block and a convolution block.
+            heads: the number of heads of the attention.
         """
         super().__init__()
         self.layers = TwinBlocks(channels, depth, heads)
@@ -115,8 +115,8 @@ class TwinTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) to the same shape.
 
-        The map is set twice side by side and the two halves of the result are averaged. The halves differ from the
-        first convolutions on, which see one copy's right edge beside the other's left edge.
+        Two copies of the map are put side by side, and the two halves of the result are averaged. The halves differ
+        from the first convolution on, because it reads one copy's right edge beside the other's left edge.
         """
         left, right = self.layers(torch.cat([x, x], dim=3)).chunk(2, dim=3)
         return (left + right) / 2

@@ -1,4 +1,4 @@
-"""Straightforward twins, written from the specification: slow, obvious, and what the fast paths must equal."""
+"""Straightforward twins, written from docs/parity/solq.md: slow, obvious, and what the fast paths must equal."""
 
 from collections.abc import Sequence
 from typing import Any

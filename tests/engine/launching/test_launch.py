@@ -70,6 +70,7 @@ def test_an_error_in_a_process_becomes_the_exit_code(capfd: pytest.CaptureFixtur
     assert "Traceback" not in printed
 
 
+@pytest.mark.slow
 def test_an_unwritable_folder_is_one_message_on_every_rank(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as exit_:
@@ -108,7 +109,7 @@ def test_torchruns_environment_is_used(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(called) == 1
 
 
-@pytest.mark.parametrize("code", [75, 130])
+@pytest.mark.parametrize("code", [75, pytest.param(130, marks=pytest.mark.slow)])
 def test_one_interrupted_process_makes_an_interruption_of_it(code: int, capfd: pytest.CaptureFixture[str]) -> None:
     """Signalled alone, during an evaluation, it leaves; another one that loses contact to it then fails."""
     ends = [f"import sys; sys.exit({code})", "import sys, time; time.sleep(2); sys.exit(1)"]

@@ -20,7 +20,8 @@ from adet_iuq.data.loading.sampler import rank_batches
 from adet_iuq.engine import Trainer, argument_parser, launch, setup
 from adet_iuq.engine.loop.guards import NonFiniteLossError
 from adet_iuq.engine.loop.scaling import micro_batches, scaled_to
-from adet_iuq.engine.loop.step import TrainStep, unwrap
+from adet_iuq.engine.loop.step import TrainStep
+from adet_iuq.engine.meta_arch import unwrap
 from adet_iuq.errors import UserError
 from adet_iuq.modeling.iuq_settings import inter_settings
 from helpers.faults import TINY, AtStep

@@ -12,7 +12,7 @@ from helpers.golden import REPOSITORY, Golden, assert_close, fill, golden_dir, l
 
 pytestmark = pytest.mark.golden
 
-FEATURES = 1e-4  # README: "features, logits, mask logits, end to end"
+FEATURES = 1e-4  # docs/parity/mask2former.md, "How near it is"
 RECIPES = {"COCO instance Swin-B 384": "SwinB_50ep"}
 
 

@@ -1,4 +1,4 @@
-"""CondInst against the published implementation: every number of tests/golden/condinst (tolerances of its README)."""
+"""CondInst against the published implementation: every number of tests/golden/condinst (docs/parity/condinst.md)."""
 
 import functools
 import importlib
@@ -167,7 +167,7 @@ def borderline(model: CondInst, inputs: list[dict[str, Any]]) -> torch.Tensor:
 
 
 def rule(key: str) -> tuple[str, float]:
-    """How an output is compared: kind and tolerance, from the README of the goldens."""
+    """How an output is compared: kind and tolerance, docs/parity/condinst.md, "How near it is"."""
     head = key.split("/")[0]
     exact = {"loss": ("relative", 1e-5), "grad_norm": ("relative", 1e-4), "running_mean": ("absolute", 1e-6)}
     if head in exact:

@@ -177,6 +177,7 @@ def test_odd_views_and_wrong_values_are_refused() -> None:
             small_model(*IUQ, f"MODEL.IUQ.{key}", value)
 
 
+@pytest.mark.slow
 def test_amp_bfloat16_trains(inputs: list[dict[str, Any]]) -> None:
     model = small_model(*IUQ)
     with torch.autocast("cpu", dtype=torch.bfloat16):

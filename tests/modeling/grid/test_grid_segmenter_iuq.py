@@ -99,6 +99,7 @@ def test_same_seed_same_losses(case: GridCase) -> None:
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
+@pytest.mark.slow
 def test_bfloat16_trains(model: Any) -> None:
     """Under autocast all gradients are finite and the added losses are float32."""
     model.zero_grad()

@@ -44,7 +44,7 @@ def cell(position: float, side: int, size: int) -> int:
 
 
 def slow_assignment(truths: list[GridTruth], frame: tuple[int, int]) -> tuple[set[tuple[int, int, int]], Tensor]:
-    """All (image, cell, instance), and the labels, as the specification reads."""
+    """All (image, cell, instance), and the labels, as docs/parity/solov2.md, "Targets", has them."""
     pairs = set()
     labels = torch.full((len(truths), sum(LAYOUT.counts)), CLASSES)
     for b, truth in enumerate(truths):

@@ -280,7 +280,7 @@ def test_boxes_enclose_masks() -> None:
 def slow_panoptic(
     logits: Tensor, masks: Tensor, things: list[int], score_threshold: float, overlap: float
 ) -> tuple[Tensor, list[tuple[int, bool, int]]]:
-    """The rules as the parity spec words them, query by query."""
+    """The rules of docs/parity/mask2former.md, "Inference", query by query."""
     probabilities = logits.softmax(-1)
     kept = [
         q

@@ -1,5 +1,5 @@
 """Mask2Former against the published implementation: every number of tests/golden/mask2former but those of Swin with
-window 12, the optimiser and the data mappers (tolerances of its README)."""
+window 12, the optimiser and the data mappers (docs/parity/mask2former.md)."""
 
 import functools
 import json
@@ -296,7 +296,7 @@ def compute_losses(model: MaskFormer, golden: Golden) -> Outputs:
 
 
 def tolerance(key: str) -> float:
-    """Largest difference over the largest magnitude of the array, from the README of the goldens."""
+    """Largest difference over the largest magnitude of the array, docs/parity/mask2former.md, "How near it is"."""
     if key.startswith(("cost", "loss", "output", "grad_query", "grad_input", "grad/")):
         return 1e-5
     return 1e-3 if key.startswith(("grad_norm",)) else 1e-4

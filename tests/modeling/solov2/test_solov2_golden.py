@@ -1,4 +1,4 @@
-"""SOLOv2 against the published implementation: every number of tests/golden/solov2 (tolerances of its README)."""
+"""SOLOv2 against the published implementation: every number of tests/golden/solov2 (docs/parity/solov2.md)."""
 
 import json
 from collections.abc import Callable

@@ -35,7 +35,7 @@ def attend(sequence: Tensor, weights: dict[str, Tensor], prefix: str) -> Tensor:
 
 
 def slow_transformer(x: Tensor, weights: dict[str, Tensor]) -> Tensor:
-    """One image (C, h, w) after the other, one row and one column after the other (parity spec of SOTR, 3.2)."""
+    """One image (C, h, w), one row, one column after the other (docs/parity/sotr.md, "Twin transformer")."""
     width = x.shape[2]
     x = torch.cat([x, x], dim=2)
     for block in range(0, 2 * DEPTH, 2):
