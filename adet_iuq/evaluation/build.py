@@ -14,7 +14,7 @@ from adet_iuq.data.registration.datasets import source_of
 from adet_iuq.data.registration.mosaic import EVALUATOR_TYPE, TILES
 from adet_iuq.errors import UserError
 from adet_iuq.evaluation.coco import InstanceEvaluator
-from adet_iuq.evaluation.mosaic import LeakEvaluator
+from adet_iuq.evaluation.mosaic import LeakEvaluator, MosaicEvaluator
 from adet_iuq.evaluation.panoptic import PanopticEvaluator
 from adet_iuq.evaluation.semantic import SemanticEvaluator
 from adet_iuq.registry import Registry
@@ -98,7 +98,7 @@ def build_mosaic_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) 
     if not cfg.MODEL.MASK_ON:
         return coco
     leaks = LeakEvaluator(MetadataCatalog.get(dataset_name).json_file, cfg.TEST.MOSAIC.SCORE)
-    return DatasetEvaluators([coco, leaks])
+    return MosaicEvaluator([coco, leaks])
 
 
 def _tasks(cfg: CfgNode) -> tuple[str, ...]:

@@ -5,16 +5,27 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pycocotools.mask as mask_util
 import torch
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
 from torch import Tensor
 
 from adet_iuq.data.annotations.parsing import read_coco_json
-from adet_iuq.modeling.layers import mask_boxes
+from adet_iuq.evaluation.run_lengths import RunLengthEvaluator
+from adet_iuq.modeling.layers import EncodedMasks, Masks, encoded_masks
 
 
-class LeakEvaluator(DatasetEvaluator):
+class MosaicEvaluator(DatasetEvaluators, RunLengthEvaluator):
+    """Several evaluators of mosaics as one. All of them accept run lengths, so it accepts them too."""
+
+    def __init__(self, evaluators: Sequence[RunLengthEvaluator]) -> None:
+        super().__init__(evaluators)
+
+
+class LeakEvaluator(RunLengthEvaluator):
     """The share of predicted masks outside of the tile with the centre of their box, for detections above a score.
 
     Its task `mosaic` has `leak_rate`, the mean share over detections; `leak_rate_area`, their pixels outside divided by
@@ -60,21 +71,39 @@ class LeakEvaluator(DatasetEvaluator):
         return {"mosaic": {**rates, "detections": float(len(found))}}
 
 
-def mask_leaks(masks: Tensor, boxes: Tensor, tiles: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def mask_leaks(masks: Masks, boxes: Tensor, tiles: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """The pixels of each mask outside of the tile with its box's centre, and all its pixels, (N,) long each.
 
+    It counts in run lengths, which are a few hundred numbers where a mask has a million pixels.
+
     Args:
-        masks: (N, H, W) bool.
+        masks: N masks of (H, W).
         boxes: (N, 4) XYXY in pixels; an empty box is replaced by the mask's own box.
         tiles: T rectangles x0, y0, x1, y1, which divide (H, W).
     """
+    if not len(masks):
+        return torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    if isinstance(masks, Tensor):
+        masks = encoded_masks([masks], (masks.shape[1], masks.shape[2]))
+    boxes = boxes.cpu()
     given = (boxes[:, 2:] > boxes[:, :2]).all(dim=1, keepdim=True)
-    boxes = torch.where(given, boxes, mask_boxes(masks).to(boxes))
+    boxes = torch.where(given, boxes, masks.boxes().to(boxes))
+    height, width = masks.size
     x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).unbind(dim=1)
-    x, y = x.clamp(0, masks.shape[2] - 1), y.clamp(0, masks.shape[1] - 1)
-    area = masks.flatten(1).sum(dim=1)
-    inside = torch.zeros_like(area)
-    for x0, y0, x1, y1 in tiles:
-        home = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
-        inside += home * masks[:, y0:y1, x0:x1].flatten(1).sum(dim=1)
-    return area - inside, area
+    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    area = torch.from_numpy(mask_util.area(masks.rles).astype(np.int64))
+    # The IoU with a crowd is the share of the mask that lies in it.
+    shares = mask_util.iou(masks.rles, [_tile_mask(tile, masks.size) for tile in tiles], [1] * len(tiles))
+    within = (torch.from_numpy(shares) * area[:, None]).round().long()
+    x0, y0, x1, y1 = torch.tensor(tiles).unbind(dim=1)
+    home = (x[:, None] >= x0) & (x[:, None] < x1) & (y[:, None] >= y0) & (y[:, None] < y1)
+    return area - (home * within).sum(dim=1), area
+
+
+def _tile_mask(tile: Sequence[int], size: tuple[int, int]) -> dict[str, Any]:
+    """The run lengths of a rectangle x0, y0, x1, y1 in an image of `size` (height, width)."""
+    x0, y0, x1, y1 = tile
+    mask: npt.NDArray[np.uint8] = np.zeros(size, dtype=np.uint8, order="F")
+    mask[y0:y1, x0:x1] = 1
+    rle: dict[str, Any] = mask_util.encode(mask)
+    return rle

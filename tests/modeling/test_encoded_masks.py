@@ -61,5 +61,5 @@ def test_evaluators_that_want_tensors_get_them(more: list[DatasetEvaluator], enc
 
     cfg = get_cfg()
     cfg.DATASETS.TEST = ("any",)
-    evaluate_all(evaluate, cfg, model, [own, *more])
+    evaluate_all(evaluate, cfg, model, [own, *more], lambda _cfg, _name: own)
     assert seen == [encoded] and not model.masks_encoded

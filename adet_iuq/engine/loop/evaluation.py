@@ -18,6 +18,7 @@ def evaluate_all(
     cfg: CfgNode,
     model: Segmenter,
     evaluators: list[DatasetEvaluator],
+    build_evaluator: Callable[[CfgNode, str], DatasetEvaluator],
 ) -> dict[str, Any]:
     """The results on DATASETS.TEST, and of what TEST.MOSAIC and TEST.QUERY_PROBE ask for; every rank calls it.
 
@@ -25,17 +26,26 @@ def evaluate_all(
         evaluate: `DefaultTrainer.test`, a function of config, model and evaluators.
         cfg: the config of the run.
         model: the model to evaluate.
-        evaluators: the evaluators of DATASETS.TEST, in its order. Masks are run lengths if all of them accept these.
+        evaluators: the evaluators of DATASETS.TEST, in its order.
+        build_evaluator: makes the evaluator of a set of mosaics, from a config and its name.
 
     Returns:
         {data set: {task: {metric: value}}} with the names of `evaluated_sets`; for a single set only its inner part.
     """
-    with model.encoding_masks(all(isinstance(one, RunLengthEvaluator) for one in evaluators)):
-        results = by_dataset(evaluate(cfg, model, evaluators), cfg.DATASETS.TEST)
+    results = _evaluated(evaluate, cfg, model, evaluators)
     mosaics = mosaic_config(cfg)
     if mosaics.DATASETS.TEST:
         with model.pictures_of(TILES):
-            results |= by_dataset(evaluate(mosaics, model), mosaics.DATASETS.TEST)
+            own = [build_evaluator(mosaics, name) for name in mosaics.DATASETS.TEST]
+            results |= _evaluated(evaluate, mosaics, model, own)
     for name, measured in probe_queries(cfg, model).items():
         results[name] = {**results[name], "queries": measured}
     return dict(next(iter(results.values()))) if len(results) == 1 else dict(results)
+
+
+def _evaluated(
+    evaluate: Callable[..., dict[str, Any]], cfg: CfgNode, model: Segmenter, evaluators: list[DatasetEvaluator]
+) -> dict[str, Any]:
+    """The results on the sets of a config. Masks are run lengths if all evaluators accept these."""
+    with model.encoding_masks(all(isinstance(one, RunLengthEvaluator) for one in evaluators)):
+        return dict(by_dataset(evaluate(cfg, model, evaluators), cfg.DATASETS.TEST))

@@ -133,7 +133,7 @@ class Trainer(DefaultTrainer):
             register_datasets(cfg)  # an evaluator reads the metadata of its set
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         with state.preserved_random_state(), display().prints_kept(logger):
-            results = evaluate_all(super().test, cfg, unwrap(model), evaluators)
+            results = evaluate_all(super().test, cfg, unwrap(model), evaluators, cls.build_evaluator)
         if comm.is_main_process():
             report_results(results, evaluated_sets(cfg), cfg.OUTPUT_DIR)
             logger.info(results_line(results))
