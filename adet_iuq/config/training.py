@@ -81,7 +81,10 @@ def add_training_config(cfg: CfgNode) -> None:
 
 
 def add_test_config(cfg: CfgNode) -> None:
-    """Adds `TEST.*` keys: what an evaluation measures besides the metrics of its data sets."""
+    """Adds `TEST.*` keys: how an evaluation compares, and what it measures besides the metrics of its data sets."""
+    # The package that computes COCO's metrics (evaluation/backends.py). "pycocotools": the reference, whose numbers are the
+    # ones to report. "faster-coco-eval", "hotcoco": the same numbers sooner, from packages of these names.
+    cfg.TEST.EVAL_BACKEND = "pycocotools"
     # Mosaics of each COCO-type set in DATASETS.TEST: 2 x 2 images in one, evaluated as `<name>_mosaic` at twice the test
     # size with four times the detections. They give AP, and how much masks leak into other images
     # (evaluation/mosaic.py).

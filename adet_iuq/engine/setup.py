@@ -27,6 +27,7 @@ from adet_iuq.data.registration.crowding import warn_of_crowded_images
 from adet_iuq.engine.console import IN_LOG_ONLY, print_for_people
 from adet_iuq.engine.description import trained_classes
 from adet_iuq.errors import UserError
+from adet_iuq.evaluation.backends import find_backend
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +45,14 @@ def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] 
         add_config: one or several functions f(cfg) that add keys of their own, besides those of the projects.
 
     Raises:
-        UserError: a project, the config, OUTPUT_DIR or a data set is unusable; or the classes of the data sets differ
-            from each other or, in an evaluation or a resumed run, from those of the weights.
+        UserError: a project, the config, OUTPUT_DIR, TEST.EVAL_BACKEND or a data set is unusable; or the classes of the
+            data sets differ from each other or, in an evaluation or a resumed run, from those of the weights.
     """
     loaded = load_config(
         args.config_file or None, args.opts, [*import_projects(_option(args, "project", ())), *each(add_config)]
     )
     cfg = loaded.cfg
+    find_backend(cfg.TEST.EVAL_BACKEND)  # a missing package must not come to light after the training
     fell_back = choose_device(cfg, user_set="MODEL.DEVICE" in loaded.explicit)
     ensure_writable(cfg.OUTPUT_DIR)  # on every rank, because each has its own log there
     for name in ("fvcore", "detectron2", "adet_iuq"):  # before the data sets, whose messages belong in the log

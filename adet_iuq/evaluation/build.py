@@ -42,8 +42,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
         output_folder: the folder for the predictions and for a mended copy.
 
     Raises:
-        UserError: there is no evaluator for the data set, a package that it needs is missing, or the mended copy cannot
-            be written.
+        UserError: there is no evaluator for the data set, TEST.EVAL_BACKEND is unknown, a package is missing, or the
+            mended copy cannot be written.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     build = EVALUATOR_REGISTRY.get(kind)
@@ -65,7 +65,7 @@ def build_coco_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) ->
         logger.info(
             "'%s': %d detections per image count; COCO's own AP counts %d.", dataset_name, counted, COCO_DETECTIONS
         )
-    return InstanceEvaluator(name, tasks=_tasks(cfg), output_dir=output_folder, max_dets_per_image=counted)
+    return _instance_evaluator(cfg, name, output_folder, _tasks(cfg), counted)
 
 
 @EVALUATOR_REGISTRY.register("lvis")
@@ -94,7 +94,7 @@ def build_panoptic_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str
 def build_mosaic_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     """COCO's metrics, with as many times the detections as a mosaic has images, and the leak rate."""
     counted = TILES * counted_detections(cfg)
-    coco = InstanceEvaluator(dataset_name, tasks=_tasks(cfg), output_dir=output_folder, max_dets_per_image=counted)
+    coco = _instance_evaluator(cfg, dataset_name, output_folder, _tasks(cfg), counted)
     if not cfg.MODEL.MASK_ON:
         return coco
     leaks = LeakEvaluator(MetadataCatalog.get(dataset_name).json_file, cfg.TEST.MOSAIC.SCORE)
@@ -138,4 +138,12 @@ def _mask_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) -> lis
             "'%s' lists stuff among its things: PQ only. %s_with_sem_seg has mask AP too.", *2 * [dataset_name]
         )
         return []
-    return [InstanceEvaluator(dataset_name, tasks=("segm",), output_dir=output_folder)]
+    return [_instance_evaluator(cfg, dataset_name, output_folder, ("segm",), COCO_DETECTIONS)]
+
+
+def _instance_evaluator(
+    cfg: CfgNode, name: str, output_folder: str, tasks: tuple[str, ...], counted: int
+) -> InstanceEvaluator:
+    return InstanceEvaluator(
+        name, tasks=tasks, output_dir=output_folder, counted=counted, backend=cfg.TEST.EVAL_BACKEND
+    )

@@ -1,15 +1,24 @@
 """COCO's metrics on files that detectron2's evaluator would read wrongly."""
 
+import itertools
+import json
+import logging
 import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 
+from adet_iuq.config.detections import COCO_DETECTIONS
 from adet_iuq.data.annotations.evaluation_json import ORIGINAL_ID
+from adet_iuq.evaluation.backends import compare, find_backend, fitting
 from adet_iuq.evaluation.run_lengths import RunLengthEvaluator, coco_results
 from adet_iuq.evaluation.sizes import ImageSizes
 from adet_iuq.evaluation.source import Source, write_source
+
+logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "coco_instances_results.json"  # detectron2's name
 
@@ -25,10 +34,30 @@ class InstanceEvaluator(COCOEvaluator, RunLengthEvaluator):
     these ids, and the ground truth beside them says which image is which.
 
     Sizes: they are those of the images (adet_iuq/evaluation/sizes.py).
+
+    Args:
+        dataset_name: the name of a registered data set whose metadata has `json_file`.
+        tasks: some of "bbox" and "segm".
+        output_dir: the folder for the predictions.
+        counted: the number of detections of an image and a class that count.
+        backend: TEST.EVAL_BACKEND, the package that compares.
+
+    Raises:
+        UserError: `find_backend` fails.
     """
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        tasks: Iterable[str],
+        output_dir: str,
+        counted: int = COCO_DETECTIONS,
+        backend: str = "pycocotools",
+    ) -> None:
+        chosen = find_backend(backend)
+        super().__init__(dataset_name, tasks=tuple(tasks), output_dir=output_dir)
+        self._backend, self._counted = fitting(chosen, self._coco_api), counted
         images = self._coco_api.dataset["images"]
         self._numbers = {image[ORIGINAL_ID]: image["id"] for image in images if ORIGINAL_ID in image}
 
@@ -52,7 +81,7 @@ class InstanceEvaluator(COCOEvaluator, RunLengthEvaluator):
         for identity, size in self._sizes.gather().items():
             self._coco_api.imgs[identity].update(size)
         result: dict[str, Any] = super().evaluate(img_ids)
-        if comm.is_main_process() and self._output_dir:
+        if comm.is_main_process():
             write_source(self._output_dir, self._source())
         return result
 
@@ -60,11 +89,27 @@ class InstanceEvaluator(COCOEvaluator, RunLengthEvaluator):
         return Source(
             ground_truth=self._metadata.json_file,
             image_root=self._metadata.get("image_root") or os.path.dirname(self._metadata.json_file),
-            task="bbox" if self._tasks is not None and "segm" not in self._tasks else "segm",
+            task="bbox" if "segm" not in self._tasks else "segm",
             rules="coco",
             predictions=RESULTS_FILE,
-            max_detections=self._max_dets_per_image[-1],
+            max_detections=self._counted,
         )
+
+    def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: list[Any] | None = None) -> None:
+        """Writes the results and fills `_results`; detectron2's version knows no backends, and copies all results."""
+        results = list(itertools.chain(*(one["instances"] for one in predictions)))
+        numbers = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        if numbers:
+            ids = {number: identity for identity, number in numbers.items()}
+            results = [{**one, "category_id": ids[one["category_id"]]} for one in results]
+        Path(self._output_dir, RESULTS_FILE).write_text(json.dumps(results))
+        if not self._do_evaluation:
+            logger.info("'%s' has no annotations: nothing is compared.", self._metadata.name)
+            return
+        names = self._metadata.get("thing_classes")
+        for task in sorted(self._tasks):
+            found = compare(self._backend, self._coco_api, results, task, self._counted, img_ids) if results else None
+            self._results[task] = self._derive_coco_results(found, task, class_names=names)
 
     def _derive_coco_results(
         self, coco_eval: Any, iou_type: str, class_names: list[str] | None = None

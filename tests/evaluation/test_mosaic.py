@@ -9,14 +9,18 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from adet_iuq.config import get_cfg
 from adet_iuq.data.registration.mosaic import mosaic_config
+from adet_iuq.engine.loop.evaluation import evaluate_all
 from adet_iuq.evaluation import build_evaluator
 from adet_iuq.evaluation.mosaic import LeakEvaluator, mask_leaks
+from adet_iuq.modeling.layers import encoded_masks
 from helpers.mosaic_sets import register_with_mosaics
+from helpers.toy_segmenter import BareSegmenter
 
 TILES = [[0, 0, 10, 8], [10, 0, 20, 8], [0, 8, 10, 16], [10, 8, 20, 16]]
 
@@ -112,6 +116,34 @@ def test_a_mask_without_a_box_has_its_own() -> None:
     assert mask_leaks(masks, torch.zeros_like(boxes), TILES)[0].tolist() == [6, 0]
     none = mask_leaks(masks[:0], boxes[:0], TILES)
     assert [len(numbers) for numbers in none] == [0, 0]
+
+
+def test_run_lengths_and_pixels_leak_the_same() -> None:
+    """The obvious twin: a tile's pixels, counted."""
+    draws = torch.Generator().manual_seed(0)
+    masks = torch.rand(40, 16, 20, generator=draws) < torch.rand(40, 1, 1, generator=draws) ** 4
+    boxes = torch.rand(40, 4, generator=draws) * 20
+    boxes[:, 2:] += boxes[:, :2]
+    outside, area = mask_leaks(encoded_masks([masks], (16, 20)), boxes, TILES)
+    for number, mask in enumerate(masks):
+        x, y = ((boxes[number, :2] + boxes[number, 2:]) / 2).clamp(max=torch.tensor([19.0, 15.0])).tolist()
+        (home,) = [mask[y0:y1, x0:x1] for x0, y0, x1, y1 in TILES if x0 <= x < x1 and y0 <= y < y1]
+        assert (int(outside[number]), int(area[number])) == (int(mask.sum() - home.sum()), int(mask.sum()))
+    assert [one.tolist() for one in mask_leaks(masks, boxes, TILES)] == [outside.tolist(), area.tolist()]
+
+
+def test_mosaics_are_evaluated_in_run_lengths(crowded: CfgNode, tmp_path: Path) -> None:
+    """A tensor of the masks of a mosaic is sixteen times that of an image."""
+    mosaics = mosaic_config(crowded)
+    own = build_evaluator(mosaics, mosaics.DATASETS.TEST[0], str(tmp_path / "out"))
+    model, seen = BareSegmenter(), []
+
+    def evaluate(cfg: CfgNode, model: BareSegmenter, evaluators: list[DatasetEvaluator]) -> dict[str, Any]:
+        seen.append((model.images_per_picture, model.masks_encoded, evaluators))
+        return {}
+
+    evaluate_all(evaluate, crowded, model, [DatasetEvaluator()], lambda _cfg, _name: own)
+    assert seen[1] == (4, True, [own]) and not seen[0][1]
 
 
 def test_rates_are_means_over_certain_detections(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ DISTRIBUTIONS = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml", "mkd
 # What a feature imports when it is asked for, and the extra that brings it.
 OPTIONAL = {
     **{"gradio": "demo", "trackers": "track", "lvis": "lvis", "submitit": "submitit"},
+    **{"faster-coco-eval": "fasteval", "hotcoco": "fasteval"},
     **{"mkdocs-material": "test", "latex2mathml": "test"},  # the documentation's site
 }
 BY_OTHER_MEANS = {"detectron2", "_typeshed"}  # tools/install_detectron2.py; a part of every type checker
