@@ -68,6 +68,9 @@ def setup(args: argparse.Namespace, add_config: AddConfig | Sequence[AddConfig] 
     why_resumed = _option(args, "why_resumed", "")
     if why_resumed:
         logger.info(why_resumed)
+    crowding = _option(args, "crowding", "")
+    if crowding and comm.is_main_process():
+        logger.warning(crowding)
     logger.info("Config:\n%s", cfg.dump(), extra=IN_LOG_ONLY)
     if fell_back:
         logger.info("No CUDA device was found: this run uses the CPU.")

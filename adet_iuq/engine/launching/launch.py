@@ -23,6 +23,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from adet_iuq.config import add_project_option, get_cfg, load_keys
 from adet_iuq.engine.launching.command_line import command_to_go_on
 from adet_iuq.engine.launching.compat import create_local_process_group, leave_process_group
+from adet_iuq.engine.launching.cores import available_cores, busy_cores, crowding_advice, limit_threads
 from adet_iuq.engine.launching.interruption import end_at_once, handled, hold_back, stop_now
 from adet_iuq.engine.launching.placement import Placement, placement
 from adet_iuq.engine.launching.processes import end_process, forwarded_signals, run_processes
@@ -38,8 +39,9 @@ def argument_parser() -> argparse.ArgumentParser:
     """detectron2's parser and `--project`; `--dist-url` defaults to a free port, so that two runs do not collide."""
     parser = default_argument_parser()
     add_project_option(parser)
-    # The other values belong to the launcher: why it set `resume` itself, how the program was started, this process's rank.
-    parser.set_defaults(dist_url="auto", why_resumed="", started_by=tuple(sys.orig_argv), rank=0)
+    # The other values belong to the launcher: why it set `resume` itself, how the program was started, this process's rank,
+    # and what to say about other programs on the cores.
+    parser.set_defaults(dist_url="auto", why_resumed="", started_by=tuple(sys.orig_argv), rank=0, crowding="")
     return parser
 
 
@@ -80,6 +82,7 @@ def _launch(main: Main, args: argparse.Namespace) -> None:
             args.started_by = ()  # the words that started it, which would have to be repeated, are unknown here
         _join(args, main, place)
     elif max(args.num_gpus, 1) * args.num_machines == 1:
+        _fit_on_cores(args, 1)
         _guarded(main, args)
     elif uses_cuda(args):
         _launch_on_gpus(main, args)
@@ -129,14 +132,23 @@ def _launch_on_cpu(main: Main, args: argparse.Namespace) -> None:
     count = max(args.num_gpus, 1)
     first, url = args.machine_rank * count, _dist_url(args)
     places = [Placement(first + local, count * args.num_machines, local, count, url) for local in range(count)]
+    _fit_on_cores(args, count)
     code = run_processes(_cpu_process, [(main, args, place) for place in places], first)
     if code:
         sys.exit(code)
 
 
+def _fit_on_cores(args: argparse.Namespace, processes: int) -> None:
+    """Limits torch's threads for a run on the CPU, and notes what to tell the user if they are too many nevertheless."""
+    if uses_cuda(args):
+        return
+    limit_threads(processes)
+    if torch.get_num_threads() > 1:
+        args.crowding = crowding_advice(busy_cores(), available_cores(), torch.get_num_threads(), processes)
+
+
 def _cpu_process(main: Main, args: argparse.Namespace, place: Placement) -> None:
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_size))
+    limit_threads(place.local_size)
     args.rank = place.rank  # for messages before the processes know each other
     _guarded(_join, args, main, place)
     end_process(0)

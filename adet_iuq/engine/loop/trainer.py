@@ -22,6 +22,7 @@ from adet_iuq.engine.description import write_description
 from adet_iuq.engine.launching.interruption import StopRequest, handled
 from adet_iuq.engine.loop import metrics, state
 from adet_iuq.engine.loop.batches import put_at_start
+from adet_iuq.engine.loop.contention import contention_guards
 from adet_iuq.engine.loop.evaluation import evaluate_all
 from adet_iuq.engine.loop.guards import CollapseGuard
 from adet_iuq.engine.loop.hooks import BestCheckpointHook, CheckpointHook
@@ -152,6 +153,7 @@ class Trainer(DefaultTrainer):
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             CollapseGuard(cfg.GUARD.COLLAPSE_ITERS, unwrap(self.model)),
+            *contention_guards(cfg.MODEL.DEVICE),
             # It stands before the evaluation, so that the weights are safe if that fails.
             CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD),
         ]
