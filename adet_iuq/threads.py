@@ -1,7 +1,7 @@
 """Importing this module before torch lets OpenMP's threads sleep while they wait for each other.
 
-A thread that has done its part of an operation waits for the others. torch's wheels use GNU's OpenMP (libgomp), whose threads
-then spin for some milliseconds before they sleep. If another program runs on the cores, they spin against the very
+A thread that has done its part of an operation waits for the others. torch's wheels use GNU's OpenMP (libgomp), whose
+threads then spin for some milliseconds before they sleep. If another program runs on the cores, they spin against the very
 thread that they wait for, and a step can take ten times as long. Asleep they leave the core to whoever needs it.
 
 OpenMP reads its variables once, when it is loaded. Whatever the user has set is left as it is. Only programs should

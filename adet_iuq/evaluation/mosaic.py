@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adet_iuq.data.annotations.parsing import read_coco_json
 from adet_iuq.evaluation.run_lengths import RunLengthEvaluator
-from adet_iuq.modeling.layers import EncodedMasks, Masks, encoded_masks
+from adet_iuq.modeling.layers import Masks, encoded_masks
 
 
 class MosaicEvaluator(DatasetEvaluators, RunLengthEvaluator):

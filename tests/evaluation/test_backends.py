@@ -46,7 +46,11 @@ def crowded_scenes(seed: int = 0) -> dict[str, Any]:
             mask = mask_util.merge(mask_util.frPyObjects(corners, height, width))
             annotation = {
                 **{"id": len(annotations) + 1, "image_id": image, "category_id": int(draws.choice([3, 9]))},
-                **{"iscrowd": int(crowd), "area": float(mask_util.area(mask)), "bbox": [float(v) for v in (x, y, w, h)]},
+                **{
+                    "iscrowd": int(crowd),
+                    "area": float(mask_util.area(mask)),
+                    "bbox": [float(v) for v in (x, y, w, h)],
+                },
                 "segmentation": {"size": [height, width], "counts": counts(mask)} if crowd else corners,
             }
             annotations.append(annotation)

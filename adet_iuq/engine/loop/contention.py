@@ -33,9 +33,9 @@ class Pace:
 class ContentionGuard(HookBase):
     """Warns, once, when steps become much slower although the process computes less.
 
-    A step that has more to do takes longer too, but then its threads are as busy as before. If other programs take the cores,
-    the threads get less processor time. It compares with the run's own fastest steps, and stands before the hooks that
-    save and evaluate.
+    A step that has more to do takes longer too, but then its threads are as busy as before. If other programs take the
+    cores, the threads get less processor time. The guard compares with the run's own fastest steps. It stands before the
+    hooks that save and evaluate.
 
     Args:
         processes: the number of processes of the run on this machine.

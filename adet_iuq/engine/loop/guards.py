@@ -1,18 +1,26 @@
-"""Guards: one stops the run at a loss that is not finite, one warns when the masks have collapsed."""
+"""Guards: one stops the run at a loss that is not finite, one warns when the masks have collapsed (another one looks at the
+machine: contention.py)."""
 
 import logging
 import math
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from adet_iuq.engine.loop.contention import contention_guards
 from adet_iuq.errors import UserError
 from adet_iuq.modeling import Segmenter
 
 logger = logging.getLogger(__name__)
 
 _FIRE_RATES = ("iuq/fire_rate", "iuq/own_fire_rate", "iuq/equi_fire_rate")
+
+
+def build_guards(cfg: CfgNode, model: Segmenter) -> list[HookBase]:
+    """The hooks that warn: of collapsed masks, and of other programs that take the cores of a run on the CPU."""
+    return [CollapseGuard(cfg.GUARD.COLLAPSE_ITERS, model), *contention_guards(cfg.MODEL.DEVICE)]
 
 
 class NonFiniteLossError(UserError):

@@ -22,9 +22,8 @@ from adet_iuq.engine.description import write_description
 from adet_iuq.engine.launching.interruption import StopRequest, handled
 from adet_iuq.engine.loop import metrics, state
 from adet_iuq.engine.loop.batches import put_at_start
-from adet_iuq.engine.loop.contention import contention_guards
 from adet_iuq.engine.loop.evaluation import evaluate_all
-from adet_iuq.engine.loop.guards import CollapseGuard
+from adet_iuq.engine.loop.guards import build_guards
 from adet_iuq.engine.loop.hooks import BestCheckpointHook, CheckpointHook
 from adet_iuq.engine.loop.introduction import introduction, parameter_counts
 from adet_iuq.engine.loop.lr_scheduler import build_lr_scheduler
@@ -152,8 +151,7 @@ class Trainer(DefaultTrainer):
         result = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            CollapseGuard(cfg.GUARD.COLLAPSE_ITERS, unwrap(self.model)),
-            *contention_guards(cfg.MODEL.DEVICE),
+            *build_guards(cfg, unwrap(self.model)),
             # It stands before the evaluation, so that the weights are safe if that fails.
             CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD),
         ]
