@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,23 +35,35 @@ Curve = npt.NDArray[np.float64]
 
 
 class LVISEval(lvis.LVISEval):
-    """The package's evaluation with an accumulation that current NumPy runs."""
+    """The package's evaluation of one image and class, and loops around it that current NumPy and large sets allow."""
+
+    def evaluate(self) -> None:
+        """Fills `eval_imgs` by class and number of the area range, image by image.
+
+        The package goes over every pair of an image and a class, 24 million in LVIS's validation set, of which nearly all
+        are empty. Here only those with an object or a detection are judged.
+        """
+        self._prepare()
+        pairs = sorted({*self._gts, *self._dts})
+        self.ious = {pair: self.compute_iou(*pair) for pair in pairs}
+        self.eval_imgs = defaultdict(list)
+        for image, category in pairs:
+            for area, limits in enumerate(self.params.area_rng):
+                self.eval_imgs[category, area].append(self.evaluate_img(image, category, limits))
 
     def accumulate(self) -> None:
-        """Fills `eval` from `eval_imgs` (categories, then area ranges, then images): precision (T, R, K, A) at the
-        recall thresholds, and recall (T, K, A); -1 if there is nothing to find.
+        """Fills `eval` from `eval_imgs`: precision (T, R, K, A) at the recall thresholds, and recall (T, K, A); -1 if there
+        is nothing to find.
         """
         params = self.params
-        images, areas = len(params.img_ids), len(params.area_rng)
-        shape = (len(params.cat_ids), areas)
+        shape = (len(params.cat_ids), len(params.area_rng))
         precision = np.full((len(params.iou_thrs), len(params.rec_thrs), *shape), -1.0)
         recall = np.full((len(params.iou_thrs), *shape), -1.0)
-        for category, area in np.ndindex(shape):
-            start = (category * areas + area) * images
-            judged = [one for one in self.eval_imgs[start : start + images] if one is not None]
-            curves = precision_recall(judged, params.rec_thrs)
-            if curves is not None:
-                precision[:, :, category, area], recall[:, category, area] = curves
+        for number, category in enumerate(params.cat_ids):
+            for area in range(shape[1]):
+                curves = precision_recall(self.eval_imgs[category, area], params.rec_thrs)
+                if curves is not None:
+                    precision[:, :, number, area], recall[:, number, area] = curves
         self.eval = {"params": params, "precision": precision, "recall": recall}
 
 

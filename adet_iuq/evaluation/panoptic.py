@@ -88,7 +88,7 @@ def count_matches(truth: Segments, predicted: Segments) -> dict[int, Counts]:
     for a, label in truth.classes.items():
         counts[label].missed += a not in done_true
     # As in COCO's script, the last crowd of a class represents all its crowds.
-    crowds = {truth.classes[a]: a for a in sorted(truth.crowds, key=list(truth.classes).index)}
+    crowds = {label: a for a, label in truth.classes.items() if a in truth.crowds}
     for b, label in predicted.classes.items():
         ignored = common.get((VOID, b), 0) + common.get((crowds.get(label, VOID), b), 0) * (label in crowds)
         if b not in done_predicted and predicted_area[b] and ignored <= 0.5 * predicted_area[b]:

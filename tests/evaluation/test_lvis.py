@@ -1,5 +1,6 @@
 """LVIS's metrics on shapes scenes in LVIS's format, where the right answer is known."""
 
+import copy
 import itertools
 import json
 import math
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lvis
 import numpy as np
 import pytest
 from detectron2.config import CfgNode
@@ -16,7 +18,7 @@ from adet_iuq.config import get_cfg
 from adet_iuq.config.num_classes import all_num_classes
 from adet_iuq.data import fill_class_counts, load_dataset
 from adet_iuq.evaluation import build_evaluator
-from adet_iuq.evaluation.lvis import METRICS, LVISEvaluator, precision_recall
+from adet_iuq.evaluation.lvis import METRICS, LVISEval, LVISEvaluator, precision_recall
 from adet_iuq.evaluation.source import read_source
 from adet_iuq.reporting.data_set import read_matches
 from adet_iuq.reporting.pictures import worst_images
@@ -171,6 +173,33 @@ def test_groups_without_classes_are_nan(content: Content, measure: Measure) -> N
         category["frequency"] = "f"
     results = measure(content, perfect_predictions(content))
     assert results["segm"]["APf"] == pytest.approx(100.0) and math.isnan(results["segm"]["APr"])
+
+
+def test_pairs_without_anything_change_nothing(content: Content, tmp_path: Path) -> None:
+    """The obvious twin: the package's own loop over all pairs of an image and a class."""
+    file = tmp_path / "truth.json"
+    file.write_text(json.dumps(content))
+    found = [
+        {"image_id": image, "category_id": 1 + one["label"], "score": one["score"], "bbox": [x, y, x1 - x, y1 - y]}
+        for image, detections in perfect_predictions(content).items()
+        for one in [*detections[1:], false_alarm(3)]
+        for x, y, x1, y1 in [one["box"]]
+    ]
+    ours, plain = (
+        kind(truth, lvis.LVISResults(truth, copy.deepcopy(found)), "bbox")
+        for kind, truth in ((LVISEval, lvis.LVIS(str(file))), (lvis.LVISEval, lvis.LVIS(str(file))))
+    )
+    ours.evaluate()
+    plain.evaluate()
+    judged = [one for one in plain.eval_imgs if one is not None]
+    assert len(judged) < len(plain.eval_imgs)
+    of_group: dict[tuple[int, int], list[Content]] = {}
+    for one in judged:
+        group = (one["category_id"], ours.params.area_rng.index(one["area_rng"]))
+        of_group.setdefault(group, []).append(one)
+    assert ours.eval_imgs.keys() == of_group.keys()
+    for group, expected in of_group.items():
+        assert list(map(repr, ours.eval_imgs[group])) == list(map(repr, expected))
 
 
 def plain_precision_recall(

@@ -1,5 +1,7 @@
-"""Guards: one stops the run at a loss that is not finite, one warns when the masks have collapsed (another one looks at the
-machine: contention.py)."""
+"""Guards: one stops the run at a loss that is not finite, one warns when the masks have collapsed.
+
+A third one, in contention.py, watches the machine.
+"""
 
 import logging
 import math
