@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lvis
 import numpy as np
 import pytest
 from detectron2.config import CfgNode
@@ -177,6 +176,7 @@ def test_groups_without_classes_are_nan(content: Content, measure: Measure) -> N
 
 def test_pairs_without_anything_change_nothing(content: Content, tmp_path: Path) -> None:
     """The obvious twin: the package's own loop over all pairs of an image and a class."""
+    lvis = pytest.importorskip("lvis")
     file = tmp_path / "truth.json"
     file.write_text(json.dumps(content))
     found = [
