@@ -1,5 +1,6 @@
 """COCO's metrics of perfect predictions: 100, whatever numbers the classes have and however many objects there are."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from detectron2.structures import BitMasks, Instances
 from adet_iuq.config import load_config
 from adet_iuq.data import fill_class_counts, load_dataset
 from adet_iuq.evaluation import build_evaluator
+from adet_iuq.evaluation.backends import BACKENDS
 
 NAMES = ("cell", "debris", "egg")
 
@@ -68,8 +70,9 @@ def config(folder: Path, cells: int, *options: str) -> tuple[CfgNode, str]:
     return cfg, names[1]
 
 
-def test_classes_in_another_order_are_right_by_name(tmp_path: Path) -> None:
-    cfg, name = config(tmp_path, 3)
+@pytest.mark.parametrize("backend", [name for name, one in BACKENDS.items() if importlib.util.find_spec(one.module)])
+def test_classes_in_another_order_are_right_by_name(tmp_path: Path, backend: str) -> None:
+    cfg, name = config(tmp_path, 3, "TEST.EVAL_BACKEND", backend)
     metrics = perfect(tmp_path, cfg, name, 3)
     for task in ("bbox", "segm"):
         assert [metrics[task][key] for key in ("AP", "AP-cell", "AP-debris")] == pytest.approx([100, 100, 100])

@@ -46,7 +46,7 @@ def busy_cores() -> float:
     try:
         before = _times()
         time.sleep(_SECONDS)
-        spent = [after - now for after, now in zip(_times(), before, strict=True)]
+        spent = [now - then for now, then in zip(_times(), before, strict=True)]
     except (OSError, ValueError):
         return os.getloadavg()[0] if sys.platform != "win32" else 0.0
     user, _nice, system = spent[:3]
