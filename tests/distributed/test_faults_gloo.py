@@ -66,6 +66,7 @@ def unbroken(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int,
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_run_and_it_resumes_exactly(tmp_path: Path, run: Run, unbroken: dict) -> None:
     done = run(tmp_path, FAULT="kill:1:3")
     assert done.returncode == 128 + 9
@@ -85,6 +86,7 @@ def test_a_signal_to_one_rank_stops_both_after_a_checkpoint(tmp_path: Path, run:
     assert losses(tmp_path) == unbroken
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_on_one_rank_stops_both(tmp_path: Path, run: Run, unbroken: dict) -> None:
     done = run(tmp_path, FAULT="nan:1:3")
     assert done.returncode == 2
@@ -97,6 +99,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both(tmp_path: Path, run: R
     assert losses(tmp_path) == unbroken
 
 
+@pytest.mark.slow
 def test_a_memory_split_over_the_ranks_gives_the_same_losses(tmp_path: Path, run: Run, unbroken: dict) -> None:
     """Through the whole program, with parts of unequal size, which DistributedDataParallel must leave alone."""
     options = [
@@ -146,6 +149,7 @@ def test_torchrun_trains(tmp_path: Path, cache: Path, unbroken: dict) -> None:
     assert losses(tmp_path / "output") == unbroken
 
 
+@pytest.mark.slow
 def test_two_launches_of_one_process_each_train(tmp_path: Path, cache: Path, unbroken: dict) -> None:
     """As two machines would, with --num-machines."""
     flags = ["--num-machines", "2", "--dist-url", f"tcp://127.0.0.1:{free_port()}"]
@@ -165,6 +169,7 @@ def test_two_launches_of_one_process_each_train(tmp_path: Path, cache: Path, unb
     assert losses(tmp_path / "output") == unbroken
 
 
+@pytest.mark.slow
 def test_the_other_machine_notices_a_death(tmp_path: Path, cache: Path) -> None:
     """Its own launcher sees nothing, but the connection breaks."""
     flags = ["--num-machines", "2", "--dist-url", f"tcp://127.0.0.1:{free_port()}"]

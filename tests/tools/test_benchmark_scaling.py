@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_rows_and_plot(tmp_path: Path) -> None:
     command = [sys.executable, "tools/benchmark_scaling.py", "--config-file", "configs/CondInst/R18_overfit_iuq.yaml"]
     command += ["--processes", "1", "2", "--capacities", "0", "1000", "--size", "64x64", "--iters", "1"]

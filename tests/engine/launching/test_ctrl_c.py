@@ -54,7 +54,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, output
 
 
-@pytest.fixture(scope="module", params=["1", "2"])
+@pytest.fixture(scope="module", params=["1", pytest.param("2", marks=pytest.mark.slow)])
 def processes(request: pytest.FixtureRequest) -> str:
     """--num-gpus, which counts CPU processes here."""
     return str(request.param)
