@@ -171,6 +171,7 @@ def test_two_launches_of_one_process_each_train(tmp_path: Path, cache: Path, unb
     assert losses(tmp_path / "output") == unbroken
 
 
+@pytest.mark.slow
 def test_the_other_machine_notices_a_death(tmp_path: Path, cache: Path) -> None:
     """Its own launcher sees nothing, but the connection breaks."""
     flags = ["--num-machines", "2", "--dist-url", f"tcp://127.0.0.1:{free_port()}"]
