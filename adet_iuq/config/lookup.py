@@ -1,4 +1,4 @@
-"""Names of config files: a path that exists, else a file that travels with the package.
+"""Finds a config file: by its path or, if there is none, by its name among the files in the package.
 
 A checkout has the folders `configs` and `projects` beside the package, and an installed package has them inside.
 Both trees have the same shape, so a `_BASE_` that leads from a project to `configs` finds its file in either.
@@ -13,7 +13,9 @@ from adet_iuq.errors import UserError
 
 
 def find_recipe(name: str) -> str:
-    """The path of a config file. Every command and tool that takes a config resolves its name here.
+    """The path of a config file. Every command and tool finds its config here, except studies.
+
+    The config of a study is named relative to the study's file.
 
     Args:
         name: a path, which goes first if it exists, or the name of a packaged file; see `packaged_recipe`. An address such

@@ -110,7 +110,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        """This rank's endless batches. `train` tells a `TrainLoader` where to start; others start where they do.
+        """This rank's endless batches.
+
+        `train` tells a `TrainLoader` where to start; any other loader starts at its own beginning.
 
         Override it with `return build_train_loader(cfg, mapper=MyMapper(cfg))` of adet_iuq.data for a mapper of your own.
         """
@@ -292,7 +294,7 @@ class Trainer(DefaultTrainer):
         return state.trainer_state(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave; random states and history when the training starts.
+        """Loads what `state_dict` returned. Random states and history are applied when the training starts.
 
         Raises:
             UserError: the state does not fit this run.
