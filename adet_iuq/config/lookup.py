@@ -25,17 +25,23 @@ def find_recipe(name: str) -> str:
         UserError: it is neither; the message lists the packaged names that come close.
     """
     path = os.path.expanduser(name)
-    if os.path.exists(path) or "://" in name:
+    if os.path.isfile(path) or "://" in name:
         return path
     packaged = packaged_recipe(name)
     if packaged is not None:
         return str(packaged)
-    near = difflib.get_close_matches(_without_prefix(name), _recipes(), n=3)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise UserError(
         f"Config file {name} does not exist; the working folder is {os.getcwd()}. No config that comes with the package has "
-        f"this name either.{hint}"
+        f"this name either.{near_recipes(name)}"
     )
+
+
+def near_recipes(name: str) -> str:
+    """A sentence, after a blank, with the packaged names that come close to `name`; empty without any."""
+    known = _recipes()
+    same_file = sorted(one for one in known if Path(one).name == Path(name).name)
+    near = same_file[:3] or difflib.get_close_matches(_without_prefix(name), known, n=3)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def packaged_recipe(name: str) -> Path | None:

@@ -21,6 +21,13 @@ class PolyLR(WarmupPolyLR):
     After the warm-up it does not fall below `constant_ending` times the base.
     """
 
+    def get_lr(self) -> list[float]:
+        """The rate of each parameter group; after the iteration T it stays at its last value."""
+        if self.last_epoch >= self.max_iters:
+            return [base_lr * self.constant_ending for base_lr in self.base_lrs]
+        rates: list[float] = super().get_lr()
+        return rates
+
     def state_dict(self) -> dict[str, Any]:
         """Only the state that detectron2's `LRMultiplier` saves too.
 
