@@ -65,6 +65,8 @@ class _Files(CfgNode):
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
         """Reads a file as fvcore does, which calls this for each `_BASE_` in turn; a circle of them is a UserError."""
+        if not cls._chain:
+            cls._bases.clear()
         if filename in cls._bases and not os.path.exists(filename):
             filename = str(packaged_recipe(cls._bases[filename]) or filename)
         path = os.path.abspath(filename)
