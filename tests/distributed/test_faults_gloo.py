@@ -77,7 +77,6 @@ def test_a_killed_rank_ends_the_run_and_it_resumes_exactly(tmp_path: Path, run: 
     assert losses(tmp_path) == unbroken
 
 
-@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_both_after_a_checkpoint(tmp_path: Path, run: Run, unbroken: dict) -> None:
     done = run(tmp_path, FAULT="term:1:2")
     assert done.returncode == 75, done.stderr
