@@ -18,7 +18,7 @@ def checksum(tensor: Tensor) -> Tensor:
 
     The bytes are copied to the CPU. torch.hash_tensor does not serve: it ignores the order of the elements.
     """
-    raw = tensor.detach().reshape(-1).view(torch.uint8).cpu()
+    raw = tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu()  # one column of a table may be strided
     content = (ctypes.c_ubyte * raw.numel()).from_address(raw.data_ptr()) if raw.numel() else b""
     digest = hashlib.blake2b(content, digest_size=8).digest()
     return torch.tensor(int.from_bytes(digest, "little", signed=True), device=tensor.device)

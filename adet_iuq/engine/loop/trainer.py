@@ -61,8 +61,7 @@ class Trainer(DefaultTrainer):
         # DefaultTrainer's own constructor is not called: it fixes the kind of step, and it builds the loader before a
         # resumed run can say where to start.
         TrainerBase.__init__(self)
-        cfg = scaled_to(cfg, comm.get_world_size())
-        self.cfg = cfg
+        self.cfg = cfg = scaled_to(cfg, comm.get_world_size())
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.last_results: dict[str, Any] = {}
@@ -168,8 +167,7 @@ class Trainer(DefaultTrainer):
     @property
     def write_period(self) -> int:
         """The number of iterations between two lines of the log; short runs get more lines."""
-        period: int = min(20, max(1, self.max_iter // 20))
-        return period
+        return int(min(20, max(1, self.max_iter // 20)))
 
     # The run itself
 
