@@ -83,7 +83,7 @@ def draw_scene(size: tuple[int, int], objects: int, seed: int) -> Scene:
     )
 
 
-def annotations(scene: Scene, image_id: int, first_id: int) -> Iterator[dict[str, Any]]:
+def coco_annotations(scene: Scene, image_id: int, first_id: int) -> Iterator[dict[str, Any]]:
     """The scene's objects in COCO's format, as polygons."""
     angles = torch.arange(CORNERS) * (2 * math.pi / CORNERS)
     circle = torch.stack([angles.cos(), angles.sin()], dim=1)
@@ -127,13 +127,13 @@ class Clock:
 def write_truth(scenes: list[Scene], size: tuple[int, int], folder: Path) -> None:
     """Writes the ground truth, and makes it known as DATA_SET."""
     height, width = size
-    content = {
+    content: dict[str, list[dict[str, Any]]] = {
         "images": [{"id": number, "height": height, "width": width} for number in range(1, len(scenes) + 1)],
         "categories": [{"id": number + 1, "name": f"class {number}"} for number in range(CLASSES)],
         "annotations": [
             annotation
             for number, scene in enumerate(scenes)
-            for annotation in annotations(scene, number + 1, 1 + number * len(scene.centers))
+            for annotation in coco_annotations(scene, number + 1, 1 + number * len(scene.centers))
         ],
     }
     path = folder / f"{len(scenes)}.json"

@@ -33,7 +33,8 @@ FAST = [
 def crowded_scenes(seed: int = 0) -> dict[str, Any]:
     """Images of two sizes with up to 150 overlapping objects, crowds as run lengths, an empty image, a class of nothing."""
     draws = np.random.default_rng(seed)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image, count in enumerate((150, 40, 7, 0), start=1):
         height, width = (120, 160) if image % 2 else (300, 260)
         images.append({"id": image, "file_name": f"{image}.png", "height": height, "width": width})

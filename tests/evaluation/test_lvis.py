@@ -191,8 +191,9 @@ def test_pairs_without_anything_change_nothing(content: Content, tmp_path: Path)
     )
     ours.evaluate()
     plain.evaluate()
-    judged = [one for one in plain.eval_imgs if one is not None]
-    assert len(judged) < len(plain.eval_imgs)
+    pairs: Any = plain.eval_imgs
+    judged: list[Content] = [one for one in pairs if one is not None]
+    assert len(judged) < len(pairs)
     of_group: dict[tuple[int, int], list[Content]] = {}
     for one in judged:
         group = (one["category_id"], ours.params.area_rng.index(one["area_rng"]))
