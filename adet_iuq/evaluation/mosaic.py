@@ -91,7 +91,8 @@ def mask_leaks(masks: Masks, boxes: Tensor, tiles: Sequence[Sequence[int]]) -> t
     height, width = masks.size
     x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).unbind(dim=1)
     x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
-    area = torch.from_numpy(mask_util.area(masks.rles).astype(np.int64))
+    # One by one: with NumPy 2, pycocotools 2.0.11 fails for more than 255 at once.
+    area = torch.tensor([int(mask_util.area(rle)) for rle in masks.rles])
     # The IoU with a crowd is the share of the mask that lies in it.
     shares = mask_util.iou(masks.rles, [_tile_mask(tile, masks.size) for tile in tiles], [1] * len(tiles))
     within = (torch.from_numpy(shares) * area[:, None]).round().long()
