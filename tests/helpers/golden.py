@@ -3,8 +3,9 @@
 A golden is an .npz of inputs and outputs of a published implementation, with a JSON string `meta` (seed, recipe, config
 overrides, constants). Tests take everything from the file, so that any set of the same names runs through them.
 
-GOLDEN_DEVICE=cuda compares what a GPU computes; tools/gpu_check/golden.py does that. Sums are then taken in another order than on
-the CPU that the numbers come from, so that numbers may be SLACK times as far away. What is equal on the CPU must be equal there, too.
+GOLDEN_DEVICE=cuda compares what a GPU computes; tools/gpu_check/golden.py does that. Sums are then taken in another order
+than on the CPU that the numbers come from, so that they may be SLACK times as far away. What must be equal must be equal
+there, too.
 """
 
 import json

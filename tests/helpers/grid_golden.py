@@ -173,7 +173,8 @@ def results(model: GridSegmenter, inputs: list[dict[str, Any]]) -> list[Found]:
         full = len(instances) == detection.max_per_image
         least = float(instances.scores[-1]) if full else detection.update_threshold
         scores, classes, masks, borderline = (
-            as_array(array) for array in (instances.scores, instances.pred_classes, instances.pred_masks, wide & ~narrow)
+            as_array(array)
+            for array in (instances.scores, instances.pred_classes, instances.pred_masks, wide & ~narrow)
         )
         found.append(Found(scores, classes, masks, borderline, least))
         assert instances.image_size == (one["height"], one["width"])

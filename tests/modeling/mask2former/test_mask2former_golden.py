@@ -65,7 +65,11 @@ def with_golden_weights(module: nn.Module, meta: dict[str, Any]) -> Any:
 def extra_inputs(name: str) -> dict[str, Tensor]:
     """What a golden keeps under in/."""
     data = np.load(golden_dir("mask2former") / f"golden_{name}.npz")
-    return {key.removeprefix("in/"): torch.as_tensor(data[key], device=DEVICE) for key in data.files if key.startswith("in/")}
+    return {
+        key.removeprefix("in/"): torch.as_tensor(data[key], device=DEVICE)
+        for key in data.files
+        if key.startswith("in/")
+    }
 
 
 def stored_points(inputs: dict[str, Tensor]) -> Callable[[int, int, torch.device], Tensor]:
