@@ -8,7 +8,7 @@
 #
 # GPU_CHECK_PACK (default output/gpu_pack) is the folder that tools/gpu_check_pack.sh has filled: packages, embryos and weights
 # that the machine lacks. Without that folder the environment is used as it is. PYTHON (default python3) is the interpreter.
-# Report: output/gpu_check/gpu_check.md and gpu_check.json (--output FOLDER), written anew after every stage.
+# The report is in output/gpu_check (--output FOLDER), as Markdown and as JSON, written anew after every stage.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-python3}"

@@ -222,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"detectron2 {version} is installed; it is left alone.")
         return 0
     try:
-        run(args.sdist, args.wheel_dir, installed=not args.no_install)
+        run(args.sdist, args.wheel_dir, not args.no_install)
     except (InstallError, RepairError) as error:
         print(f"detectron2 was not installed: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""The two files of a check: gpu_check.json and gpu_check.md."""
+"""The report of a check, as JSON and as Markdown."""
 
 import json
 import subprocess
