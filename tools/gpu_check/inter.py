@@ -7,11 +7,13 @@ from functools import partial
 import torch
 from benchmark_inter_loss import CASES, HEAD, Case, chunked_step, random_inputs
 from benchmarking import alternate, peak_bytes
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 from adet_iuq.iuq import inter_scene
 
 from .models import PIXELS, TINY_PIXELS
-from .stage import OK, Row, Settings, megabytes, milliseconds, timed
+from .stage import OK, Row, Settings, megabytes, milliseconds, timed, wait
 
 _CHUNKS_MB = (16, 32, 64, 128, 256, 512)  # today's: 128
 _CAPPED, _UNCAPPED = 100, 500
@@ -49,8 +51,20 @@ def over_chunks(settings: Settings, case: Case, count: int, how: str) -> Iterato
             "computed": how,
             "chunk MB": size,
             "ms": milliseconds(mine),
+            "ms busy": busy_milliseconds(step, settings.device),
             "peak MB": megabytes(peak_bytes(step, settings.device)),
         }
+
+
+def busy_milliseconds(step: Callable[[], object], device: str) -> float | None:
+    """How long a step's kernels keep the GPU busy; the rest of its time the GPU waits for the host. None on the CPU."""
+    if device != "cuda":
+        return None
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        step()
+        wait(device)
+    kernels = [event for event in profiler.events() or () if event.device_type == DeviceType.CUDA]
+    return round(sum(event.time_range.elapsed_us() for event in kernels) / 1000, 3)
 
 
 @contextmanager
