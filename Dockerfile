@@ -1,6 +1,6 @@
 # adet_iuq and its commands, for CPUs:
 #   docker build -t adet-iuq:cpu .
-#   docker run --rm -v "$PWD:/work" adet-iuq:cpu train --config-file quickstart.yaml
+#   docker run --rm --user "$(id -u):$(id -g)" -e HOME=/tmp -v "$PWD:/work" adet-iuq:cpu train --config-file quickstart.yaml
 # and for NVIDIA GPUs, whose driver and container toolkit the host brings (PyPI's torch for Linux brings CUDA's libraries):
 #   docker build -t adet-iuq:cuda --build-arg TORCH_INDEX=https://pypi.org/simple .
 #   docker run --rm --gpus all --shm-size 8g -v "$PWD:/work" -v /data:/data -e DETECTRON2_DATASETS=/data adet-iuq:cuda \

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from setuptools import find_namespace_packages, find_packages, setup
 
-INSIDE = {f"adet_iuq.{folder}": folder for folder in ("configs", "projects") if Path(folder).is_dir()}
+INSIDE = {"adet_iuq.configs": "configs"}
+if Path("projects").is_dir():  # the package works without them
+    INSIDE["adet_iuq.projects"] = "projects"
 LEFT_OUT = ["*.tests", "*.tests.*", "*__pycache__*"]
 
 setup(

@@ -46,7 +46,7 @@ from setuptools import find_packages, setup
 
 setup(
     name="detectron2", version={version!r}, license="Apache-2.0", python_requires=">=3.7", install_requires={needs},
-    description="detectron2 v0.6 without compiled code, mended for current libraries",
+    description="detectron2 v0.6 without compiled code, repaired for current libraries",
     packages=find_packages(include=["detectron2*"]),
     package_data={{"detectron2.model_zoo": ["configs/**/*.yaml", "configs/**/*.py"]}},
 )

@@ -17,13 +17,13 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def to_mathml(source: str, language: str, css_class: str, *_: Any, **__: Any) -> str:
-    """HTML of one equation.
+    """Returns the HTML of one equation.
 
     Args:
-        source: LaTeX of the equation.
-        language: of the fence, always "math".
-        css_class: of the element around the equation.
-        _: options of the fence and the Markdown parser, which do not matter here.
-        __: further attributes of the fence.
+        source: the LaTeX of the equation.
+        language: the language of the fence, which is always "math".
+        css_class: the CSS class of the HTML element around the equation.
+        _: the options of the fence and the Markdown parser, which are not used.
+        __: further attributes of the fence, which are not used.
     """
     return f'<div class="{css_class}">{convert(source, display="block")}</div>'

@@ -29,18 +29,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """The page with links that hold on the site; MkDocs calls it."""
+    """Returns the page with links that work on the site; MkDocs calls it."""
     outside = page.file.generated_by is not None
     return mend_links(markdown, page.file.src_uri, outside)
 
 
 def mend_links(markdown: str, place: str, outside: bool) -> str:
-    """Links relative to a page's place in the repository become links relative to its place on the site.
+    """Changes links that are relative to a page's place in the repository into links relative to its place on the site.
 
     Args:
-        markdown: of the page.
-        place: path of the page on the site.
-        outside: whether the page lies outside docs/ in the repository, where it then has the same path.
+        markdown: the text of the page.
+        place: the path of the page on the site.
+        outside: whether the page lies outside docs/ in the repository. Its path there is then the same as on the site.
     """
     home = posixpath.dirname(place if outside else f"docs/{place}")
 

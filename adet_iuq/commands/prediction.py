@@ -33,8 +33,12 @@ Pixels = npt.NDArray[np.uint8]
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that name a model, an output folder and a threshold."""
     parser.add_argument("--run", metavar="FOLDER", help="a finished training: its config.yaml and model_final.pth")
-    parser.add_argument("--config-file", metavar="FILE", help="or a packaged config, such as CondInst/R50_1x.yaml")
-    parser.add_argument("--weights", default="", metavar="FILE", help="needed with --config-file; with --run optional")
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="a config file, or the name of a packaged one such as CondInst/R50_1x.yaml; then --weights is needed",
+    )
+    parser.add_argument("--weights", default="", metavar="FILE", help="needed with --config-file; optional with --run")
     parser.add_argument("--output", required=True, metavar="FOLDER")
     parser.add_argument("--score-threshold", type=float, default=0.3, help="lowest score that counts (default 0.3)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; auto (default): CUDA where there is one")

@@ -1,4 +1,4 @@
-"""Names of config files: a path that exists, else a file that travels with the package.
+"""Finds a config file: by its path or, if there is none, by its name among the files in the package.
 
 A checkout has the folders `configs` and `projects` beside the package, and an installed package has them inside.
 Both trees have the same shape, so a `_BASE_` that leads from a project to `configs` finds its file in either.
@@ -13,7 +13,9 @@ from adet_iuq.errors import UserError
 
 
 def find_recipe(name: str) -> str:
-    """The path of a config file. Every command and tool that takes a config resolves its name here.
+    """The path of a config file. Every command and tool finds its config here, except studies.
+
+    The config of a study is named relative to the study's file.
 
     Args:
         name: a path, which goes first if it exists, or the name of a packaged file; see `packaged_recipe`. An address such
@@ -23,17 +25,23 @@ def find_recipe(name: str) -> str:
         UserError: it is neither; the message lists the packaged names that come close.
     """
     path = os.path.expanduser(name)
-    if os.path.exists(path) or "://" in name:
+    if os.path.isfile(path) or "://" in name:
         return path
     packaged = packaged_recipe(name)
     if packaged is not None:
         return str(packaged)
-    near = difflib.get_close_matches(_without_prefix(name), _recipes(), n=3)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise UserError(
         f"Config file {name} does not exist; the working folder is {os.getcwd()}. No config that comes with the package has "
-        f"this name either.{hint}"
+        f"this name either.{near_recipes(name)}"
     )
+
+
+def near_recipes(name: str) -> str:
+    """A sentence, after a blank, with the packaged names that come close to `name`; empty without any."""
+    known = _recipes()
+    same_file = sorted(one for one in known if Path(one).name == Path(name).name)
+    near = same_file[:3] or difflib.get_close_matches(_without_prefix(name), known, n=3)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def packaged_recipe(name: str) -> Path | None:

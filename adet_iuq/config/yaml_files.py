@@ -10,7 +10,7 @@ import yaml
 from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
-from adet_iuq.config.lookup import find_recipe, packaged_recipe
+from adet_iuq.config.lookup import find_recipe, near_recipes, packaged_recipe
 from adet_iuq.errors import UserError
 from adet_iuq.yaml_values import load_yaml
 
@@ -33,7 +33,9 @@ def read_yaml(path: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         missing = error.filename or path
         where = "" if missing == path else f" (a _BASE_ of {path})"
-        raise UserError(f"Config file {missing}{where} does not exist; the working folder is {os.getcwd()}.") from error
+        raise UserError(
+            f"Config file {missing}{where} does not exist; the working folder is {os.getcwd()}.{near_recipes(missing)}"
+        ) from error
     except OSError as error:
         raise UserError(f"Config file {error.filename or path} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:  # there is a null character in the name of a _BASE_ file
@@ -58,13 +60,15 @@ class _Files(CfgNode):
     """Reads files for `load_yaml_with_base`, and checks each file before fvcore relies on its content."""
 
     _chain: ClassVar[list[str]] = []  # the file that is being read, after the files that lead to it by _BASE_
+    _bases: ClassVar[dict[str, str]] = {}  # the relative names in a _BASE_, by the paths that fvcore makes of them
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
         """Reads a file as fvcore does, which calls this for each `_BASE_` in turn; a circle of them is a UserError."""
-        if cls._chain and not os.path.exists(filename):
-            name = os.path.relpath(filename, os.path.dirname(cls._chain[-1]))  # as its _BASE_ says it
-            filename = str(packaged_recipe(name) or filename)
+        if not cls._chain:
+            cls._bases.clear()
+        if filename in cls._bases and not os.path.exists(filename):
+            filename = str(packaged_recipe(cls._bases[filename]) or filename)
         path = os.path.abspath(filename)
         if path in cls._chain:
             raise UserError(f"Config file {filename} has a _BASE_ file whose own _BASE_ leads back to it.")
@@ -88,11 +92,14 @@ class _Files(CfgNode):
         if not isinstance(tree, dict):
             what = "nothing" if tree is None else "a list" if isinstance(tree, list) else "only a value"
             raise UserError(f"Config file {filename} holds {what} where keys and values are wanted, as in 'SEED: 1'.")
-        bases = tree.get(BASE_KEY, [])
-        if not all(isinstance(base, str) for base in (bases if isinstance(bases, list) else [bases])):
+        said = tree.get(BASE_KEY, [])
+        bases = said if isinstance(said, list) else [said]
+        if not all(isinstance(base, str) for base in bases):
             raise UserError(
-                f"Config file {filename}: {BASE_KEY} is {bases!r}; it must be a file name or a list of them."
+                f"Config file {filename}: {BASE_KEY} is {said!r}; it must be a file name or a list of them."
             )
+        folder = os.path.dirname(filename)
+        cls._bases.update({os.path.join(folder, base): base for base in bases if not base.startswith(("/", "~"))})
         text.seek(0)
         return text
 

@@ -15,16 +15,17 @@ RESULTS_FILE = "coco_instances_results.json"  # detectron2's name
 
 
 class InstanceEvaluator(COCOEvaluator, RunLengthEvaluator):
-    """detectron2's evaluator of boxes and masks, which here also accepts run lengths, and which knows three things about the
-    ground truth.
+    """detectron2's evaluator of boxes and masks, which here also accepts run lengths.
 
-    Classes: pycocotools sorts them by their ids in the file. If a model numbers them otherwise (classes are matched by
-    name), detectron2 would print each AP under another class's name.
+    It gets three things of the ground truth right: the order of the classes, the ids of the images, and their sizes.
 
-    Ids: if the mended ground truth gave its images new ids, predictions get them too. The files of predictions then have
-    these ids, and the ground truth beside them says which image is which.
+    Order of the classes: pycocotools sorts classes by their ids in the file. A model may number them in another order,
+    because classes are matched by name. detectron2 would then print each AP under the name of another class.
 
-    Sizes: they are those of the images (adet_iuq/evaluation/sizes.py).
+    Ids of the images: the repaired ground truth may have given its images new ids. Predictions then get the new ids too,
+    also in the files of predictions; the ground truth beside these files says which image is which.
+
+    Sizes of the images: the sizes are those of the image files (adet_iuq/evaluation/sizes.py).
     """
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:

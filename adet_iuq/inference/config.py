@@ -32,7 +32,10 @@ def find_config(config_or_name: str, weights: str = "") -> tuple[str, str]:
     path = Path(config_or_name).expanduser()
     if path.is_dir():
         return _of_run(path, weights)
-    found = find_recipe(config_or_name)
+    try:
+        found = find_recipe(config_or_name)
+    except UserError as error:
+        raise UserError(f"{config_or_name} is not the folder of a run. {error}") from error
     if not weights:
         raise UserError(
             f"No weights: name the weights for {found} with --weights. Only the folder of a finished run has weights of its "

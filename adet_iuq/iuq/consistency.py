@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
@@ -13,12 +14,13 @@ from .distributed import all_gather_rows, world_size
 
 
 def checksum(tensor: Tensor) -> Tensor:
-    """The first 64 bits of BLAKE2b over the bytes of a contiguous tensor of any dtype, as a number (scalar, long).
+    """The first 64 bits of BLAKE2b over the bytes of a tensor of any dtype, as a number (scalar, long).
 
     The bytes are copied to the CPU. torch.hash_tensor does not serve: it ignores the order of the elements.
     """
-    raw = tensor.detach().reshape(-1).view(torch.uint8).cpu()
-    digest = hashlib.blake2b(raw.numpy().data, digest_size=8).digest()
+    raw = tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu()  # one column of a table may be strided
+    content = (ctypes.c_ubyte * raw.numel()).from_address(raw.data_ptr()) if raw.numel() else b""
+    digest = hashlib.blake2b(content, digest_size=8).digest()
     return torch.tensor(int.from_bytes(digest, "little", signed=True), device=tensor.device)
 
 

@@ -148,7 +148,8 @@ class InterSceneLoss:
                     value += per_pair @ shares @ query_weights
                     slope.mul_(query_weights[:, None] * shares)
                 slope.masked_fill_(left_out, 0.0)
-                # Autograd only carries the slope back through the retrieval. A silent query's slope underflows to zero.
+                # The slope is known by now; autograd only carries it back through the retrieval. That is skipped if every
+                # slope is 0, because no query of the chunk comes near to firing (or all pairs are left out).
                 if with_gradient and slope.any():
                     gradient += torch.autograd.grad(logits, point, slope.to(logits.dtype))[0]
         if with_gradient:

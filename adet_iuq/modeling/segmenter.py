@@ -42,9 +42,9 @@ class Segmenter(nn.Module, ABC):
 
     # Names, prefixes or suffixes of tensors that carry no information and that a checkpoint may lack.
     optional_checkpoint_keys: tuple[str, ...] = ()
-    # The loss that shows whether masks are found; its largest value (the weight, for
-    # a dice loss); and the share of that value from which on all masks are empty: the
-    # logits are below zero by then, but not so far that the overlap has vanished.
+    # For the guard against collapsed masks: the name of the mask loss, its largest value (for a dice loss its weight), and
+    # the share of that value from which on all masks count as empty. The share is below 1 because the loss of empty masks
+    # stays a little below the largest value: their logits are below zero, but their probabilities are not zero.
     mask_loss_name: str = "loss_mask"
     mask_loss_ceiling: float = 1.0
     mask_loss_collapsed: float = 0.95

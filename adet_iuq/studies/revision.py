@@ -78,7 +78,7 @@ def prepare_code(output: Path, origin: Path, recorded: Iterable[str]) -> Code:
 
 
 def single_revision(revisions: Iterable[str]) -> str | None:
-    """The revision that all are; None if there is none.
+    """The one revision that all runs share; None if there are no runs.
 
     Raises:
         UserError: there are several.

@@ -67,6 +67,9 @@ def test_a_base_may_be_a_packaged_file(tmp_path: Path) -> None:
     own.write_text("_BASE_: CondInst/R50_x1.yaml\n")
     with pytest.raises(UserError, match=r"CondInst/R50_x1\.yaml \(a _BASE_ of own\.yaml\) does not exist"):
         load_config("own.yaml")
+    own.write_text(f"_BASE_: {tmp_path}/CondInst/R50_1x_iuq.yaml\n")  # no packaged file takes the place of a full path
+    with pytest.raises(UserError, match=r"does not exist.*Did you mean CondInst/R50_1x_iuq\.yaml"):
+        load_config("own.yaml")
 
 
 def test_an_installed_package_has_both_folders_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,6 @@ def test_a_killed_rank_ends_the_run_and_it_resumes_exactly(tmp_path: Path, run: 
     assert losses(tmp_path) == unbroken
 
 
-@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_both_after_a_checkpoint(tmp_path: Path, run: Run, unbroken: dict) -> None:
     done = run(tmp_path, FAULT="term:1:2")
     assert done.returncode == 75, done.stderr
@@ -171,6 +170,7 @@ def test_two_launches_of_one_process_each_train(tmp_path: Path, cache: Path, unb
     assert losses(tmp_path / "output") == unbroken
 
 
+@pytest.mark.slow
 def test_the_other_machine_notices_a_death(tmp_path: Path, cache: Path) -> None:
     """Its own launcher sees nothing, but the connection breaks."""
     flags = ["--num-machines", "2", "--dist-url", f"tcp://127.0.0.1:{free_port()}"]

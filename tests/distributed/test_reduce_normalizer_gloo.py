@@ -14,7 +14,8 @@ from helpers.gloo import main, run_ranks
 from helpers.grid_checks import AT_ONCE, grid_options, quieten
 from helpers.scenes import discs, mask2former_model, small_model
 
-pytestmark = pytest.mark.slow
+# The recipe, what each of two processes found, and what one alone found.
+Found = tuple[str, list[Any], Any]
 
 # Instances of the four images of each step; rank r has the images r and r + 2. Few and none on one of the ranks.
 STEPS = [(3, 1, 2, 5), (0, 2, 0, 1), (4, 0, 1, 0)]
@@ -76,34 +77,46 @@ def train(recipe: str, rank: int, ranks: int, steps: int, reduce: bool = True) -
     return done
 
 
-def worker(rank: int, ranks: int, folder: Path) -> dict[str, Any]:
+def worker(rank: int, ranks: int, folder: Path, recipe: str) -> list[dict[str, Any]]:
     """One of the processes."""
-    found = {recipe: train(recipe, rank, ranks, 3 if recipe == CONDINST else 2) for recipe in MODELS}
-    return {**found, PUBLISHED: train(CONDINST, rank, ranks, 1, reduce=False)}
+    if recipe == PUBLISHED:
+        return train(CONDINST, rank, ranks, 1, reduce=False)
+    return train(recipe, rank, ranks, 3 if recipe == CONDINST else 2)
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], Any]:
-    """What two processes found, and what one found."""
-    two, one = (run_ranks(__file__, ranks, tmp_path_factory.mktemp("reduce")) for ranks in (2, 1))
-    return two, one[0]
+def two_and_one(recipe: str, folder: Path) -> Found:
+    """What each of two processes found, and what one alone found."""
+    found = []
+    for ranks in (2, 1):
+        (folder / str(ranks)).mkdir()
+        found.append(run_ranks(__file__, ranks, folder / str(ranks), recipe))
+    two, (one,) = found
+    return recipe, two, one
 
 
-def deviation(two: list[Any], one: Any, recipe: str) -> float:
+@pytest.fixture(
+    scope="module", params=[CONDINST, *(pytest.param(one, marks=pytest.mark.slow) for one in MODELS if one != CONDINST)]
+)
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """Of each recipe; one of them is enough after every change."""
+    return two_and_one(request.param, tmp_path_factory.mktemp("reduce"))
+
+
+def deviation(two: list[Any], one: Any) -> float:
     """The largest deviation of a mean loss, over all steps, relative where a loss exceeds 1."""
     worst = 0.0
-    for first, second, alone in zip(two[0][recipe], two[1][recipe], one[recipe], strict=True):
+    for first, second, alone in zip(two[0], two[1], one, strict=True):
         for name, loss in alone["losses"].items():
             mean = (first["losses"][name] + second["losses"][name]) / 2
             worst = max(worst, float((mean - loss).abs() / loss.abs().clamp(min=1)))
     return worst
 
 
-def gradient_deviation(two: list[Any], one: Any, recipe: str) -> float:
+def gradient_deviation(two: list[Any], one: Any) -> float:
     """The largest deviation of a gradient relative to the largest one of its parameter (to 0.1, if that is smaller: those
     of biases before a GroupNorm are zero but for rounding)."""
     worst = 0.0
-    for first, second, alone in zip(two[0][recipe], two[1][recipe], one[recipe], strict=True):
+    for first, second, alone in zip(two[0], two[1], one, strict=True):
         for name, gradient in alone["gradients"].items():
             assert torch.equal(first["gradients"][name], second["gradients"][name])
             scale = gradient.abs().max().clamp(min=0.1)
@@ -111,30 +124,31 @@ def gradient_deviation(two: list[Any], one: Any, recipe: str) -> float:
     return worst
 
 
-@pytest.mark.parametrize("recipe", MODELS)
-def test_losses_and_gradients_are_those_of_one_process(results: tuple[list[Any], Any], recipe: str) -> None:
-    first = results[1][recipe][0]["losses"]
+def test_losses_and_gradients_are_those_of_one_process(found: Found) -> None:
+    _, two, one = found
+    first = one[0]["losses"]
     assert all(loss > 0 for loss in first.values()) and {"loss_inter", "loss_equi"} < set(first)
-    assert deviation(*results, recipe) < 1e-5
-    assert gradient_deviation(*results, recipe) < 1e-5
+    assert deviation(two, one) < 1e-5
+    assert gradient_deviation(two, one) < 1e-5
 
 
-def test_as_published_they_are_not(results: tuple[list[Any], Any]) -> None:
+@pytest.mark.slow
+def test_as_published_they_are_not(tmp_path: Path) -> None:
     """Else the test above would show nothing."""
-    assert deviation(*results, PUBLISHED) > 1e-2
-    assert gradient_deviation(*results, PUBLISHED) > 1e-2
+    _, two, one = two_and_one(PUBLISHED, tmp_path)
+    assert deviation(two, one) > 1e-2
+    assert gradient_deviation(two, one) > 1e-2
 
 
-@pytest.mark.parametrize("recipe", MODELS)
-def test_memories_are_equal_and_that_of_one_process(results: tuple[list[Any], Any], recipe: str) -> None:
+def test_memories_are_equal_and_that_of_one_process(found: Found) -> None:
     """Byte for byte between the ranks (a sharded one is whole on rank 0); features of one process up to rounding."""
-    two, one = results
-    for first, second, alone in zip(two[0][recipe], two[1][recipe], one[recipe], strict=True):
+    recipe, two, one = found
+    for first, second, alone in zip(two[0], two[1], one, strict=True):
         assert second["memory"].keys() == (first["memory"].keys() if recipe != SHARDED else set())
         assert all(torch.equal(second["memory"][name], first["memory"][name]) for name in second["memory"])
         for name, column in alone["memory"].items():
             torch.testing.assert_close(first["memory"][name], column, rtol=1e-4, atol=1e-5)
-    assert one[recipe][0]["memory"]["cursor"][1] > 100
+    assert one[0]["memory"]["cursor"][1] > 100
 
 
 if __name__ == "__main__":

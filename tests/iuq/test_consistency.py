@@ -40,5 +40,11 @@ def test_it_depends_on_the_content_only() -> None:
     assert torch.equal(checksum(tensor.clone().requires_grad_()), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_it_reads_the_elements_of_a_strided_tensor_and_nothing_between_them(dtype: torch.dtype) -> None:
+    table = torch.arange(24).to(dtype).reshape(12, 2)
+    assert torch.equal(checksum(table[:, 0]), checksum(table[:, 0].clone()))
+
+
 def test_one_process_agrees_with_itself() -> None:
     check_same_on_all_ranks({"x": torch.ones(2)}, "memory")

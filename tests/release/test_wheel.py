@@ -1,5 +1,6 @@
 """The wheel, built, installed and used where there is no checkout."""
 
+import email
 import json
 import os
 import shutil
@@ -13,6 +14,8 @@ import pytest
 from PIL import Image
 
 from helpers.golden import REPOSITORY
+
+tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read pyproject.toml by itself")
 
 pytestmark = pytest.mark.slow
 
@@ -103,6 +106,21 @@ def test_the_wheel_holds_package_configs_and_projects(wheel: Path) -> None:
     assert not any("/tests/" in name for name in held)
 
 
+def test_the_wheel_asks_for_what_pyproject_declares(wheel: Path) -> None:
+    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    with ZipFile(wheel) as content:
+        (name,) = [one for one in content.namelist() if one.endswith(".dist-info/METADATA")]
+        said = email.message_from_bytes(content.read(name))
+    extras = declared["optional-dependencies"]
+    assert set(said.get_all("Provides-Extra", [])) == set(extras)
+    lines = said.get_all("Requires-Dist", [])
+    for extra, requirements in extras.items():
+        asked = [line for line in lines if f"extra == '{extra}'" in line.replace('"', "'")]
+        assert len(asked) == len(requirements), extra
+    plain = [line for line in lines if "extra ==" not in line]
+    assert len(plain) == len(declared["dependencies"])
+
+
 def test_every_recipe_loads_by_its_name(start: Start, tmp_path: Path) -> None:
     printed = start("python", "-c", LOAD_ALL, *recipes(), cwd=tmp_path)
     place, has_project = printed.splitlines()[-1].split()
@@ -112,6 +130,7 @@ def test_every_recipe_loads_by_its_name(start: Start, tmp_path: Path) -> None:
 
 def test_training_and_prediction(start: Start, tmp_path: Path) -> None:
     assert "usage: adet-iuq" in start("adet-iuq", "--help", cwd=tmp_path)
+    assert "--base-run" in start("adet-iuq", "web", "--help", cwd=tmp_path)  # of an extra
     options = [str(word) for pair in SMALL.items() for word in pair]
     start("adet-iuq", "train", "--config-file", "quickstart.yaml", *options, cwd=tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.json").read_text().splitlines()]

@@ -45,8 +45,7 @@ def check_coco_json(
         deep_images: INPUT.DEEP_IMAGES, which counts only with `image_sizes`.
         skip_unreadable: whether images that cannot be read are a warning, for a training that replaces them
             (GUARD.SKIP_CORRUPT_IMAGES).
-        detections: the number of detections of an image that an evaluation counts; images with more objects are named.
-            None: this is not checked.
+        detections: how many detections of an image an evaluation counts. Images with more objects are named; None: not.
 
     Returns:
         The findings. Nothing is raised: a file that does not parse is a finding as well.

@@ -35,7 +35,7 @@ _INVERSE = {6: 8, 8: 6}  # all other turns are their own inverse
 
 
 def frame_of(facts: ImageFacts, claimed: Size, annotations: Iterable[Mapping[str, Any]]) -> str | None:
-    """How an image is read whose data set gives it the size `claimed` (height, width).
+    """Decides how an image is read if its data set gives it the size `claimed` (height, width).
 
     Args:
         facts: the facts of the image's file.

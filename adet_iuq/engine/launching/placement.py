@@ -57,7 +57,10 @@ def _of_torchrun(environment: Mapping[str, str]) -> Placement:
 
 
 def _of_slurm(environment: Mapping[str, str]) -> Placement | None:
-    """The place if each process is a task; None for a single task. A requeued job counts its restarts."""
+    """The place of this process if SLURM started one task for each process; None if there is a single task.
+
+    `restarts` is the number of times that the job was requeued.
+    """
     world_size = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS") or 1)
     if world_size == 1:
         return None

@@ -1,7 +1,8 @@
-"""The processes that we start on this machine: one that dies takes the others along, signals reach all of them.
+"""Starts the processes of this machine. If one of them dies, the others are killed; signals reach all of them.
 
-torch's elastic launcher does not serve: beside a killed process it lets one that evaluates go on for a fixed 30 seconds
-(here it is killed within one), a second Ctrl-C waits as long, and after a signal it drops exit codes (measured, torch 2.14).
+torch's elastic launcher is not used. Measured with torch 2.14: after one process is killed, another that evaluates runs on
+for 30 s (here it is killed within 1 s). A second Ctrl-C also takes 30 s. After a signal the exit codes of the processes are
+lost.
 """
 
 import contextlib
@@ -21,9 +22,11 @@ from typing import Any, NoReturn
 from adet_iuq.engine.launching.interruption import handled, hold_back, let_go
 from adet_iuq.errors import EXIT_CTRL_C, EXIT_INTERRUPTED, EXIT_USER_ERROR
 
-# Seconds that interrupted processes get to follow the first one, after all of them have agreed that all is saved.
+# After one process has ended as interrupted, the others have this many seconds to end too; all of them have agreed by then
+# that everything is saved.
 _GRACE = 30.0
-# And those that get a second Ctrl-C, before they are killed: one that waits for others cannot hear it.
+# After a second Ctrl-C processes have this many seconds before they are killed. A process that waits in an exchange with
+# others cannot react.
 _GRACE_AT_ONCE = 2.0
 
 
@@ -32,13 +35,13 @@ def run_processes(target: Callable[..., object], arguments: list[tuple[Any, ...]
 
     Args:
         target: a function of a module.
-        arguments: of each process; they are pickled.
-        first_rank: of the first process, for messages.
+        arguments: the arguments for each process, which are pickled.
+        first_rank: the rank of the first process, for messages.
 
     Returns:
-        0 if all went well, 75 or 130 after an interruption (of one alone, too, whereupon others lose contact and fail),
-        else the exit code of the first that failed (128 plus the signal that killed it). The others are killed then, at
-        once: they would wait for it until the time-out. What it died of is printed.
+        0 if all processes succeeded. 75 or 130 if one was interrupted, even if others then lost contact and failed.
+        Otherwise the exit code of the first that failed (128 plus the signal, if a signal killed it). In that case the cause
+        is printed, and the others are killed at once, because they would wait for the failed one until the time-out.
     """
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_child, args=(target, *words)) for words in arguments]
@@ -57,9 +60,9 @@ def run_processes(target: Callable[..., object], arguments: list[tuple[Any, ...]
 
 @contextmanager
 def forwarded_signals() -> Iterator[None]:
-    """Within, the signals that stop a run go on to all processes started by `multiprocessing`, and leave this one alive.
+    """While the context lasts, signals that stop a run are passed to all processes started by `multiprocessing`.
 
-    Whoever ends after a second Ctrl-C ends as those do.
+    This process continues. A second Ctrl-C makes the others end at once; then this process ends too.
     """
 
     def forward(number: signal.Signals) -> None:
@@ -93,7 +96,7 @@ def _child(target: Callable[..., object], *arguments: Any) -> None:
         parent.join()
         os._exit(1)
 
-    # However the starter ends, no process trains on unseen.
+    # If the parent ends for any reason, this process must end too.
     threading.Thread(target=follow, daemon=True).start()
     target(*arguments)
 
@@ -113,7 +116,7 @@ def _wait(processes: Sequence[BaseProcess], first_rank: int) -> int:
                 deadline = time.monotonic() + _GRACE
         failed = [rank for rank in ended if _code(processes[rank]) not in (0, *interruptions)]
         if failed and not interrupted:
-            # Those that lost contact to a killed one may be there at the same moment: the killed one comes first.
+            # Processes that lost contact to a killed one may end at the same moment. The killed one is reported.
             failed.sort(key=lambda rank: (processes[rank].exitcode or 0) >= 0)
             _report(processes[failed[0]], first_rank + failed[0], others=len(running))
             return _code(processes[failed[0]])
@@ -142,10 +145,10 @@ def _report(process: BaseProcess, rank: int, others: int) -> None:
 
 
 def end_process(code: int) -> NoReturn:
-    """Ends this process, a part of a group, without taking the interpreter down piece by piece.
+    """Ends this process without Python's clean-up.
 
-    An exception's frames may still hold a DistributedDataParallel and with it the group, whose threads would then abort the
-    process: SIGABRT's code instead of `code`.
+    The frames of an exception may still hold a DistributedDataParallel, and with it the process group. During a clean-up the
+    threads of the group would abort the process, and the exit code would be SIGABRT's instead of `code`.
     """
     for worker in multiprocessing.active_children():
         worker.kill()

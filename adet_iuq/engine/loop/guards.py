@@ -90,6 +90,7 @@ class CollapseGuard(HookBase):
         latest = {name: value for name, (value, when) in self.trainer.storage.latest().items() if when == now}
         if latest.get(self.name, 0.0) < self.threshold:
             return False
-        # The number is zero before the inter-scene term starts: masks that are still empty then are young, not collapsed.
+        # Before the inter-scene term starts there are no valid pairs. Masks that are empty then are not trained yet, so
+        # there is no warning.
         evidence = latest.get("iuq/num_valid_pairs", float("iuq/equi_fire_rate" in latest)) > 0
         return evidence and all(latest.get(name, 0.0) == 0.0 for name in _FIRE_RATES)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from pathlib import Path
 
 from detectron2.engine import HookBase, hooks
@@ -32,7 +33,7 @@ class CheckpointHook(HookBase):
 
 
 class BestCheckpointHook(hooks.BestCheckpointer):
-    """detectron2's hook, which keeps the weights of the best evaluation in `model_best.pth`, and remembers over a resume.
+    """Saves the weights of the best evaluation to `model_best.pth`, as detectron2's hook does, also over a resume.
 
     It writes the metric to `model_best.json`. It stands after the hook that evaluates, on the main process only. The file of
     weights holds no trainer state, and `last_checkpoint` never points to it. A metric that is not a number never wins.
@@ -59,8 +60,13 @@ class BestCheckpointHook(hooks.BestCheckpointer):
             if best.get("metric") == self.name:
                 self.best_metric, self.best_iter = float(best["value"]), best["iteration"]
 
+    def _best_checking(self) -> None:
+        latest = self.trainer.storage.latest().get(self.name)
+        if latest is None or math.isfinite(latest[0]):  # detectron2's hook would save the weights of an infinite metric
+            super()._best_checking()
+
     def _update_best(self, val: float, iteration: int) -> bool:
-        """What detectron2's hook calls with a value that is better, unless it is not finite; returns whether it is."""
+        """Records a better value; returns whether it was recorded. detectron2's hook calls this."""
         is_better = bool(super()._update_best(val, iteration))
         if is_better:
             last = self.trainer.max_iter - 1

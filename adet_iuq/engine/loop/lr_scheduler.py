@@ -21,8 +21,18 @@ class PolyLR(WarmupPolyLR):
     After the warm-up it does not fall below `constant_ending` times the base.
     """
 
+    def get_lr(self) -> list[float]:
+        """The rate of each parameter group; after the iteration T it stays at its last value."""
+        if self.last_epoch >= self.max_iters:
+            return [base_lr * self.constant_ending for base_lr in self.base_lrs]
+        rates: list[float] = super().get_lr()
+        return rates
+
     def state_dict(self) -> dict[str, Any]:
-        """What detectron2's `LRMultiplier` keeps: all else, such as T, is that of the config that a run is resumed with."""
+        """Only the state that detectron2's `LRMultiplier` saves too.
+
+        Settings such as the number of iterations T come from the config of the resumed run.
+        """
         return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
 
 
@@ -52,7 +62,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
 
 
 def _without_late_steps(cfg: CfgNode) -> CfgNode:
-    """A config whose SOLVER.STEPS come before MAX_ITER: detectron2 drops later ones itself, but trips over an equal one."""
+    """A config whose SOLVER.STEPS come before MAX_ITER: detectron2 drops later ones itself, but fails on an equal one."""
     steps = tuple(step for step in cfg.SOLVER.STEPS if step < cfg.SOLVER.MAX_ITER)
     if steps == tuple(cfg.SOLVER.STEPS):
         return cfg

@@ -29,7 +29,10 @@ _CLOSING_SECONDS = 10.0
 
 
 class ProgressPrinter(CommonMetricPrinter):
-    """detectron2's line for log.txt (the console has one of its own), and one of the memory and the firing rates."""
+    """Writes detectron2's line to log.txt, and a second line with the memory and the firing rates.
+
+    The terminal has a line of its own (adet_iuq/engine/loop/progress.py).
+    """
 
     def write(self) -> None:
         """Logs the lines for the current iteration; nothing after the last one."""

@@ -27,7 +27,10 @@ def save_and_stop(trainer: Stoppable, stop: StopRequest) -> NoReturn:
 
 @contextmanager
 def evaluation_with_signals(trainer: Stoppable, stop: StopRequest, stop_agreed: bool) -> Iterator[None]:
-    """Handles signals during an evaluation. Ctrl-C ends it at once unless steps would be lost; at the end any signal does.
+    """Handles signals during an evaluation.
+
+    Ctrl-C ends the evaluation at once if all iterations are saved; otherwise the run stops after the evaluation, as it does
+    after any other signal. During the last evaluation every signal ends the run at once.
 
     Args:
         trainer: the trainer that evaluates.

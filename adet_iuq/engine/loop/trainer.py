@@ -61,8 +61,7 @@ class Trainer(DefaultTrainer):
         # DefaultTrainer's own constructor is not called: it fixes the kind of step, and it builds the loader before a
         # resumed run can say where to start.
         TrainerBase.__init__(self)
-        cfg = scaled_to(cfg, comm.get_world_size())
-        self.cfg = cfg
+        self.cfg = cfg = scaled_to(cfg, comm.get_world_size())
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.last_results: dict[str, Any] = {}
@@ -110,7 +109,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        """This rank's endless batches. `train` tells a `TrainLoader` where to start; others start where they do.
+        """This rank's endless batches.
+
+        `train` tells a `TrainLoader` where to start; any other loader starts at its own beginning.
 
         Override it with `return build_train_loader(cfg, mapper=MyMapper(cfg))` of adet_iuq.data for a mapper of your own.
         """
@@ -166,8 +167,7 @@ class Trainer(DefaultTrainer):
     @property
     def write_period(self) -> int:
         """The number of iterations between two lines of the log; short runs get more lines."""
-        period: int = min(20, max(1, self.max_iter // 20))
-        return period
+        return int(min(20, max(1, self.max_iter // 20)))
 
     # The run itself
 
@@ -292,7 +292,7 @@ class Trainer(DefaultTrainer):
         return state.trainer_state(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave; random states and history when the training starts.
+        """Loads what `state_dict` returned. Random states and history are applied when the training starts.
 
         Raises:
             UserError: the state does not fit this run.

@@ -152,7 +152,8 @@ class FCOS(nn.Module):
             return positive_mean
         if self.class_normalizer == "all":
             return self._mean_count(len(labels), labels.device)
-        # The moving average starts from a constant, so it must average the number that one process would count.
+        # The moving average starts from a constant, whatever the number of ranks is. With `reduce_normalizer` it must
+        # therefore hold the number of positives that a single process with the whole batch would count.
         ranks = comm.get_world_size() if self.reduce_normalizer else 1
         self.moving_positives.mul_(0.9).add_(0.1 * ranks * positive_mean)
         return self.moving_positives / ranks

@@ -54,8 +54,9 @@ class MaskFormer(Segmenter):
 
     # A checkpoint may lack this tensor, as it is made from the config.
     optional_checkpoint_keys = ("criterion.empty_weight",)
-    # Only this one of the two mask losses has a largest value. Its quotient has 1 added above and below. Without any mask it
-    # is s / (s + 1) for an instance that s of the points lie on: at least a half for every instance that has a point.
+    # The dice loss has a largest value, the cross-entropy has none. For an empty mask the dice loss is s / (s + 1), where s
+    # is the number of points on the instance (1 is added to numerator and denominator): at least 0.5 for
+    # every instance that has a point.
     mask_loss_name = "loss_dice"
     mask_loss_collapsed = 0.5
     # The matched queries that a training pass returns: those of the "last" prediction or of "all"; stuff included or not.

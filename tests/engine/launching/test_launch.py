@@ -1,8 +1,12 @@
 """Real processes that talk over gloo."""
 
 import argparse
+import contextlib
 import json
+import os
 import shutil
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,20 @@ def describe_and_train(args: argparse.Namespace) -> None:
 def fail(args: argparse.Namespace) -> None:
     """All ranks meet the same error."""
     raise UserError("the sky is falling")
+
+
+def leave_or_fail(rank: int, file: str, code: int) -> None:
+    """Rank 0 leaves at once; rank 1 when the launcher has taken note of that, for then there is no such process any more."""
+    if rank == 0:
+        Path(file).write_text(str(os.getpid()))
+        sys.exit(code)
+    while not (Path(file).exists() and Path(file).read_text()):
+        time.sleep(0.1)
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(int(Path(file).read_text()), 0)
+            time.sleep(0.1)
+    sys.exit(code)
 
 
 def set_up(args: argparse.Namespace) -> None:
@@ -110,8 +128,10 @@ def test_torchruns_environment_is_used(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("code", [75, pytest.param(130, marks=pytest.mark.slow)])
-def test_one_interrupted_process_makes_an_interruption_of_it(code: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_one_interrupted_process_makes_an_interruption_of_it(
+    tmp_path: Path, code: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Signalled alone, during an evaluation, it leaves; another one that loses contact to it then fails."""
-    ends = [f"import sys; sys.exit({code})", "import sys, time; time.sleep(2); sys.exit(1)"]
-    assert run_processes(exec, [(end, {}) for end in ends], 0) == code
+    file = str(tmp_path / "pid")
+    assert run_processes(leave_or_fail, [(0, file, code), (1, file, 1)], 0) == code
     assert "failed with exit code" not in capfd.readouterr().err

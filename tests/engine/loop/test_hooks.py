@@ -41,7 +41,7 @@ def test_the_best_evaluation_is_kept(tmp_path: Path) -> None:
 
 
 def test_not_a_number_never_is_the_best(tmp_path: Path) -> None:
-    run(tmp_path, [math.nan, 2.0, math.nan])
+    run(tmp_path, [math.nan, 2.0, math.nan, math.inf])
     assert best(tmp_path) == (2.0, 1.0)
 
 

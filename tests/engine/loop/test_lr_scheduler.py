@@ -6,7 +6,7 @@ from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 
 from adet_iuq.config import get_cfg
-from adet_iuq.engine.loop.lr_scheduler import build_lr_scheduler
+from adet_iuq.engine.loop.lr_scheduler import PolyLR, build_lr_scheduler
 from adet_iuq.errors import UserError
 
 
@@ -96,6 +96,18 @@ def detectron2_multiplier(max_iter: int) -> LRMultiplier:
         optimizer.step()
         multiplier.step()
     return multiplier
+
+
+@pytest.mark.parametrize("ending", [0.0, 0.25])
+def test_after_its_last_iteration_a_poly_schedule_stays_where_it_is(ending: float) -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    schedule = PolyLR(torch.optim.SGD([weight], lr=2.0), 3, warmup_iters=0, constant_ending=ending)
+    used = []
+    for _ in range(5):
+        schedule.optimizer.step()
+        schedule.step()
+        used.append(schedule.get_last_lr()[0])
+    assert used[2:] == [2.0 * ending] * 3 and used[0] > used[1] > used[2]
 
 
 def test_an_unknown_warmup_is_refused() -> None:
