@@ -36,7 +36,7 @@ LIVE_NORMS = ("MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", "0")
 def config(segmenter: str, settings: Settings, *overrides: Any) -> CfgNode:
     """The config of a segmenter on random weights, with a full-size memory."""
     pixels = settings.pick(PIXELS, TINY_PIXELS)
-    words = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", settings.device, "MODEL.IUQ.MEMORY.CAPACITY", pixels]
+    words: list[Any] = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", settings.device, "MODEL.IUQ.MEMORY.CAPACITY", pixels]
     recipe = settings.pick(*RECIPES[segmenter])
     return load_config(f"configs/{recipe}", [*words, *overrides]).cfg
 
