@@ -6,7 +6,7 @@ repairs it (tools/detectron2_repairs.py), has pip pack a wheel and installs it. 
 
 detectron2 is Apache-2.0, Copyright Facebook, Inc. and its affiliates; the wheel carries its licence.
 
-    python tools/install_detectron2.py [--force] [--sdist FILE] [--wheel-dir DIR]
+    python tools/install_detectron2.py [--force] [--sdist FILE] [--wheel-dir DIR [--no-install]]
 """
 
 import argparse
@@ -180,12 +180,13 @@ def install(wheel: Path) -> None:
     _pip("install", str(wheel))
 
 
-def run(sdist: Path | None, wheel_dir: Path | None) -> None:
+def run(sdist: Path | None, wheel_dir: Path | None, installed: bool = True) -> None:
     """Fetches, verifies, repairs, packs and installs.
 
     Args:
         sdist: a file to use instead of fetching it.
         wheel_dir: the folder that keeps the wheel; None: it is deleted.
+        installed: whether the wheel is installed.
     """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -199,7 +200,9 @@ def run(sdist: Path | None, wheel_dir: Path | None) -> None:
         replace_files(root)
         if wheel_dir is not None:
             wheel_dir.mkdir(parents=True, exist_ok=True)
-        install(build_wheel(root, wheel_dir or work))
+        wheel = build_wheel(root, wheel_dir or work)
+        if installed:
+            install(wheel)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -208,17 +211,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="install even if a recent detectron2 is there")
     parser.add_argument("--sdist", type=Path, help="use this file instead of fetching it")
     parser.add_argument("--wheel-dir", type=Path, help="keep the wheel in this folder")
+    parser.add_argument(
+        "--no-install", action="store_true", help="make the wheel for another machine; needs --wheel-dir"
+    )
     args = parser.parse_args(arguments)
-    version = installed_version()
+    if args.no_install and args.wheel_dir is None:
+        parser.error("--no-install needs --wheel-dir, the folder for the wheel")
+    version = None if args.no_install else installed_version()
     if version is not None and is_recent(version) and not args.force:
         print(f"detectron2 {version} is installed; it is left alone.")
         return 0
     try:
-        run(args.sdist, args.wheel_dir)
+        run(args.sdist, args.wheel_dir, not args.no_install)
     except (InstallError, RepairError) as error:
         print(f"detectron2 was not installed: {error}", file=sys.stderr)
         return 1
-    print(f"Installed detectron2 {VERSION}.")
+    print(f"{args.wheel_dir / WHEEL} is there." if args.no_install else f"Installed detectron2 {VERSION}.")
     return 0
 
 

@@ -18,16 +18,16 @@ import adet_iuq.modeling  # noqa: F401 (registers the models)
 from adet_iuq.config import load_config
 from adet_iuq.modeling.grid import GridMaps, GridSegmenter, point_nms, quarter_masks
 from adet_iuq.modeling.layers import instance_masks
-from helpers.golden import REPOSITORY, Golden, assert_close, fill, load_golden
+from helpers.golden import DEVICE, REPOSITORY, SLACK, Golden, as_array, assert_close, fill, load_golden
 
-SCORE = 1e-5  # tolerance of scores; what is nearer to a threshold or to its neighbour may come, go or swap
-BORDERLINE = 1e-4  # a pixel whose probability is as near to the threshold may differ
+SCORE = SLACK * 1e-5  # tolerance of scores; what is nearer to a threshold or to its neighbour may come, go or swap
+BORDERLINE = SLACK * 1e-4  # a pixel whose probability is as near to the threshold may differ
 WRONG_PIXELS = 1e-3  # at most, of an instance's area
 
 
 def build(recipe: str, overrides: list[Any]) -> GridSegmenter:
-    """The model of a recipe below configs/, on the CPU."""
-    cfg = load_config(str(REPOSITORY / "configs" / recipe), [*overrides, "MODEL.DEVICE", "cpu"]).cfg
+    """The model of a recipe below configs/, on the device of the goldens."""
+    cfg = load_config(str(REPOSITORY / "configs" / recipe), [*overrides, "MODEL.DEVICE", str(DEVICE)]).cfg
     return build_model(cfg)
 
 
@@ -53,7 +53,7 @@ def training_inputs(golden: Golden) -> list[Instances]:
         instances.gt_boxes = Boxes(torch.as_tensor(arrays["gt_boxes"]))
         instances.gt_classes = torch.as_tensor(arrays["gt_classes"])
         instances.gt_masks = BitMasks(masks)
-        result.append(instances)
+        result.append(instances.to(DEVICE))
     return result
 
 
@@ -173,7 +173,8 @@ def results(model: GridSegmenter, inputs: list[dict[str, Any]]) -> list[Found]:
         full = len(instances) == detection.max_per_image
         least = float(instances.scores[-1]) if full else detection.update_threshold
         scores, classes, masks, borderline = (
-            array.numpy() for array in (instances.scores, instances.pred_classes, instances.pred_masks, wide & ~narrow)
+            as_array(array)
+            for array in (instances.scores, instances.pred_classes, instances.pred_masks, wide & ~narrow)
         )
         found.append(Found(scores, classes, masks, borderline, least))
         assert instances.image_size == (one["height"], one["width"])
@@ -192,7 +193,7 @@ def _masks_at(
 
 
 def _packed(masks: Any) -> np.ndarray:
-    return np.packbits(np.asarray(masks).reshape(len(masks), -1), axis=1)
+    return np.packbits(as_array(masks).reshape(len(masks), -1), axis=1)
 
 
 def compare(key: str, computed: dict[str, Any], golden: dict[str, np.ndarray], kernels: float = 1e-5) -> None:
@@ -215,7 +216,7 @@ def compare(key: str, computed: dict[str, Any], golden: dict[str, np.ndarray], k
         kind = ("relative", 1e-3)
     elif golden[key].dtype.kind == "f":
         kind = ("scale", kernels if parts[0].startswith(("cate_pred", "kernel_pred")) else 1e-5)
-    assert_close(key, np.asarray(computed[key]), golden[key], *kind)
+    assert_close(key, as_array(computed[key]), golden[key], *kind)
 
 
 def compare_results(key: str, found: Found, golden: dict[str, np.ndarray]) -> None:

@@ -26,7 +26,7 @@ BY_OTHER_MEANS = {"detectron2", "_typeshed"}  # tools/install_detectron2.py; a p
 NEVER_IMPORTED = {"tensorboard"}  # detectron2's writer of event files needs it, through torch.utils.tensorboard
 # The scripts of tools/ and datasets/ import each other by their bare names.
 SCRIPTS = {file.stem for folder in ("tools", "datasets") for file in REPOSITORY.glob(f"{folder}/**/*.py")}
-OWN = {"adet_iuq", "projects", "helpers", *SCRIPTS}
+OWN = {"adet_iuq", "projects", "helpers", "gpu_check", *SCRIPTS}  # gpu_check: the folder below tools
 
 
 def project() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 
 from adet_iuq.config import load_config
 from adet_iuq.modeling.backbone import D2SwinTransformer
-from helpers.golden import REPOSITORY, Golden, assert_close, fill, golden_dir, load_golden
+from helpers.golden import DEVICE, REPOSITORY, Golden, as_array, assert_close, fill, golden_dir, load_golden
 
 pytestmark = pytest.mark.golden
 
@@ -26,9 +26,10 @@ def maps(golden: Golden) -> dict[str, np.ndarray]:
     recipe = REPOSITORY / f"configs/Mask2Former/{RECIPES[golden.meta['base']]}.yaml"
     backbone = D2SwinTransformer(load_config(str(recipe), golden.meta["opts"]).cfg).eval()
     fill(backbone, golden.meta["seed"], golden.meta.get("constants", {}))
+    backbone.to(DEVICE)
     x = np.load(golden_dir("mask2former") / "golden_swin_window12.npz")["in/x"]
     with torch.no_grad():
-        return {name: value.numpy() for name, value in backbone(torch.from_numpy(x)).items()}
+        return {name: as_array(value) for name, value in backbone(torch.from_numpy(x).to(DEVICE)).items()}
 
 
 def test_features(golden: Golden, maps: dict[str, np.ndarray]) -> None:

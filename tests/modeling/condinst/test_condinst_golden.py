@@ -19,7 +19,17 @@ from adet_iuq.modeling.condinst.fcos_losses import centerness_targets
 from adet_iuq.modeling.condinst.fcos_targets import GroundTruth, assign_targets
 from adet_iuq.modeling.condinst.mask_head import DynamicQueries
 from adet_iuq.modeling.layers import aligned_bilinear, instance_masks, mask_centroids, pasted_masks, strided_masks
-from helpers.golden import Golden, assert_close, assert_masks, fill, golden_dir, load_golden, recipe_path
+from helpers.golden import (
+    DEVICE,
+    Golden,
+    as_array,
+    assert_close,
+    assert_masks,
+    fill,
+    golden_dir,
+    load_golden,
+    recipe_path,
+)
 
 pytestmark = pytest.mark.golden
 
@@ -32,7 +42,7 @@ RECIPES = {"r50": "R50_1x", "r101": "R101_1x", "r50_sem": "R50_3x_sem", "r101_se
 
 def build(recipe: str, overrides: list[Any]) -> CondInst:
     cfg = load_config(recipe, overrides).cfg
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = str(DEVICE)
     return build_model(cfg)
 
 
@@ -56,7 +66,7 @@ def case(name: str) -> tuple[Golden, dict[str, np.ndarray]]:
     fill(model, golden.meta["seed"], golden.meta["fill_constants"])
     model.train(golden.meta["mode"] == "train")
     compute = compute_train if name in TRAIN else compute_inference if name in INFERENCE else compute_features
-    return golden, {key: np.asarray(value) for key, value in compute(model, golden).items()}
+    return golden, {key: as_array(value) for key, value in compute(model, golden).items()}
 
 
 @torch.no_grad()
@@ -77,7 +87,7 @@ def compute_features(model: CondInst, golden: Golden) -> dict[str, Any]:
             f"controller_{level}": controller[level],
             f"locations_{level}": locations[level],
         }
-    queries = torch.as_tensor(golden.outputs["queries"])
+    queries = torch.as_tensor(golden.outputs["queries"], device=DEVICE)
     rows = [(controller[le].flatten(2)[im, :, ce], locations[le][ce]) for im, le, ce in queries.tolist()]
     params, points = (torch.stack(part) for part in zip(*rows, strict=True))
     dynamic = DynamicQueries(params, points, model.mask_head.scales(queries[:, 1]))
@@ -107,7 +117,7 @@ def targets(model: CondInst, inputs: list[dict[str, Any]]) -> dict[str, Any]:
     fcos = model.proposal_generator
     images = model.preprocess(inputs)
     locations = fcos.locations(fcos(model.backbone(images.tensor)))
-    instances = [one["instances"] for one in inputs]
+    instances = [one["instances"].to(DEVICE) for one in inputs]
     masks = [instance_masks(one) for one in instances]
     truths = [
         GroundTruth(i.gt_boxes.tensor, i.gt_classes, mask_centroids(m)) for i, m in zip(instances, masks, strict=True)
@@ -115,7 +125,7 @@ def targets(model: CondInst, inputs: list[dict[str, Any]]) -> dict[str, Any]:
     labels, positives = assign_targets(
         locations, fcos.strides, fcos.sizes_of_interest, truths, fcos.num_classes, fcos.radius
     )
-    before = torch.tensor([0, *(len(i) for i in instances)]).cumsum(0)
+    before = torch.tensor([0, *(len(i) for i in instances)], device=DEVICE).cumsum(0)
     stride = model.mask_head.out_stride
     size = (images.tensor.shape[2] // stride, images.tensor.shape[3] // stride)
     bitmasks = torch.cat([strided_masks(m, stride, size) for m in masks]).bool()
@@ -126,7 +136,7 @@ def targets(model: CondInst, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         "positive_levels": positives.level,
         "positive_images": positives.image,
         "positive_ctrness_targets": centerness_targets(positives.targets),
-        "gt_bitmasks": np.packbits(bitmasks.numpy()),
+        "gt_bitmasks": np.packbits(as_array(bitmasks)),
         "gt_bitmasks_shape": bitmasks.shape,
     }
 

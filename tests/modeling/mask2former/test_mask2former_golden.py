@@ -24,7 +24,7 @@ from adet_iuq.modeling.mask2former.inference import OutputGeometry
 from adet_iuq.modeling.mask2former.matcher import Matches, Targets
 from adet_iuq.modeling.mask2former.pixel_decoder import MSDeformAttnPixelDecoder
 from adet_iuq.modeling.mask2former.transformer_decoder import MultiScaleMaskedTransformerDecoder, Prediction
-from helpers.golden import REPOSITORY, Golden, assert_close, fill, golden_dir, load_golden
+from helpers.golden import DEVICE, REPOSITORY, SLACK, Golden, as_array, assert_close, fill, golden_dir, load_golden
 
 pytestmark = pytest.mark.golden
 
@@ -49,7 +49,7 @@ CASES = (*MODULES, "r50_instance", "r50_panoptic", "swin_small")
 
 def build(recipe: str, *overrides: Any) -> MaskFormer:
     cfg = load_config(str(REPOSITORY / f"configs/Mask2Former/{recipe}.yaml"), list(overrides)).cfg
-    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = str(DEVICE), ""
     return build_model(cfg)
 
 
@@ -59,13 +59,17 @@ def with_golden_weights(module: nn.Module, meta: dict[str, Any]) -> Any:
         for pattern, factor in meta.get("scales", {}).items():
             if re.search(pattern, name):
                 parameter.data.mul_(factor)
-    return module
+    return module.to(DEVICE)
 
 
 def extra_inputs(name: str) -> dict[str, Tensor]:
     """What a golden keeps under in/."""
     data = np.load(golden_dir("mask2former") / f"golden_{name}.npz")
-    return {key.removeprefix("in/"): torch.as_tensor(data[key]) for key in data.files if key.startswith("in/")}
+    return {
+        key.removeprefix("in/"): torch.as_tensor(data[key], device=DEVICE)
+        for key in data.files
+        if key.startswith("in/")
+    }
 
 
 def stored_points(inputs: dict[str, Tensor]) -> Callable[[int, int, torch.device], Tensor]:
@@ -91,10 +95,7 @@ def case(name: str) -> tuple[Golden, Outputs]:
         "inference": compute_inference,
     }.get(name, compute_model)
     outputs = compute(golden, extra_inputs(name))
-    return golden, {
-        key: value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        for key, value in outputs.items()
-    }
+    return golden, {key: as_array(value) for key, value in outputs.items()}
 
 
 def compute_msdeform(golden: Golden, inputs: dict[str, Tensor]) -> Outputs:
@@ -157,7 +158,7 @@ def compute_criterion(golden: Golden, inputs: dict[str, Tensor]) -> Outputs:
             inputs[f"pred_logits/{layer}"].grad = inputs[f"pred_masks/{layer}"].grad = None
         logits = [inputs[f"pred_logits/{layer}"].requires_grad_() for layer in names]
         masks = [inputs[f"pred_masks/{layer}"].requires_grad_() for layer in names]
-        picks = torch.eye(2 * masks[0].shape[1]).expand(3, -1, -1).chunk(2, dim=1)
+        picks = torch.eye(2 * masks[0].shape[1], device=DEVICE).expand(3, -1, -1).chunk(2, dim=1)
         predictions = [Prediction(*pair) for pair in zip(logits, picks, strict=True)]
         mask_features = torch.cat(masks, dim=1)
         losses, matches = criterion(predictions, mask_features, targets, frame)
@@ -179,7 +180,7 @@ def instance_outputs(prefix: str, found: Instances, masks: Tensor, geometry: Out
     """Sorted by score; and, for each mask, how many pixels lie so near its edge that rounding decides about them."""
     order = found.scores.argsort(descending=True)
     resized = geometry.resize(masks)
-    near = (resized.abs() <= 1e-4 * resized.abs().max()).any(0)
+    near = (resized.abs() <= SLACK * 1e-4 * resized.abs().max()).any(0)
     pred_masks = found.pred_masks[order]
     return {
         f"{prefix}/scores": found.scores[order],

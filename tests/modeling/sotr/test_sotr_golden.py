@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.golden import Golden, assert_close, fill, golden_dir, load_golden
+from helpers.golden import Golden, as_array, assert_close, fill, golden_dir, load_golden
 from helpers.grid_golden import build, check_can_fail, check_case, check_case_can_fail
 
 pytestmark = pytest.mark.golden
@@ -37,7 +37,7 @@ def deformable_case() -> tuple[Golden, dict[str, np.ndarray]]:
     images = model.preprocess([{"image": torch.as_tensor(arrays["image"])} for arrays in golden.inputs])
     with torch.no_grad():
         features = model.backbone(images.tensor)
-    return golden, {f"fpn/{name}": value[:, ::8].numpy() for name, value in features.items()}
+    return golden, {f"fpn/{name}": as_array(value[:, ::8]) for name, value in features.items()}
 
 
 def compare_deformable(key: str, outputs: dict[str, np.ndarray]) -> None:
