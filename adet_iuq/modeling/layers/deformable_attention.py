@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# The bytes that one step over some heads of an image may take, which also bound the rows that are copied at a time: as
-# many as a cache holds, or enough to keep a device busy.
+# The bytes that one step over some heads of an image may take, and those of the rows that are copied at a time: as many
+# as a cache holds, or enough to keep a device busy.
 _STEP_BYTES = {"cpu": 32 * 1024**2}
-_COPY_BYTES = {"cpu": 8 * 1024**2}
+_COPY_BYTES = {"cpu": 2 * 1024**2}
 _DEVICE_BYTES = 512 * 1024**2
 _BYTES_PER_ROW = 16  # bytes that a step keeps for each row that it reads
 

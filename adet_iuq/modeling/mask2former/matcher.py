@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from adet_iuq.modeling.mask2former.points import PointSource, sample_bit_masks, sample_maps, uniform_points
+from adet_iuq.modeling.mask2former.points import PointSource, sample_bit_masks, sample_cells, uniform_points
 from adet_iuq.modeling.mask2former.transformer_decoder import Prediction
 
 Size = tuple[int, int]
@@ -89,22 +89,32 @@ class HungarianMatcher:
         """(R, Q, K) weighted costs of one image, whose mask features are `mask_features` (1, D, h, w)."""
         rounds, count = len(predictions), len(targets.labels)
         points = self.source(rounds, self.num_points, mask_features.device)
-        in_one_row = points.flatten(0, 1)[None]
-        wanted = sample_bit_masks(targets.masks, in_one_row, frame).view(count, rounds, self.num_points)
-        features = sample_maps(mask_features, in_one_row)[0].unflatten(1, (rounds, -1))  # (D, R, P)
+        wanted = sample_bit_masks(targets.masks, points.flatten(0, 1)[None], frame).view(count, rounds, self.num_points)
+        size, cells = mask_features.shape[2:], mask_features[0].flatten(1).T.contiguous()  # (h w, D)
         result = []
         for index, prediction in enumerate(predictions):
-            # Sampling is linear, so the embeddings are multiplied with features at the points instead of whole maps.
-            logits = prediction.embeddings[image] @ features[:, index]
-            target = wanted[:, index].T
+            logits = _logits(cells, (size[0], size[1]), prediction.embeddings[image], points[index])
+            target = wanted[:, index]
             # softplus(-x) t + softplus(x) (1 - t) = softplus(x) - x t
-            mask_cost = (F.softplus(logits).sum(1, keepdim=True) - logits @ target) / self.num_points
+            mask_cost = (F.softplus(logits).sum(0) - target @ logits) / self.num_points
             probability = logits.sigmoid()
-            overlap = 2 * (probability @ target) + 1
-            dice_cost = 1 - overlap / (probability.sum(1, keepdim=True) + target.sum(0) + 1)
+            overlap = 2 * (target @ probability) + 1
+            dice_cost = 1 - overlap / (probability.sum(0) + target.sum(1, keepdim=True) + 1)
             class_cost = -prediction.logits[image].softmax(-1)[:, targets.labels]
-            result.append(self.mask_weight * mask_cost + self.class_weight * class_cost + self.dice_weight * dice_cost)
+            mask_costs = self.mask_weight * mask_cost + self.dice_weight * dice_cost
+            result.append(mask_costs.T + self.class_weight * class_cost)
         return torch.stack(result)
+
+
+def _logits(cells: Tensor, size: Size, embeddings: Tensor, points: Tensor) -> Tensor:
+    """The logits (P, Q) of all queries (Q, D) at points (P, 2) of the mask features (h * w, D).
+
+    Sampling is linear, so it may come before the product with the embeddings, or after it. The first is less to compute if
+    the map has more cells than there are points.
+    """
+    if len(cells) > len(points):
+        return sample_cells(cells, size, points) @ embeddings.T
+    return sample_cells(cells @ embeddings.T, size, points)
 
 
 def _matches(costs: Sequence[Tensor], device: torch.device) -> Matches:

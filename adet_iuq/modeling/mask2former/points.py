@@ -27,6 +27,27 @@ def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[..., 0]
 
 
+def sample_cells(cells: Tensor, size: tuple[int, int], points: Tensor) -> Tensor:
+    """Does the same for one map whose channels lie side by side: `embedding_bag` adds up whole rows, many times as fast.
+
+    Args:
+        cells: (h * w, C) float, the cells of the map, row by row.
+        size: (h, w).
+        points: (P, 2), the positions.
+
+    Returns:
+        (P, C).
+    """
+    x, y = (points * points.new_tensor([size[1], size[0]]) - 0.5).unbind(-1)
+    corners = [
+        (row * size[1] + column, row_weight * column_weight)
+        for row, row_weight in _neighbours(y, size[0])
+        for column, column_weight in _neighbours(x, size[1])
+    ]
+    rows, weights = (torch.stack(parts, dim=1) for parts in zip(*corners, strict=True))
+    return F.embedding_bag(rows, cells, mode="sum", per_sample_weights=weights)
+
+
 def sample_bit_masks(masks: Tensor, points: Tensor, frame: tuple[int, int]) -> Tensor:
     """Reads masks at points without copying the masks as floats: (K, P) float32.
 
@@ -85,7 +106,7 @@ def uncertain_points(
     if valid is not None:
         certainty = torch.where(avoids_invalid(valid, candidates), certainty, torch.inf)
     kept = int(importance_ratio * count)
-    chosen = certainty.topk(kept, dim=1, largest=False).indices
+    chosen = certainty.topk(kept, dim=1, largest=False, sorted=False).indices
     points = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
     return torch.cat([points, source(rows, count - kept, device)], dim=1) if kept < count else points
 

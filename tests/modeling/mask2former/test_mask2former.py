@@ -27,6 +27,7 @@ from adet_iuq.modeling.mask2former.matcher import HungarianMatcher, Targets
 from adet_iuq.modeling.mask2former.points import (
     avoids_invalid,
     sample_bit_masks,
+    sample_cells,
     sample_maps,
     uncertain_points,
     uniform_points,
@@ -120,12 +121,22 @@ def test_mask_losses_are_their_formulas_and_leave_points_out() -> None:
         assert found[2] == 0
 
 
-def test_costs_are_those_of_whole_masks(scene: tuple[list[Prediction], Tensor, list[Targets]]) -> None:
+def test_cells_side_by_side_are_sampled_as_maps() -> None:
+    maps, points = torch.randn(1, 5, 8, 12), torch.rand(1, 60, 2)
+    points[0, :4] = torch.tensor(
+        [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
+    )  # half of their neighbours lie outside
+    cells = maps[0].flatten(1).T.contiguous()
+    torch.testing.assert_close(sample_cells(cells, (8, 12), points[0]).T, sample_maps(maps, points)[0])
+
+
+@pytest.mark.parametrize("count", [30, 200], ids=["fewer points than cells", "more points than cells"])
+def test_costs_are_those_of_whole_masks(scene: tuple[list[Prediction], Tensor, list[Targets]], count: int) -> None:
     """As published: masks first, then points, one loss a pair."""
     predictions, mask_features, targets = scene
-    sets = torch.rand(3, 30, 2)
+    sets = torch.rand(3, count, 2)
     matcher = HungarianMatcher(
-        class_weight=2.0, mask_weight=5.0, dice_weight=4.0, num_points=30, source=lambda *_: sets
+        class_weight=2.0, mask_weight=5.0, dice_weight=4.0, num_points=count, source=lambda *_: sets
     )
     costs = matcher.costs(predictions, 0, mask_features[:1], targets[0], FRAME)
     for prediction, points, cost in zip(predictions, sets, costs, strict=True):
