@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from adet_iuq.modeling.layers.mask_sets import Masks, encoded_masks, stacked_masks
+from adet_iuq.modeling.layers.mask_sets import Chunk, Masks, encoded_masks, stacked_masks
 
 
 @dataclass
@@ -126,11 +126,11 @@ class Segmenter(nn.Module, ABC):
         finally:
             self.masks_encoded = before
 
-    def gathered_masks(self, chunks: Iterable[Tensor], number: int, size: tuple[int, int]) -> Masks:
+    def gathered_masks(self, chunks: Iterable[Chunk], number: int, size: tuple[int, int]) -> Masks:
         """The masks of one image's results in the form that `inference` returns.
 
         Args:
-            chunks: (n, *size) bool each, a few masks at a time.
+            chunks: (n, *size) bool each, or n masks in a window, a few masks at a time.
             number: the number of masks in all chunks.
             size: (height, width) of the output.
         """

@@ -34,6 +34,16 @@ SMALL_MASK2FORMER = [
 ]  # fmt: skip
 
 
+def windowed_maps(height: int, width: int) -> torch.Tensor:
+    """(10, height, width) float in [0, 1]: noise everywhere, in parts, at borders, in one cell, and nowhere."""
+    noise = torch.rand(10, height, width, generator=torch.Generator().manual_seed(0))
+    shown = torch.zeros(10, height, width)
+    shown[0] = shown[1, :3, :4] = shown[2, -4:, -2:] = shown[3, 5:9, 7:12] = shown[4, 6, :] = shown[5, :, 3] = 1
+    shown[6, 0, -1] = shown[7, 5, 5] = shown[9, 2:5, 2:9] = 1
+    noise[6:8], noise[9] = 0.9, 1.0
+    return noise * shown
+
+
 def small_cfg(recipe: str, *overrides: str) -> CfgNode:
     """A recipe below configs/ with a ResNet-18, on the CPU."""
     return load_config(str(REPOSITORY / "configs" / recipe), [*SMALL, *overrides]).cfg

@@ -1,13 +1,15 @@
 """The masks of one image's results: a tensor for code that reads pixels, run lengths for evaluations.
 
 A hundred masks of a picture with 10,000 x 10,000 pixels are a tensor of 10 GB, but a few megabytes of run lengths.
-Masks arrive as an iterator of chunks (n, H, W) bool, each of few masks. One of the two functions here collects them.
+Masks arrive as an iterator of chunks, each of few masks. One of the two functions here collects them.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pycocotools.mask as mask_util
 import torch
 from torch import Tensor
@@ -15,6 +17,26 @@ from torch import Tensor
 from adet_iuq.modeling.layers.masks import mask_boxes
 
 Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class MaskWindow:
+    """Masks of an image that are false outside of a window which they share."""
+
+    inside: Tensor  # (n, h, w) bool, the masks in the window
+    top: int  # the row of the image that the window begins with
+    left: int  # the column
+
+    def __len__(self) -> int:
+        return len(self.inside)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the masks are."""
+        return self.inside.device
+
+
+Chunk = Tensor | MaskWindow  # masks (n, H, W) bool of whole images, or what a window of them holds
 
 
 class EncodedMasks:
@@ -54,24 +76,48 @@ class EncodedMasks:
 Masks = Tensor | EncodedMasks
 
 
-def stacked_masks(chunks: Iterable[Tensor], number: int, size: Size, device: torch.device) -> Tensor:
+def stacked_masks(chunks: Iterable[Chunk], number: int, size: Size, device: torch.device) -> Tensor:
     """Collects the masks as (number, *size) bool on the device."""
-    masks = torch.empty((number, *size), dtype=torch.bool, device=device)
+    masks = torch.zeros((number, *size), dtype=torch.bool, device=device)
     start = 0
     for chunk in chunks:
-        masks[start : start + len(chunk)] = chunk
-        start += len(chunk)
+        window = chunk if isinstance(chunk, MaskWindow) else MaskWindow(chunk, 0, 0)
+        height, width = window.inside.shape[1:]
+        part = masks[start : start + len(window)]
+        part[:, window.top : window.top + height, window.left : window.left + width] = window.inside
+        start += len(window)
     return masks
 
 
-def encoded_masks(chunks: Iterable[Tensor], size: Size) -> EncodedMasks:
+def encoded_masks(chunks: Iterable[Chunk], size: Size) -> EncodedMasks:
     """Collects the masks as run lengths."""
     rles: list[dict[str, Any]] = []
     for chunk in chunks:
-        # pycocotools needs columns first. If the masks are turned here, on their device, it need not copy them again.
-        columns = chunk.transpose(1, 2).contiguous().view(torch.uint8).cpu().numpy()
-        rles += mask_util.encode(columns.transpose(2, 1, 0))
+        # Run lengths go down the columns. If the masks are turned here, on their device, no one need copy them again.
+        if isinstance(chunk, MaskWindow) and 2 * chunk.inside[0].numel() < size[0] * size[1]:
+            columns = chunk.inside.transpose(1, 2).contiguous().cpu().numpy()
+            rles += [_window_rle(mask, chunk.top, chunk.left, size) for mask in columns]
+        else:
+            whole = stacked_masks([chunk], len(chunk), size, chunk.device) if isinstance(chunk, MaskWindow) else chunk
+            columns = whole.transpose(1, 2).contiguous().view(torch.uint8).cpu().numpy()
+            rles += mask_util.encode(columns.transpose(2, 1, 0))
     return EncodedMasks(rles, size)
+
+
+def _window_rle(columns: npt.NDArray[np.bool_], top: int, left: int, size: Size) -> dict[str, Any]:
+    """The run lengths of a mask (h, w) of an image of `size`, from a window's columns (x, y), without the whole image."""
+    height, width = size
+    padded = np.zeros((columns.shape[0], columns.shape[1] + 2), dtype=bool)
+    padded[:, 1:-1] = columns
+    column, row = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    edges = (column + left) * height + row + top  # where runs begin and end, in turn
+    # A run that ends at the bottom goes on if the next one begins at the top: both edges are the same pixel.
+    edges = edges[(np.diff(edges, prepend=-1) != 0) & (np.diff(edges, append=-1) != 0)]
+    counts = np.diff(edges, prepend=0, append=height * width)
+    if len(counts) > 1 and counts[-1] == 0:
+        counts = counts[:-1]
+    rle: dict[str, Any] = mask_util.frPyObjects({"counts": counts.tolist(), "size": [height, width]}, height, width)
+    return rle
 
 
 def boxes_around(masks: Masks, device: torch.device) -> Tensor:

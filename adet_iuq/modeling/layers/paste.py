@@ -1,13 +1,12 @@
 """Turns mask probabilities of the padded network input into masks of the wanted size, in bounded memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from adet_iuq.modeling.layers.mask_sets import stacked_masks
-
-CHUNK_BYTES = 32 * 1024**2  # bytes of full-resolution maps that exist at one time
+from adet_iuq.modeling.layers.mask_sets import MaskWindow, stacked_masks
+from adet_iuq.modeling.layers.resampling import Resampling, aligned_axis, resized_axis
 
 
 def aligned_bilinear(maps: Tensor, factor: int) -> Tensor:
@@ -51,7 +50,7 @@ def pasted_masks(
     input_size: tuple[int, int],
     output_size: tuple[int, int],
     threshold: float = 0.5,
-) -> Iterator[Tensor]:
+) -> Iterator[MaskWindow]:
     """Resizes CondInst's masks to the output image and thresholds them (docs/parity/condinst.md, "Inference").
 
     Args:
@@ -62,11 +61,11 @@ def pasted_masks(
         threshold: a pixel belongs to the mask if its probability is above it.
 
     Returns:
-        An iterator of (n, height, width) bool, a few masks at a time.
+        An iterator of masks (height, width), a few at a time, in the window that holds them.
     """
-    return _paste(
-        probabilities, lambda part: aligned_bilinear(part, stride), stride, input_size, output_size, threshold
-    )
+    height, width = probabilities.shape[1:]
+    enlarged = aligned_axis(height, stride), aligned_axis(width, stride)
+    return Resampling(enlarged, input_size, output_size).masks(probabilities, threshold)
 
 
 def paste_grid_masks(
@@ -79,7 +78,7 @@ def paste_grid_masks(
 
 def pasted_grid_masks(
     probabilities: Tensor, input_size: tuple[int, int], output_size: tuple[int, int], threshold: float
-) -> Iterator[Tensor]:
+) -> Iterator[MaskWindow]:
     """The same for grid segmenters, whose cells cover whole pixels (docs/parity/solov2.md, "Inference").
 
     As published, the factor of the first enlargement is computed from the image's height instead of being the stride 4.
@@ -95,30 +94,9 @@ def pasted_grid_masks(
         threshold: a pixel belongs to the mask if its probability is above it.
 
     Returns:
-        An iterator of (n, height, width) bool, a few masks at a time.
+        An iterator of masks (height, width), a few at a time, in the window that holds them.
     """
-    factor = -(-input_size[0] // probabilities.shape[1])
-    size = (factor * probabilities.shape[1], factor * probabilities.shape[2])
-
-    def enlarge(part: Tensor) -> Tensor:
-        return F.interpolate(part, size=size, mode="bilinear", align_corners=False)
-
-    return _paste(probabilities, enlarge, factor, input_size, output_size, threshold)
-
-
-def _paste(
-    probabilities: Tensor,
-    enlarge: Callable[[Tensor], Tensor],
-    factor: int,
-    input_size: tuple[int, int],
-    output_size: tuple[int, int],
-    threshold: float,
-) -> Iterator[Tensor]:
-    """Enlarges by `factor`, cuts the padding off, resizes and thresholds, a few masks at a time."""
-    pixels = max(probabilities[0].numel() * factor**2 if len(probabilities) else 1, output_size[0] * output_size[1])
-    step = max(1, CHUNK_BYTES // (4 * pixels))
-    for start in range(0, len(probabilities), step):
-        full = enlarge(probabilities[start : start + step, None])[:, :, : input_size[0], : input_size[1]]
-        if output_size != full.shape[2:]:
-            full = F.interpolate(full, size=output_size, mode="bilinear", align_corners=False)
-        yield full[:, 0] > threshold
+    height, width = probabilities.shape[1:]
+    factor = -(-input_size[0] // height)
+    enlarged = resized_axis(height, factor * height), resized_axis(width, factor * width)
+    return Resampling(enlarged, input_size, output_size).masks(probabilities, threshold)

@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-from adet_iuq.modeling.layers import boxes_around, encoded_masks, stacked_masks
+from adet_iuq.modeling.layers import MaskWindow, Resampling, boxes_around, encoded_masks, resized_axis, stacked_masks
 from adet_iuq.modeling.parts import part
 
 Size = tuple[int, int]
@@ -30,18 +30,16 @@ class OutputGeometry:
     def resize(self, masks: Tensor) -> Tensor:
         """Mask logits (N, h, w) to (N, H, W): enlarged to the padded input, cut to the image, resized to the output."""
         result = masks.new_empty(len(masks), *self.output)
-        start = 0
-        for chunk in self.resized(masks):
-            result[start : start + len(chunk)] = chunk
-            start += len(chunk)
+        pixels = max(self.padded[0] * self.padded[1], self.output[0] * self.output[1])
+        step = max(1, CHUNK_BYTES // (4 * pixels))
+        for start in range(0, len(masks), step):
+            result[start : start + step] = self.fit(enlarge(masks[start : start + step], self.padded))
         return result
 
-    def resized(self, masks: Tensor) -> Iterator[Tensor]:
-        """The same result, a few masks at a time."""
-        pixels = max(self.padded[0] * self.padded[1], self.output[0] * self.output[1])
-        for chunk in masks.split(max(1, CHUNK_BYTES // (4 * pixels))):
-            if len(chunk):
-                yield self.fit(enlarge(chunk, self.padded))
+    def windows(self, masks: Tensor) -> Iterator[tuple[Tensor, int, int]]:
+        """The same result where it is above zero, a few masks at a time; see `Resampling.windows`."""
+        rows, columns = (resized_axis(*sizes) for sizes in zip(masks.shape[1:], self.padded, strict=True))
+        return Resampling((rows, columns), self.image, self.output).windows(masks, 0.0)
 
     def fit(self, maps: Tensor) -> Tensor:
         """Maps (N, *padded) cut to the image and resized to the output."""
@@ -83,18 +81,17 @@ def instance_inference(
     distinct, which = torch.unique(query, return_inverse=True)
     quality: list[Tensor] = []
 
-    def chunks() -> Iterator[Tensor]:
-        for resized in geometry.resized(masks[distinct]):
-            inside = resized > 0
-            for one, mask in zip(resized, inside, strict=True):
-                quality.append(one.sigmoid().mul_(mask).sum() / (mask.sum() + 1e-6))
-            yield inside
+    def chunks() -> Iterator[MaskWindow]:
+        for values, top, left in geometry.windows(masks[distinct]):
+            inside = values > 0
+            quality.append((values.sigmoid() * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6))
+            yield MaskWindow(inside, top, left)
 
     size = geometry.output
     found = encoded_masks(chunks(), size) if encode else stacked_masks(chunks(), len(distinct), size, masks.device)
     result = Instances(size)
     result.pred_masks = found[which]
-    result.scores = scores * torch.stack(quality)[which] if quality else scores
+    result.scores = scores * torch.cat(quality)[which] if quality else scores
     result.pred_classes = label
     result.pred_boxes = Boxes(boxes_around(found, masks.device)[which])
     return result

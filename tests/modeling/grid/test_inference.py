@@ -11,6 +11,7 @@ from adet_iuq.errors import UserError
 from adet_iuq.modeling.grid import GridDetection, mask_probabilities, select_results
 from adet_iuq.modeling.grid.suppression import mask_nms, matrix_nms, same_class_ious
 from adet_iuq.modeling.layers import mask_boxes, paste_grid_masks
+from helpers.scenes import windowed_maps
 
 SETTINGS = GridDetection(
     score_threshold=0.3, mask_threshold=0.5, update_threshold=0.1, nms_pre=60, max_per_image=20,
@@ -140,16 +141,17 @@ def test_unknown_settings_are_refused() -> None:
         replace(SETTINGS, nms_pre=0)
 
 
+@pytest.mark.parametrize("chunk", [0, 50_000, 10**9], ids=["one by one", "some", "all"])
 @pytest.mark.parametrize("output", [(50, 70), (100, 61), (13, 200)])
 @pytest.mark.parametrize("frame", [(64, 96), (96, 96), (160, 96)])
-def test_paste_in_chunks_equals_all_at_once(
-    frame: tuple[int, int], output: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+def test_paste_in_windows_equals_whole_images(
+    frame: tuple[int, int], output: tuple[int, int], chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probabilities = torch.rand(7, frame[0] // 4, frame[1] // 4)
+    probabilities = windowed_maps(frame[0] // 4, frame[1] // 4)
     factor = {64: 4, 96: 3, 160: 2}[frame[0]]  # from the height alone, as published
     full = F.interpolate(probabilities[None], scale_factor=factor, mode="bilinear")[:, :, :50, :70]
     expected = F.interpolate(full, size=output, mode="bilinear")[0] > 0.4
-    monkeypatch.setattr("adet_iuq.modeling.layers.paste.CHUNK_BYTES", 50_000)
+    monkeypatch.setattr("adet_iuq.modeling.layers.resampling._CHUNK_BYTES", {"cpu": chunk})
     assert torch.equal(paste_grid_masks(probabilities, (50, 70), output, 0.4), expected)
     assert paste_grid_masks(probabilities[:0], (50, 70), output, 0.4).shape == (0, *output)
 

@@ -16,6 +16,7 @@ from adet_iuq.modeling.layers import (
     paste_masks,
     strided_masks,
 )
+from helpers.scenes import windowed_maps
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
@@ -101,11 +102,14 @@ def test_mask_centroids() -> None:
     torch.testing.assert_close(mask_centroids(masks), torch.tensor([[6.0, 3.0], [9.5, 4.5], [0.0, 0.0]]))
 
 
+@pytest.mark.parametrize("chunk", [0, 50_000, 10**9], ids=["one by one", "some", "all"])
 @pytest.mark.parametrize("output", [(50, 70), (100, 61), (13, 200)])
-def test_paste_masks_in_chunks_equals_all_at_once(output: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    probabilities = torch.rand(7, 16, 24)
+def test_paste_masks_in_windows_equals_whole_images(
+    output: tuple[int, int], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probabilities = windowed_maps(16, 24)
     full = aligned_bilinear(probabilities[:, None], 4)[:, :, :50, :70]
     expected = F.interpolate(full, size=output, mode="bilinear", align_corners=False)[:, 0] > 0.5
-    monkeypatch.setattr("adet_iuq.modeling.layers.paste.CHUNK_BYTES", 50_000)
+    monkeypatch.setattr("adet_iuq.modeling.layers.resampling._CHUNK_BYTES", {"cpu": chunk})
     assert torch.equal(paste_masks(probabilities, 4, (50, 70), output), expected)
     assert paste_masks(probabilities[:0], 4, (50, 70), output).shape == (0, *output)

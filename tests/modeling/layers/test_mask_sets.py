@@ -5,7 +5,7 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-from adet_iuq.modeling.layers import boxes_around, encoded_masks, mask_boxes, stacked_masks
+from adet_iuq.modeling.layers import MaskWindow, boxes_around, encoded_masks, mask_boxes, stacked_masks
 
 CPU = torch.device("cpu")
 
@@ -24,6 +24,28 @@ def test_both_ways_hold_the_same_masks_and_boxes(masks: Tensor) -> None:
     assert torch.equal(boxes_around(encoded, CPU), mask_boxes(masks)) and torch.equal(
         boxes_around(masks, CPU), mask_boxes(masks)
     )
+
+
+@pytest.mark.parametrize(
+    ("top", "left", "size"),
+    [(0, 0, (7, 11)), (1, 2, (9, 14)), (3, 5, (20, 30)), (0, 2, (7, 40)), (2, 0, (9, 30)), (13, 29, (20, 40))],
+    ids=["whole image", "most of it", "inside", "full height", "lower left", "lower right"],
+)
+def test_windows_hold_the_masks_of_whole_images(masks: Tensor, top: int, left: int, size: tuple[int, int]) -> None:
+    """To the byte: run lengths are compared and stored as text."""
+    whole = torch.zeros(5, *size, dtype=torch.bool)
+    whole[:, top : top + 7, left : left + 11] = masks
+    windows = [MaskWindow(part, top, left) for part in masks.split(2)]
+    assert torch.equal(stacked_masks(windows, 5, size, CPU), whole)
+    assert encoded_masks(windows, size).rles == encoded_masks([whole], size).rles
+
+
+def test_an_empty_window_is_an_empty_mask() -> None:
+    window = MaskWindow(torch.zeros(2, 0, 0, dtype=torch.bool), 0, 0)
+    assert (
+        encoded_masks([window], (7, 11)).rles == encoded_masks([torch.zeros(2, 7, 11, dtype=torch.bool)], (7, 11)).rles
+    )
+    assert not stacked_masks([window], 2, (7, 11), CPU).any()
 
 
 def test_no_masks() -> None:

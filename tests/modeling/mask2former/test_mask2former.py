@@ -33,7 +33,7 @@ from adet_iuq.modeling.mask2former.points import (
     uniform_points,
 )
 from adet_iuq.modeling.mask2former.transformer_decoder import Attention, Prediction, attended_cells
-from helpers.scenes import discs, mask2former_model
+from helpers.scenes import discs, mask2former_model, windowed_maps
 
 BASE = "Mask2Former/R50_50ep.yaml"
 FRAME = (32, 48)
@@ -261,12 +261,26 @@ def test_resizing_in_chunks_equals_all_at_once(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(geometry.resize(masks), expected)
 
 
-def test_instances_are_the_best_pairs_one_by_one() -> None:
+@pytest.mark.parametrize("output", [(30, 40), (61, 35), (12, 90)])
+def test_windows_hold_what_whole_images_have_above_zero(output: tuple[int, int]) -> None:
+    masks, geometry = windowed_maps(8, 12) - 0.5, OutputGeometry(FRAME, (30, 40), output)
+    full = geometry.resize(masks)
+    for whole, (values, top, left) in zip(full, geometry.windows(masks), strict=True):
+        part = torch.full(output, -1.0)
+        part[top : top + values.shape[1], left : left + values.shape[2]] = values[0]
+        assert torch.equal(part > 0, whole > 0)
+        torch.testing.assert_close(part[part > 0], whole[whole > 0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("encode", [False, True])
+def test_instances_are_the_best_pairs_one_by_one(encode: bool) -> None:
     torch.manual_seed(0)
     logits, masks = torch.randn(5, 4), torch.randn(5, 8, 12)
     masks[2] = -1.0  # an empty mask
+    masks[3, 4:] = masks[3, :, :3] = -2.0  # a window
     geometry = OutputGeometry(FRAME, (30, 40), (30, 40))
-    found = instance_inference(logits, masks, geometry, count=12, things=[0, 2])
+    found = instance_inference(logits, masks, geometry, count=12, things=[0, 2], encode=encode)
+    pred_masks = found.pred_masks.decoded() if encode else found.pred_masks
     full = geometry.resize(masks)
     best = sorted(((s, q, c) for q, row in enumerate(logits.softmax(-1)[:, :3].tolist()) for c, s in enumerate(row)))
     expected = []
@@ -275,7 +289,7 @@ def test_instances_are_the_best_pairs_one_by_one() -> None:
         quality = (full[query].sigmoid() * inside).sum() / (inside.sum() + 1e-6)
         if label in (0, 2):
             expected.append((score * float(quality), label, int(inside.sum())))
-    ours = zip(found.scores.tolist(), found.pred_classes.tolist(), found.pred_masks.sum((1, 2)).tolist(), strict=True)
+    ours = zip(found.scores.tolist(), found.pred_classes.tolist(), pred_masks.sum((1, 2)).tolist(), strict=True)
     for one, other in zip(sorted(ours), sorted(expected), strict=True):
         assert one == pytest.approx(other, rel=1e-5)
     assert len(instance_inference(logits, masks, geometry, count=100, things=None)) == 15  # fewer pairs than asked for
