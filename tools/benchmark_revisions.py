@@ -1,0 +1,179 @@
+"""How the time of this checkout compares with that of another revision, side by side on one machine.
+
+    git worktree add ../before REVISION
+    python tools/benchmark_revisions.py --before ../before --pairs 20 \
+        --config-file configs/Mask2Former/R50_50ep.yaml --config-file configs/CondInst/R50_1x.yaml
+    python tools/benchmark_revisions.py --before ../before --masks 0.1
+
+Each checkout has a process of its own, and they compute in turn, so whatever slows the machine down affects both. The ratio
+is the median over the pairs, given with its quartiles. Without `--masks` it is that of a training step on random weights
+and images. With `--masks SHARE` it is that of turning 100 predicted masks into results of 512 x 672, as CondInst and
+Mask2Former do; SHARE is the part of the image that a mask fills.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SIZE = (512, 672)
+CLASSES = 80
+
+
+def training_step(config: str, size: tuple[int, int], images: int) -> Callable[[], Any]:
+    """A step of a recipe: forward, backward and update with a rate of 0."""
+    import torch
+    from benchmarking import synthetic_input
+    from detectron2.modeling import build_model
+    from detectron2.utils.events import EventStorage
+
+    import adet_iuq.modeling  # noqa: F401  registers the segmenters
+    from adet_iuq.config import load_config
+
+    cfg = load_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""]).cfg
+    torch.manual_seed(0)
+    model = build_model(cfg).train()
+    batch = [synthetic_input(size, 8, CLASSES, seed) for seed in range(images)]
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+
+    def step() -> float:
+        with EventStorage(0):
+            loss = sum(model(batch).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+def masks_step(kind: str, share: float) -> Callable[[], Any]:
+    """Turns 100 ellipses at a quarter of SIZE into results of SIZE: `kind` is a segmenter and the form of the masks."""
+    import torch
+
+    from adet_iuq.modeling.layers import encoded_masks, stacked_masks
+    from adet_iuq.modeling.layers.paste import pasted_masks
+    from adet_iuq.modeling.mask2former.inference import OutputGeometry, instance_inference
+
+    generator = torch.Generator().manual_seed(0)
+    height, width = SIZE[0] // 4, SIZE[1] // 4
+    y, x = torch.arange(height) + 0.5, torch.arange(width) + 0.5
+    center = torch.rand(100, 2, generator=generator) * torch.tensor([height, width])
+    radius = (share * height * width / 3.14) ** 0.5 * (0.6 + 0.8 * torch.rand(100, 2, generator=generator))
+    down = ((y - center[:, :1]) / radius[:, :1]).square()
+    across = ((x - center[:, 1:]) / radius[:, 1:]).square()
+    logits = 8 * (1 - down[:, :, None] - across[:, None])
+    classes = torch.randn(100, CLASSES + 1, generator=generator)
+    segmenter, form = kind.split()
+    encode = form == "RLE"
+
+    def condinst() -> object:
+        chunks = pasted_masks(logits.sigmoid(), 4, SIZE, SIZE)
+        return encoded_masks(chunks, SIZE) if encode else stacked_masks(chunks, 100, SIZE, logits.device)
+
+    def mask2former() -> object:
+        return instance_inference(classes, logits, OutputGeometry(SIZE, SIZE, SIZE), 100, None, encode=encode)
+
+    return condinst if segmenter == "CondInst" else mask2former
+
+
+def work(args: argparse.Namespace) -> None:
+    """The process of one checkout: a step and its seconds for every line that it reads."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    size = (args.size, args.size)
+    step = masks_step(args.worker, args.masks) if args.masks else training_step(args.worker, size, args.batch)
+    with torch.set_grad_enabled(not args.masks):
+        step()
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            start = time.perf_counter()
+            step()
+            print(time.perf_counter() - start, flush=True)
+
+
+def start(checkout: Path, name: str, words: list[str]) -> subprocess.Popen[str]:
+    """The process of a checkout, which has this file's code and that checkout's package."""
+    paths = os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-W", "ignore", __file__, *words, "--worker", name]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, text=True, cwd=checkout, env={**os.environ, "PYTHONPATH": paths}
+    )
+
+
+def compare(before: Path, name: str, words: list[str], pairs: int) -> list[tuple[float, float]]:
+    """The seconds (before, now) of every pair."""
+    workers = [start(checkout, name, words) for checkout in (before, REPOSITORY)]
+    try:
+        if any(_answer(worker) != "ready" for worker in workers):
+            raise SystemExit(f"{name}: one of the checkouts cannot do it; its message is above.")
+        return [(_seconds(workers[0]), _seconds(workers[1])) for _ in range(pairs)]
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def _answer(worker: subprocess.Popen[str]) -> str:
+    assert worker.stdout is not None
+    return worker.stdout.readline().strip()
+
+
+def _seconds(worker: subprocess.Popen[str]) -> float:
+    assert worker.stdin is not None
+    print(file=worker.stdin, flush=True)
+    return float(_answer(worker))
+
+
+def parse_args() -> argparse.Namespace:
+    """The parsed command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--before", type=Path, required=True, metavar="CHECKOUT", help="the folder of the other revision"
+    )
+    parser.add_argument("--config-file", action="append", default=[], help="a recipe that both have; may be repeated")
+    parser.add_argument(
+        "--masks", type=float, default=0.0, metavar="SHARE", help="measure results in place of training"
+    )
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--size", type=int, default=256, help="height and width of the training images")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if not args.config_file and not args.masks:
+        parser.error("name a recipe (--config-file) or --masks")
+    return args
+
+
+def main() -> None:
+    """Prints a line for each recipe, or for each way to make results."""
+    args = parse_args()
+    if args.worker:
+        work(args)
+        return
+    words = sys.argv[1:]
+    names = [f"{segmenter} {form}" for segmenter in ("CondInst", "Mask2Former") for form in ("tensor", "RLE")]
+    print(f"{'':40}  {'before':>9}  {'now':>9}  {'ratio':>6}  quartiles of {args.pairs} pairs")
+    for name in names if args.masks else args.config_file:
+        found = compare(args.before.resolve(), name, words, args.pairs)
+        before, now = zip(*found, strict=True)
+        ratios = [after / first for first, after in found]
+        low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
+        print(
+            f"{name:40}  {median(before):7.3f} s  {median(now):7.3f} s  {median(ratios):6.3f}  {low:.3f} to {high:.3f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
