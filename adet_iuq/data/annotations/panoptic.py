@@ -89,11 +89,12 @@ def register_coco_panoptic() -> None:
         MetadataCatalog.get(name).set(thing_classes=metadata.thing_classes[: len(numbers)], **copied)
 
 
-def segment_ids(colours: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+def segment_ids(colours: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     """(H, W) ids R + 256 G + 65536 B of an (H, W, 3) RGB panoptic map."""
-    return np.asarray(colours.astype(np.int64) @ np.array([1, 256, 65536]))
+    red, green, blue = (colours[..., channel].astype(np.int32) for channel in range(3))
+    return red | green << 8 | blue << 16
 
 
-def id_colours(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+def id_colours(ids: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB of segment ids (H, W): the inverse of `segment_ids`."""
     return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)

@@ -125,7 +125,8 @@ class PanopticLSJMapper(LSJMapper):
         segments = [segment for segment in record["segments_info"] if not segment.get("iscrowd", 0)]
         masks = [ids == segment["id"] for segment in segments]
         instances = _bit_mask_instances(masks, [int(segment["category_id"]) for segment in segments], size)
-        instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        boxes = [_box(mask) for mask in masks]
+        instances.gt_boxes = Boxes(torch.from_numpy(np.array(boxes, dtype=np.float32).reshape(-1, 4)))
         things = [bool(segment.get("isthing", True)) for segment in segments]
         instances.gt_isthing = torch.tensor(things, dtype=torch.bool)
         return instances
@@ -159,11 +160,7 @@ def _cut(
     parts = valid_parts(segmentation)
     if not parts:
         mask = transformed_mask(segmentation, transforms, record, size)
-        if mask is None or not mask.any():
-            return None, nothing
-        rows, columns = np.nonzero(mask)
-        low, high = (columns.min(), rows.min()), (columns.max() + 1, rows.max() + 1)
-        return mask, np.array([*low, *high], dtype=np.float64)
+        return (None, nothing) if mask is None or not mask.any() else (mask, _box(mask))
     moved = [transforms.apply_coords(np.asarray(part, dtype=np.float64).reshape(-1, 2)) for part in parts]
     cut = [part for part in (clip_polygon(points, size[1], size[0]) for points in moved) if len(part) > 2]
     if not cut:
@@ -171,6 +168,14 @@ def _cut(
     points = np.concatenate(cut)
     box = np.concatenate([points.min(axis=0), points.max(axis=0)])
     return np.asarray(polygons_to_bitmask([part.reshape(-1) for part in cut], *size)), box
+
+
+def _box(mask: Mask) -> npt.NDArray[np.float64]:
+    """The XYXY box around a mask; zeros around an empty one."""
+    ends = [np.flatnonzero(mask.any(axis)) for axis in (0, 1)]
+    if not len(ends[0]):
+        return np.zeros(4)
+    return np.array([ends[0][0], ends[1][0], ends[0][-1] + 1, ends[1][-1] + 1], dtype=np.float64)
 
 
 def _bit_mask_instances(masks: list[Mask], classes: list[int], size: Size) -> Instances:
