@@ -28,7 +28,7 @@ SIZE = (512, 672)
 CLASSES = 80
 
 
-def training_step(config: str, size: tuple[int, int], images: int) -> Callable[[], Any]:
+def training_step(config: str, overrides: list[str], size: tuple[int, int], images: int) -> Callable[[], Any]:
     """A step of a recipe: forward, backward and update with a rate of 0."""
     import torch
     from benchmarking import synthetic_input
@@ -38,7 +38,7 @@ def training_step(config: str, size: tuple[int, int], images: int) -> Callable[[
     import adet_iuq.modeling  # noqa: F401  registers the segmenters
     from adet_iuq.config import load_config
 
-    cfg = load_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""]).cfg
+    cfg = load_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *overrides]).cfg
     torch.manual_seed(0)
     model = build_model(cfg).train()
     batch = [synthetic_input(size, 8, CLASSES, seed) for seed in range(images)]
@@ -91,7 +91,9 @@ def work(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(args.threads)
     size = (args.size, args.size)
-    step = masks_step(args.worker, args.masks) if args.masks else training_step(args.worker, size, args.batch)
+    step = (
+        masks_step(args.worker, args.masks) if args.masks else training_step(args.worker, args.opts, size, args.batch)
+    )
     with torch.set_grad_enabled(not args.masks):
         step()
         print("ready", flush=True)
@@ -104,7 +106,7 @@ def work(args: argparse.Namespace) -> None:
 def start(checkout: Path, name: str, words: list[str]) -> subprocess.Popen[str]:
     """The process of a checkout, which has this file's code and that checkout's package."""
     paths = os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-W", "ignore", __file__, *words, "--worker", name]
+    command = [sys.executable, "-W", "ignore", __file__, "--worker", name, *words]
     pipe = subprocess.PIPE
     return subprocess.Popen(
         command, stdin=pipe, stdout=pipe, text=True, cwd=checkout, env={**os.environ, "PYTHONPATH": paths}
@@ -115,8 +117,8 @@ def compare(before: Path, name: str, words: list[str], pairs: int) -> list[tuple
     """The seconds (before, now) of every pair."""
     workers = [start(checkout, name, words) for checkout in (before, REPOSITORY)]
     try:
-        if any(_answer(worker) != "ready" for worker in workers):
-            raise SystemExit(f"{name}: one of the checkouts cannot do it; its message is above.")
+        for worker in workers:
+            _answer(worker)  # it is ready
         return [(_seconds(workers[0]), _seconds(workers[1])) for _ in range(pairs)]
     finally:
         for worker in workers:
@@ -125,7 +127,10 @@ def compare(before: Path, name: str, words: list[str], pairs: int) -> list[tuple
 
 def _answer(worker: subprocess.Popen[str]) -> str:
     assert worker.stdout is not None
-    return worker.stdout.readline().strip()
+    answer = worker.stdout.readline().strip()
+    if not answer:
+        raise SystemExit("The process of one of the checkouts has ended; its message is above.")
+    return answer
 
 
 def _seconds(worker: subprocess.Popen[str]) -> float:
@@ -149,6 +154,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the recipes")
     args = parser.parse_args()
     if not args.config_file and not args.masks:
         parser.error("name a recipe (--config-file) or --masks")
