@@ -9,7 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
 from detectron2.evaluation.fast_eval_api import COCOeval_opt
@@ -80,8 +80,8 @@ def _hotcoco(truth: COCO, results: list[Result], task: str, counted: int) -> Com
     import hotcoco
 
     own = hotcoco.COCO(truth.dataset)
-    comparison: Comparison = hotcoco.COCOeval(own, own.load_res(results), task)
-    return comparison
+    # Its attributes are properties, which the protocol's cannot be; they are only read.
+    return cast(Comparison, hotcoco.COCOeval(own, own.load_res(results), task))
 
 
 BACKENDS: Mapping[str, Backend] = {

@@ -128,7 +128,9 @@ class PanopticTruth:
         """
         entry = self._entries[image_id]
         path = os.path.join(self._root, entry["file_name"])
-        ids = segment_ids(read_image(path, "RGB", kind="Panoptic map"))
+        ids = segment_ids(read_image(path, "RGB", kind="Panoptic map")).astype(
+            np.int64
+        )  # pairs of ids become one number
         if ids.shape != size:
             raise UserError(f"Panoptic map {path} is {ids.shape[::-1]} pixels, the prediction {size[::-1]}.")
         segments = entry["segments_info"]

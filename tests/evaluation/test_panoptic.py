@@ -117,6 +117,14 @@ def test_evaluator_reads_the_maps_and_averages_over_classes(dataset: str) -> Non
     assert evaluator.evaluate() == {}
 
 
+def test_the_largest_ids_give_the_same_result(dataset: str) -> None:
+    first, last = 2**30, 2**31 - 1
+    evaluator = PanopticEvaluator(dataset)
+    found = output(bands((first, 9), (0, 3), (last, 12), (0, 4)), {first: THING, last: STUFF})
+    evaluator.process([{"image_id": 6}], found)
+    assert evaluator.evaluate()["panoptic_seg"]["PQ"] == pytest.approx(87.5)
+
+
 def test_outputs_without_a_panoptic_map_are_left_out(dataset: str) -> None:
     evaluator = PanopticEvaluator(dataset)
     evaluator.process([{"image_id": 6}], [{"instances": None}])
