@@ -167,6 +167,8 @@ def main() -> None:
     if args.worker:
         work(args)
         return
+    import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line; another revision may not have it
+
     words = sys.argv[1:]
     names = [f"{segmenter} {form}" for segmenter in ("CondInst", "Mask2Former") for form in ("tensor", "RLE")]
     print(f"{'':40}  {'before':>9}  {'now':>9}  {'ratio':>6}  quartiles of {args.pairs} pairs")

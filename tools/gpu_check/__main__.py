@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
+
 from .report import environment, write_report
 from .running import Result, Stage, run_stages
 

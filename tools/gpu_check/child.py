@@ -8,6 +8,8 @@ import json
 import sys
 from pathlib import Path
 
+import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
+
 from .stage import Settings
 
 

@@ -6,7 +6,6 @@ from detectron2.modeling import build_backbone as build_named_backbone
 from detectron2.modeling.backbone import Backbone
 
 from adet_iuq.modeling.backbone.deformable import build_deformable_resnet
-from adet_iuq.modeling.backbone.folded import fold_frozen_norms
 from adet_iuq.modeling.backbone.fpn import build_deformable_resnet_fpn_backbone
 
 _RESNETS = {
@@ -20,12 +19,8 @@ def build_backbone(cfg: CfgNode) -> Backbone:
 
     Where `MODEL.RESNETS.DEFORM_ON_PER_STAGE` names stages, detectron2's ResNets are replaced by this project's, which
     have the same parameters: detectron2's own deformable blocks need compiled code and cannot train on a CPU.
-    Convolutions compute the frozen norms behind them.
     """
     name = cfg.MODEL.BACKBONE.NAME
     if name in _RESNETS and any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE):
-        backbone = _RESNETS[name](cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
-    else:
-        backbone = build_named_backbone(cfg)
-    fold_frozen_norms(backbone)
-    return backbone
+        return _RESNETS[name](cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
+    return build_named_backbone(cfg)

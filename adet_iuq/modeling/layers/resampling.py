@@ -55,7 +55,7 @@ class Axis:
         last = max(first, int(np.searchsorted(self.high, start + maps.shape[dim])))
         low, high = (torch.from_numpy(one[first:last] - start).to(maps.device) for one in (self.low, self.high))
         weights = torch.from_numpy(self.weights[first:last]).to(maps).view(-1, *[1] * (2 - dim))
-        return torch.lerp(maps.index_select(dim, low), maps.index_select(dim, high), weights), first
+        return (maps.index_select(dim, low) * (1 - weights)).addcmul_(maps.index_select(dim, high), weights), first
 
 
 def resized_axis(size: int, output: int) -> Axis:
