@@ -30,11 +30,6 @@ class MaskWindow:
     def __len__(self) -> int:
         return len(self.inside)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the masks are."""
-        return self.inside.device
-
 
 Chunk = Tensor | MaskWindow  # masks (n, H, W) bool of whole images, or what a window of them holds
 
@@ -80,8 +75,7 @@ def stacked_masks(chunks: Iterable[Chunk], number: int, size: Size, device: torc
     """Collects the masks as (number, *size) bool on the device."""
     masks = torch.zeros((number, *size), dtype=torch.bool, device=device)
     start = 0
-    for chunk in chunks:
-        window = chunk if isinstance(chunk, MaskWindow) else MaskWindow(chunk, 0, 0)
+    for window in map(_window, chunks):
         height, width = window.inside.shape[1:]
         part = masks[start : start + len(window)]
         part[:, window.top : window.top + height, window.left : window.left + width] = window.inside
@@ -92,16 +86,22 @@ def stacked_masks(chunks: Iterable[Chunk], number: int, size: Size, device: torc
 def encoded_masks(chunks: Iterable[Chunk], size: Size) -> EncodedMasks:
     """Collects the masks as run lengths."""
     rles: list[dict[str, Any]] = []
-    for chunk in chunks:
+    for window in map(_window, chunks):
+        inside, (height, width) = window.inside, window.inside.shape[1:]
+        small = 2 * height * width < size[0] * size[1]
+        if not small and (height, width) != size:
+            inside = stacked_masks([window], len(window), size, inside.device)
         # Run lengths go down the columns. If the masks are turned here, on their device, no one need copy them again.
-        if isinstance(chunk, MaskWindow) and 2 * chunk.inside[0].numel() < size[0] * size[1]:
-            columns = chunk.inside.transpose(1, 2).contiguous().cpu().numpy()
-            rles += [_window_rle(mask, chunk.top, chunk.left, size) for mask in columns]
+        columns = inside.transpose(1, 2).contiguous().cpu().numpy()
+        if small:
+            rles += [_window_rle(mask, window.top, window.left, size) for mask in columns]
         else:
-            whole = stacked_masks([chunk], len(chunk), size, chunk.device) if isinstance(chunk, MaskWindow) else chunk
-            columns = whole.transpose(1, 2).contiguous().view(torch.uint8).cpu().numpy()
-            rles += mask_util.encode(columns.transpose(2, 1, 0))
+            rles += mask_util.encode(columns.view(np.uint8).transpose(2, 1, 0))
     return EncodedMasks(rles, size)
+
+
+def _window(chunk: Chunk) -> MaskWindow:
+    return chunk if isinstance(chunk, MaskWindow) else MaskWindow(chunk, 0, 0)
 
 
 def _window_rle(columns: npt.NDArray[np.bool_], top: int, left: int, size: Size) -> dict[str, Any]:
