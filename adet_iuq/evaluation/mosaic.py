@@ -1,4 +1,5 @@
-"""The leak rate on mosaics: the share of a mask that lies in other images than its box (data/registration/mosaic.py)."""
+"""What masks on mosaics tell about their queries: how far they leak into other images than their box, and how many of
+them are there twice (data/registration/mosaic.py)."""
 
 import itertools
 import math
@@ -15,7 +16,10 @@ from torch import Tensor
 
 from adet_iuq.data.annotations.parsing import read_coco_json
 from adet_iuq.evaluation.run_lengths import RunLengthEvaluator
-from adet_iuq.modeling.layers import Masks, encoded_masks
+from adet_iuq.modeling.layers import EncodedMasks, Masks, encoded_masks
+
+_RATES = ("leak_rate", "leak_rate_area", "duplicate_rate")
+_SHARED = 0.5  # masks with a higher intersection over union are the same
 
 
 class MosaicEvaluator(DatasetEvaluators, RunLengthEvaluator):
@@ -28,11 +32,12 @@ class MosaicEvaluator(DatasetEvaluators, RunLengthEvaluator):
 class LeakEvaluator(RunLengthEvaluator):
     """The share of predicted masks outside of the tile with the centre of their box, for detections above a score.
 
-    Its task `mosaic` has `leak_rate`, the mean share over detections; `leak_rate_area`, their pixels outside divided by
-    all their pixels, in which large masks weigh more (both in percent, not a number without a detection); and
-    `detections`, their number. Detections without a pixel do not count. If the segmenter computes boxes from masks, a
-    box's centre means less: a mask that leaks widely may have it in a tile that holds no part of the mask, and then
-    counts as leaking wholly.
+    Its task `mosaic` has, in percent and not a number without a detection, `leak_rate`, the mean share over detections;
+    `leak_rate_area`, their pixels outside divided by all their pixels, in which large masks weigh more; and
+    `duplicate_rate`, the share of detections whose mask has an IoU above 0.5 with that of a detection of the same class
+    and a higher score. `detections` is their number. Detections without a pixel do not count. If the segmenter computes
+    boxes from masks, a box's centre means less: a mask that leaks widely may have it in a tile that holds no part of the
+    mask, and then counts as leaking wholly.
 
     Every rank processes its share of the images; rank 0 gets the result.
 
@@ -44,7 +49,7 @@ class LeakEvaluator(RunLengthEvaluator):
     def __init__(self, json_file: str, score: float) -> None:
         self.score = score
         self._tiles = {image["id"]: image["tiles"] for image in read_coco_json(json_file)["images"]}
-        self._found: list[tuple[int, int]] = []
+        self._found: list[tuple[int, int, bool]] = []
 
     def reset(self) -> None:
         """Forgets all detections."""
@@ -55,20 +60,23 @@ class LeakEvaluator(RunLengthEvaluator):
         for one, output in zip(inputs, outputs, strict=True):
             instances = output["instances"]
             certain = instances[instances.scores >= self.score]
+            certain = certain[certain.scores.argsort(descending=True, stable=True)]
             leaks = mask_leaks(certain.pred_masks, certain.pred_boxes.tensor, self._tiles[one["image_id"]])
-            self._found.extend(zip(*(numbers.tolist() for numbers in leaks), strict=True))
+            twice = duplicates(certain.pred_masks, certain.pred_classes)
+            self._found.extend(zip(*(numbers.tolist() for numbers in (*leaks, twice)), strict=True))
 
     def evaluate(self) -> dict[str, Any]:
         """The task `mosaic`; nothing on other ranks than 0."""
         found = [leak for leak in itertools.chain(*comm.gather(self._found)) if leak[1] > 0]
         if not comm.is_main_process():
             return {}
-        shares = [outside / area for outside, area in found]
-        rates = {
-            "leak_rate": 100 * sum(shares) / len(found) if found else math.nan,
-            "leak_rate_area": 100 * sum(o for o, _ in found) / sum(a for _, a in found) if found else math.nan,
-        }
-        return {"mosaic": {**rates, "detections": float(len(found))}}
+        if not found:
+            return {"mosaic": {**dict.fromkeys(_RATES, math.nan), "detections": 0.0}}
+        outside, areas, twice = zip(*found, strict=True)
+        shares = sum(one / area for one, area in zip(outside, areas, strict=True)) / len(found)
+        rates = (shares, sum(outside) / sum(areas), sum(twice) / len(found))
+        named = {name: 100 * rate for name, rate in zip(_RATES, rates, strict=True)}
+        return {"mosaic": {**named, "detections": float(len(found))}}
 
 
 def mask_leaks(masks: Masks, boxes: Tensor, tiles: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -83,8 +91,7 @@ def mask_leaks(masks: Masks, boxes: Tensor, tiles: Sequence[Sequence[int]]) -> t
     """
     if not len(masks):
         return torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
-    if isinstance(masks, Tensor):
-        masks = encoded_masks([masks], (masks.shape[1], masks.shape[2]))
+    masks = _run_lengths(masks)
     boxes = boxes.cpu()
     given = (boxes[:, 2:] > boxes[:, :2]).all(dim=1, keepdim=True)
     boxes = torch.where(given, boxes, masks.boxes().to(boxes))
@@ -99,6 +106,25 @@ def mask_leaks(masks: Masks, boxes: Tensor, tiles: Sequence[Sequence[int]]) -> t
     x0, y0, x1, y1 = torch.tensor(tiles).unbind(dim=1)
     home = (x[:, None] >= x0) & (x[:, None] < x1) & (y[:, None] >= y0) & (y[:, None] < y1)
     return area - (home * within).sum(dim=1), area
+
+
+def duplicates(masks: Masks, classes: Tensor) -> Tensor:
+    """Whether each mask shares an IoU above 0.5 with an earlier one of the same class: (N,) bool.
+
+    Args:
+        masks: N masks of (H, W), the most certain first. Those without a pixel are no duplicates.
+        classes: (N,) long.
+    """
+    if not len(masks):
+        return torch.zeros(0, dtype=torch.bool)
+    rles = _run_lengths(masks).rles
+    shared = torch.from_numpy(mask_util.iou(rles, rles, [0] * len(rles))) > _SHARED
+    classes = classes.cpu()
+    return (shared & (classes[:, None] == classes)).tril(diagonal=-1).any(dim=1)
+
+
+def _run_lengths(masks: Masks) -> EncodedMasks:
+    return encoded_masks([masks], (masks.shape[1], masks.shape[2])) if isinstance(masks, Tensor) else masks
 
 
 def _tile_mask(tile: Sequence[int], size: tuple[int, int]) -> dict[str, Any]:

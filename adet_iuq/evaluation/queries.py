@@ -1,13 +1,14 @@
 """Measures the aims of instance-unique querying on held-out images with ground truth.
 
-For every probe image and its view g(I) it asks: does a query fire on pixels of other images (Eq. 5)? Do the queries of
-g(I) find the same masks on g(I) and on the warped map of I (Eq. 8)? Do the two maps agree (Eq. 6)? The numbers depend
-only on the weights and the images, not on the terms that the model was trained with, so that runs can be compared.
+For every probe image and its view g(I) it asks: does a query fire on pixels of other images (Eq. 5)? How similar is it
+to the query of a look-alike? Do the queries of g(I) find the same masks on g(I) and on the warped map of I (Eq. 8)? Do
+the two maps agree (Eq. 6)? The numbers depend only on the weights and the images, not on the terms that the model was
+trained with, so that runs can be compared.
 """
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils.events import EventStorage
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from adet_iuq.data import TrainingMapper, derive_seed, load_dataset, seeded
 from adet_iuq.data.images.augmentation import build_test_augmentations
@@ -140,6 +142,9 @@ def measure_queries(model: IUQMetaArch, samples: Iterable[dict[str, Any]]) -> di
         fire_rate: the share of pairs of a matched query and a pixel of another image with a logit above 0, in percent.
         fire_probability: the mean probability of these pairs, in percent.
         own_fire_rate: the same share on pixels of the query's own image, of its own instance and of others.
+        similarity: the cosine similarity of a query and its nearest look-alike, the most similar query of the same class
+            in another image, mean over queries that have one, in percent.
+        own_similarity: the same with the nearest look-alike in the query's own image, without queries of its own instance.
         equi_error: Eq. 8, the segmenter's mask loss of q^g on g(f(I)), mean over images.
         equi_feature_error: Eq. 6, the mean squared difference of f(g(I)) and g(f(I)), divided by the variance of f(I).
         equi_iou: the IoU of the masks of q^g on g(I) and on g(f(I)),
@@ -149,6 +154,7 @@ def measure_queries(model: IUQMetaArch, samples: Iterable[dict[str, Any]]) -> di
     """
     asked: list[tuple[Queries, Tensor]] = []
     pixels: list[Pixels] = []
+    classes: list[Tensor] = []
     pairs: list[dict[str, Tensor]] = []
     sampler, views = InstanceSampler(), Views()
     for sample in samples:
@@ -159,9 +165,11 @@ def measure_queries(model: IUQMetaArch, samples: Iterable[dict[str, Any]]) -> di
             original = scene.views(slice(0, 1))
             pixels.append(sampler(original))
             asked.append((original.queries, original.image_ids))
+            classes.append(inputs["instances"].gt_classes[original.queries.target_index])
             pairs.append(_equivariance(model, scene, transform))
     return {
         **_uniqueness(model, asked, Pixels.cat(pixels)),
+        **_similarities([queries for queries, _ in asked], classes),
         "equi_error": _mean([pair["error"] for pair in pairs]),
         "equi_feature_error": _ratio(
             sum(float(pair["squared"]) for pair in pairs), sum(float(pair["variance"]) for pair in pairs)
@@ -186,6 +194,28 @@ def _uniqueness(model: IUQMetaArch, asked: list[tuple[Queries, Tensor]], pixels:
         "fire_probability": 100 * _ratio(probability, num_pairs),
         "own_fire_rate": 100 * _ratio(num_own_fired, num_own_pairs),
     }
+
+
+def _similarities(asked: Sequence[Queries], classes: Sequence[Tensor]) -> dict[str, float]:
+    """Of each query and its nearest look-alike, in other images and in its own.
+
+    Args:
+        asked: the queries of each image.
+        classes: the classes of their instances, (q,) long for each image.
+    """
+    directions = normalize(torch.cat([queries.embeddings for queries in asked]).float(), dim=1)
+    labels, instances = torch.cat(list(classes)), torch.cat([queries.target_index for queries in asked])
+    images = torch.cat([torch.full_like(queries.target_index, image) for image, queries in enumerate(asked)])
+    found: dict[str, list[Tensor]] = {"similarity": [], "own_similarity": []}
+    for image in range(len(asked)):  # one image against all: the whole matrix may be large
+        mine = images == image
+        cosines = directions[mine] @ directions.T
+        alike = labels[mine, None] == labels
+        kin = mine & (instances[mine, None] != instances)
+        for name, others in (("similarity", alike & ~mine), ("own_similarity", alike & kin)):
+            has = others.any(dim=1)
+            found[name].append(cosines.masked_fill(~others, -math.inf)[has].amax(dim=1))
+    return {name: 100 * _mean(values) for name, values in found.items()}
 
 
 def _equivariance(model: IUQMetaArch, scene: Scene, transform: CropFlip) -> dict[str, Tensor]:

@@ -176,11 +176,12 @@ class IUQMetaArch(Segmenter):
                 num_originals=len(batched_inputs),
                 iteration=self.iteration,
             )
+            strength = {}
             if self.gradient_ratio_period > 0 and self.iteration % self.gradient_ratio_period == 0:
-                stats |= self._strength(done, terms)
-        if stats:
-            values = torch.stack([value.float() for value in stats.values()]).tolist()  # one transfer to the host
-            get_event_storage().put_scalars(**{f"iuq/{name}": value for name, value in zip(stats, values, strict=True)})
+                strength = self._strength(done, terms)
+        _log(stats)
+        # Twenty of these may be the whole training, so writers must not take a median over them.
+        _log(strength, smoothing_hint=False)
         return done.losses | terms
 
     def forward_scene(self, batched_inputs: list[dict[str, Any]]) -> tuple[Scene, dict[str, Tensor]]:
@@ -220,6 +221,14 @@ class IUQMetaArch(Segmenter):
 
     def _sample_transform(self, inputs: Mapping[str, Any]) -> CropFlip:
         return self.views.draw(inputs, self.pixel_stride, self.pixel_offset)
+
+
+def _log(values: Mapping[str, Tensor], smoothing_hint: bool = True) -> None:
+    """Puts scalars into the current event storage below `iuq/`, with one transfer to the host."""
+    if values:
+        numbers = torch.stack([value.float() for value in values.values()]).tolist()
+        named = {f"iuq/{name}": number for name, number in zip(values, numbers, strict=True)}
+        get_event_storage().put_scalars(smoothing_hint=smoothing_hint, **named)
 
 
 def _scene_ids(batched_inputs: list[dict[str, Any]], device: torch.device, needed: bool) -> dict[str, Any]:

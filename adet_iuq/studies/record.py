@@ -12,7 +12,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ class Record:
         usage: the time that it took.
         results: the content of its results.json.
         series: means over the last fifth of the training.
+        curves: iterations and values of the gradients' ratio and cosine (GUARD.GRADIENT_RATIO_PERIOD) along the training.
     """
 
     study: str
@@ -78,6 +79,7 @@ class Record:
     usage: Usage
     results: dict[str, dict[str, dict[str, float | None]]]
     series: dict[str, float]
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -137,6 +139,7 @@ def make_record(study: str, run: Run, revision: str, folder: Path, usage: Usage)
         usage=dataclasses.replace(usage, wall_s=round(usage.wall_s, 2), cpu_s=round(usage.cpu_s, 2)),
         results=results,
         series=series(lines, config["SOLVER"]["MAX_ITER"]),
+        curves=curves(lines),
     )
 
 
@@ -159,6 +162,16 @@ def series(lines: list[dict[str, Any]], iterations: int) -> dict[str, float]:
         if values:
             means[key] = sum(values) / len(values)
     return means
+
+
+def curves(lines: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """The finite values of everything below `iuq/gradient_`, with their iterations and four significant digits."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in lines:
+        for key, value in line.items():
+            if key.startswith("iuq/gradient_") and math.isfinite(value):
+                found.setdefault(key, []).append((line["iteration"], float(f"{value:.4g}")))
+    return found
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from adet_iuq.errors import UserError
 from adet_iuq.files import replace_file
-from adet_iuq.studies.figures import write_figure
+from adet_iuq.studies.figures import COSINE, write_curves, write_figure, write_panels
 from adet_iuq.studies.folder import StudyFolder
 from adet_iuq.studies.record import Record
 from adet_iuq.studies.revision import single_revision
@@ -51,7 +51,7 @@ def gather(study: Study, folders: Sequence[Path]) -> list[Record]:
 
 
 def write_report(study: Study, folders: Sequence[Path], console: Console | None = None) -> Path:
-    """Writes report.md and a figure for each data set to the first folder, and prints the tables; returns the report's path.
+    """Writes report.md and the figures of each data set to the first folder, and prints the tables. Returns its path.
 
     Raises:
         UserError: see `gather`; a file cannot be written.
@@ -65,14 +65,13 @@ def write_report(study: Study, folders: Sequence[Path], console: Console | None 
         mine = [record for record in records if record.dataset == dataset]
         if not mine:
             continue
-        figure = f"figure_{dataset}.svg" if dataset else "figure.svg"
         tables = dataset_tables(study, mine)
         title = f"{study.title}, {dataset}" if dataset else study.title
-        write_figure(folders[0] / figure, study, mine, chosen_metrics(study.metrics, mine)[0], title)
+        pictures = _write_figures(folders[0], study, mine, f"_{dataset}" if dataset else "", title)
         parts += [
             f"## {dataset}\n" if dataset else "",
             *(table.markdown() for table in tables),
-            f"![{title}]({figure})\n",
+            *(f"![{title}]({picture})\n" for picture in pictures),
         ]
         for table in tables:
             console.print(table.rich())
@@ -85,6 +84,8 @@ def write_report(study: Study, folders: Sequence[Path], console: Console | None 
 def dataset_tables(study: Study, records: Sequence[Record]) -> list[Table]:
     """The tables of one data set's records: the means, and the differences to the base arm and to each control.
 
+    Each comes twice if there is more than AP: for AP in all its forms, and for what is measured inside the model.
+
     Raises:
         UserError: no record has any of the study's metrics.
     """
@@ -92,8 +93,36 @@ def dataset_tables(study: Study, records: Sequence[Record]) -> list[Table]:
     if not metrics:
         known = sorted({name for record in records for name in record.metrics()})
         raise UserError(f"metrics of {study.path}: no run has any of them. There are {', '.join(known)}.")
-    differences = [difference_table(study, records, metrics, control) for control in (study.base, *study.controls)]
-    return [mean_table(study, records, metrics), *differences]
+    tables = []
+    for group in filter(None, _accuracy_and_inside(metrics)):
+        tables.append(mean_table(study, records, group))
+        tables += [difference_table(study, records, group, control) for control in (study.base, *study.controls)]
+    return tables
+
+
+def _accuracy_and_inside(metrics: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits the metrics into AP in all its forms and the others."""
+    accuracy = [name for name in metrics if name.split("/")[-1].startswith("AP")]
+    return accuracy, [name for name in metrics if name not in accuracy]
+
+
+def _write_figures(folder: Path, study: Study, records: Sequence[Record], suffix: str, title: str) -> list[str]:
+    """Writes a figure of the first metric, of what is measured inside, and of the gradients, as far as they are there.
+
+    Returns:
+        The names of the files.
+    """
+    metrics = chosen_metrics(study.metrics, records)
+    names = [f"figure{suffix}.svg"]
+    write_figure(folder / names[0], study, records, metrics[0], title)
+    inside = [name for name in _accuracy_and_inside(metrics)[1] if not name.startswith("train/")]
+    if inside:
+        names.append(f"inside{suffix}.svg")
+        write_panels(folder / names[-1], study, records, inside, f"{title}: inside the model, on held-out images")
+    if any(COSINE in record.curves for record in records):
+        names.append(f"gradients{suffix}.svg")
+        write_curves(folder / names[-1], study, records, title)
+    return names
 
 
 def _head(study: Study, records: Sequence[Record]) -> str:

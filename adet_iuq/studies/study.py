@@ -33,9 +33,10 @@ REQUIRED = ("name", "config", "base", "seeds", "arms")
 OPTIONAL = ("title", "projects", "controls", "overrides", "datasets", "metrics", "keep_weights", "quick")
 QUICK = ("seeds", "arms", "datasets", "overrides")
 DEFAULT_METRICS = (
-    "segm/AP", "segm/AP50", "segm/APs", "segm/APm", "segm/APl", "*_mosaic/segm/AP", "*_mosaic/mosaic/leak_rate",
-    "queries/fire_rate", "queries/equi_error", "queries/equi_iou", "train/iuq/fire_rate",
-    "train/iuq/gradient_ratio",
+    "segm/AP", "segm/AP50", "segm/APs", "segm/APm", "segm/APl", "*_mosaic/segm/AP",
+    "queries/fire_rate", "queries/similarity", "queries/own_similarity", "queries/equi_error", "queries/equi_feature_error",
+    "queries/equi_iou", "*_mosaic/mosaic/leak_rate", "*_mosaic/mosaic/duplicate_rate", "train/iuq/fire_rate",
+    "train/iuq/gradient_ratio", "train/iuq/gradient_cosine",
 )  # fmt: skip
 _RUNNERS_OWN = ("SEED", "OUTPUT_DIR")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")

@@ -17,7 +17,7 @@ from adet_iuq.config import get_cfg
 from adet_iuq.data.registration.mosaic import mosaic_config
 from adet_iuq.engine.loop.evaluation import evaluate_all
 from adet_iuq.evaluation import build_evaluator
-from adet_iuq.evaluation.mosaic import LeakEvaluator, mask_leaks
+from adet_iuq.evaluation.mosaic import LeakEvaluator, duplicates, mask_leaks
 from adet_iuq.modeling.layers import encoded_masks
 from helpers.mosaic_sets import register_with_mosaics
 from helpers.toy_segmenter import BareSegmenter
@@ -84,7 +84,9 @@ def test_perfect_detections_get_all_points_and_leak_nothing(crowded: CfgNode, tm
     """112 objects of a class a mosaic: with COCO's 100 detections an image and class they would not all count."""
     results = evaluated(crowded, tmp_path / "out")
     assert results["segm"]["AP"] == pytest.approx(100) and results["bbox"]["AP"] == pytest.approx(100)
-    assert results["mosaic"] == {"leak_rate": 0.0, "leak_rate_area": 0.0, "detections": 2 * 4 * 29}
+    assert results["mosaic"] == {
+        "leak_rate": 0.0, "leak_rate_area": 0.0, "duplicate_rate": 0.0, "detections": 2 * 4 * 29,
+    }  # fmt: skip
 
 
 def test_leaking_masks_are_told(crowded: CfgNode, tmp_path: Path) -> None:
@@ -152,10 +154,15 @@ def test_rates_are_means_over_certain_detections(tmp_path: Path) -> None:
     masks, boxes = two_masks()
     instances = Instances((16, 20))
     instances.pred_masks, instances.pred_boxes = torch.cat([masks, masks * False]), Boxes(torch.cat([boxes, boxes]))
-    instances.scores = torch.tensor([0.9, 0.5, 0.9, 0.9])
+    instances.scores, instances.pred_classes = torch.tensor([0.9, 0.5, 0.9, 0.9]), torch.zeros(4, dtype=torch.long)
     expected = {
-        0.3: {"leak_rate": 100 * (6 / 24 + 0) / 2, "leak_rate_area": 100 * 6 / 28, "detections": 2},
-        0.6: {"leak_rate": 25.0, "leak_rate_area": 25.0, "detections": 1},
+        0.3: {
+            "leak_rate": 100 * (6 / 24 + 0) / 2,
+            "leak_rate_area": 100 * 6 / 28,
+            "duplicate_rate": 0.0,
+            "detections": 2,
+        },
+        0.6: {"leak_rate": 25.0, "leak_rate_area": 25.0, "duplicate_rate": 0.0, "detections": 1},
     }
     for score, rates in expected.items():
         evaluator = LeakEvaluator(str(path), score)
@@ -163,4 +170,27 @@ def test_rates_are_means_over_certain_detections(tmp_path: Path) -> None:
         assert evaluator.evaluate()["mosaic"] == pytest.approx(rates)
     evaluator.reset()
     empty = evaluator.evaluate()["mosaic"]
-    assert math.isnan(empty["leak_rate"]) and math.isnan(empty["leak_rate_area"]) and empty["detections"] == 0
+    assert all(math.isnan(empty[name]) for name in ("leak_rate", "leak_rate_area", "duplicate_rate"))
+    assert empty["detections"] == 0
+
+
+def shifted(columns: int) -> torch.Tensor:
+    mask = torch.zeros(16, 20, dtype=torch.bool)
+    mask[2:6, columns : columns + 6] = True
+    return mask
+
+
+def test_a_mask_that_is_there_twice_is_told(tmp_path: Path) -> None:
+    """A square moved by a sixth of its width has an IoU of 5/7; by half, 1/3. The weaker of two is the duplicate."""
+    masks = torch.stack([shifted(1), shifted(2), shifted(5), shifted(1)])
+    assert duplicates(masks, torch.tensor([0, 0, 0, 1])).tolist() == [False, True, False, False]
+    assert duplicates(masks[[1, 0, 2, 3]], torch.zeros(4, dtype=torch.long)).tolist() == [False, True, False, True]
+    assert duplicates(encoded_masks([masks], (16, 20)), torch.zeros(4)).tolist() == [False, True, False, True]
+    assert duplicates(masks[:0], torch.zeros(0)).tolist() == []
+    path = tmp_path / "mosaics.json"
+    path.write_text(json.dumps({"images": [{"id": 1, "tiles": TILES}]}))
+    instances = Instances((16, 20), pred_masks=masks, pred_boxes=Boxes(torch.zeros(4, 4)))
+    instances.scores, instances.pred_classes = torch.tensor([0.5, 0.9, 0.8, 0.7]), torch.zeros(4, dtype=torch.long)
+    evaluator = LeakEvaluator(str(path), 0.6)
+    evaluator.process([{"image_id": 1}], [{"instances": instances}])
+    assert evaluator.evaluate()["mosaic"]["duplicate_rate"] == pytest.approx(100 / 3)

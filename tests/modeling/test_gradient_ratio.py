@@ -93,6 +93,15 @@ def test_only_every_so_many_iterations() -> None:
     assert logged == [True, False, False, False, True, False]
 
 
+def test_writers_take_no_median_over_it() -> None:
+    """Twenty values may be the whole training. The firing rates of every step are smoothed as all scalars are."""
+    model = build("CondInst", *EVERY_STEP)
+    with EventStorage(0) as storage:
+        model([discs(96, 128, 3, seed=1), discs(128, 96, 3, seed=2)])
+        hints = storage.smoothing_hints()
+    assert not hints["iuq/gradient_ratio"] and not hints["iuq/gradient_cosine"] and hints["iuq/fire_rate"]
+
+
 def test_zero_before_the_start_and_nothing_without_queries_or_term() -> None:
     model = build("CondInst", *EVERY_STEP, "MODEL.IUQ.INTER.START_ITER", "5")
     assert step(model)[1]["iuq/gradient_ratio"] == 0

@@ -47,8 +47,10 @@ def test_the_numbers(tmp_path: Path) -> None:
     study = made_up(tmp_path)
     text = write_report(study, [tmp_path]).read_text()
     assert "9 runs of 160 iterations, revision abc. Machine: a CPU, torch 2.0." in text
-    assert "| arm | n | cost | segm/AP | val_mosaic/segm/AP | train/iuq/fire_rate |" in text
-    assert "| base | 3 | 1.00 | 52.00 ± 2.00 | 47.00 ± 2.00 | 0.002000 ± 0.001000 |" in text
+    assert "| arm | n | cost | segm/AP | val_mosaic/segm/AP |" in text
+    assert "| base | 3 | 1.00 | 52.00 ± 2.00 | 47.00 ± 2.00 |" in text
+    assert "| arm | n | cost | train/iuq/fire_rate |" in text
+    assert "| base | 3 | 1.00 | 0.002000 ± 0.001000 |" in text
     assert "| inter | 3 | 1.10 | 54.00 ± 3.00 |" in text
     # Differences 1, 2, 3 as in test_statistics; of equi -10, -11, 6.
     assert "| inter | +2.00 [-0.48, +4.48] |" in text
@@ -58,7 +60,7 @@ def test_the_numbers(tmp_path: Path) -> None:
 def test_a_control_has_a_table_of_its_own(tmp_path: Path) -> None:
     study = dataclasses.replace(made_up(tmp_path), controls=("inter",))
     text = write_report(study, [tmp_path]).read_text()
-    own = text[text.index("Difference to inter") :]
+    own = text[text.index("Difference to inter") : text.rindex("Mean ±")]
     assert "| base | -2.00 [-4.48, +0.48] |" in own and "| inter |" not in own
     assert "Difference to base" in text
 
@@ -82,6 +84,26 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     write_report(load_study(study.path), [tmp_path])
     assert [(tmp_path / name).read_bytes() for name in names] == before
     assert before[1] != before[2] and b"## y" in before[0]
+
+
+def test_what_is_measured_inside_has_figures_of_its_own(tmp_path: Path) -> None:
+    study = made_up(tmp_path)
+    assert "inside.svg" not in write_report(study, [tmp_path]).read_text()
+    for run in study.runs():
+        results = {"val": {"segm": {"AP": 50.0}, "queries": {"fire_rate": 1.0 + run.seed, "similarity": 90.0}}}
+        curves = {
+            "iuq/gradient_ratio": [(20, 0.0), (40, 0.5)],
+            "iuq/gradient_cosine": [(20, 0.0), (40, -0.1 * run.seed)],
+        }
+        change(tmp_path, run.name, results=results, **({"curves": curves} if run.arm == "inter" else {}))
+    text = write_report(study, [tmp_path]).read_text()
+    assert all(f"({name}.svg)" in text for name in ("figure", "inside", "gradients"))
+    before = [(tmp_path / f"{name}.svg").read_bytes() for name in ("inside", "gradients")]
+    write_report(study, [tmp_path])
+    assert [(tmp_path / f"{name}.svg").read_bytes() for name in ("inside", "gradients")] == before
+    change(tmp_path, "inter.seed1", results=results, curves={**curves, "iuq/gradient_cosine": [(40, 0.9)]})
+    write_report(study, [tmp_path])
+    assert [(tmp_path / f"{name}.svg").read_bytes() for name in ("inside", "gradients")][1] != before[1]
 
 
 def test_revisions_are_never_mixed(tmp_path: Path) -> None:
