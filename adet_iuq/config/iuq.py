@@ -57,6 +57,9 @@ def _add_memory(iuq: CfgNode) -> None:
     # A pixel of D numbers takes 4 D + 16 bytes, in half precision 2 D + 16. A million pixels take 46 MiB for CondInst
     # (D = 8) and 1 GiB for D = 256. With SHARD the size is divided by the number of processes.
     iuq.MEMORY.CAPACITY = 100_000  # pixels; 0: the pixels of this batch only (Table 4c, "mini-batch")
+    # False: the queries of a step meet only pixels of earlier iterations, not those of the other images of their batch.
+    # Then CAPACITY must be above 0.
+    iuq.MEMORY.OWN_BATCH = True
     iuq.MEMORY.DTYPE = "float32"  # "float32", "float16", "bfloat16"
     iuq.MEMORY.SAMPLER = "instance"  # "instance" (balanced), "sparse", "dense" (Table 4b); background never enters
     iuq.MEMORY.PIXELS_PER_INSTANCE = 50  # for the "instance" sampler

@@ -27,6 +27,8 @@ class IUQCriterion(nn.Module):
         sampler: the sampler that picks the pixels which enter the memory.
         inter: the inter-scene term, which needs a memory. None: its defaults, if there is a memory.
         equi: the equivariance term. None: there is no such term.
+        own_batch: whether the pixels of a batch (of all ranks) enter the memory before its queries are compared with it,
+            or after, so that queries only meet pixels of earlier iterations.
         reduce_normalizer: whether sums are divided by the mean of the ranks' counts instead of by this rank's count. The
             ranks' losses then average to that of one process with all images. The segmenter's own mask loss is untouched.
     """
@@ -38,15 +40,19 @@ class IUQCriterion(nn.Module):
         sampler: PixelSampler = InstanceSampler(),
         inter: InterSceneLoss | None = None,
         equi: EquivarianceLoss | None = None,
+        own_batch: bool = True,
         reduce_normalizer: bool = False,
     ) -> None:
         super().__init__()
         if inter is not None and memory is None:
             raise ValueError("The inter-scene loss needs a memory to look into.")
+        if memory is not None and memory.capacity == 0 and not own_batch:
+            raise ValueError("without capacity the memory is the batch, and OWN_BATCH False leaves that out.")
         self.memory = memory
         self.sampler = sampler
         self.inter = inter or InterSceneLoss()
         self.equi = equi
+        self.own_batch = own_batch
         self.reduce_normalizer = reduce_normalizer
 
     def forward(
@@ -82,8 +88,12 @@ class IUQCriterion(nn.Module):
         losses: dict[str, Tensor] = {}
         stats: dict[str, Tensor] = {}
         if self.memory is not None:
-            self.memory.enqueue(self.sampler(scene.views(slice(0, num_originals))))
+            pixels = self.sampler(scene.views(slice(0, num_originals)))
+            if self.own_batch:
+                self.memory.enqueue(pixels)
             losses["loss_inter"], stats = self._inter_loss(self.memory, segmenter, scene, num_originals, iteration)
+            if not self.own_batch:
+                self.memory.enqueue(pixels)
         if self.equi is not None and self.equi.has_term and transforms is not None:
             loss, equi_stats = self.equi(segmenter, scene, transforms, reduce=self.reduce_normalizer)
             losses["loss_equi"] = self.equi.weight * loss

@@ -43,6 +43,7 @@ def build_criterion(cfg: CfgNode, memory_arguments: Mapping[str, Any], mask_loss
             ),
             inter=inter_settings(cfg) if iuq.INTER.ENABLED else None,
             equi=equi_settings(cfg, mask_loss_factor) if iuq.EQUI.ENABLED else None,
+            own_batch=memory.OWN_BATCH,
             reduce_normalizer=cfg.MODEL.REDUCE_NORMALIZER,
         )
     except ValueError as error:

@@ -23,7 +23,11 @@ MakeScene = Callable[..., Scene]
 
 
 def _criterion(
-    *, inter: dict[str, Any] | None = None, equi: dict[str, Any] | None = None, capacity: int = 1000
+    *,
+    inter: dict[str, Any] | None = None,
+    equi: dict[str, Any] | None = None,
+    capacity: int = 1000,
+    own_batch: bool = True,
 ) -> IUQCriterion:
     """Terms that are not named are off."""
     return IUQCriterion(
@@ -31,6 +35,7 @@ def _criterion(
         sampler=InstanceSampler(5),
         inter=None if inter is None else InterSceneLoss(**inter),
         equi=None if equi is None else EquivarianceLoss(**equi),
+        own_batch=own_batch,
     )
 
 
@@ -55,6 +60,32 @@ def test_augmentation_and_disabled_terms_cost_nothing(make_scene: MakeScene, seg
     assert criterion(segmenter, scene, transforms_of(2), num_originals=2, iteration=0) == ({}, {})
     assert criterion.memory is None
     assert _criterion(equi={})(segmenter, scene, None, num_originals=4, iteration=0) == ({}, {})
+
+
+def test_without_its_own_batch_a_step_meets_the_pixels_of_earlier_ones(
+    make_scene: MakeScene, segmenter: Retriever
+) -> None:
+    """The memory is the same in the end; the loss is that of a criterion whose second step has no pixel of its own."""
+    first, second = (paired(make_scene, [2, 1, 3], seed=step) for step in range(2))
+    second.image_ids += 10
+    later = _criterion(inter={}, own_batch=False)
+    losses, stats = later(segmenter, first, None, num_originals=3, iteration=0)
+    assert losses["loss_inter"] == 0 and stats["num_valid_pairs"] == stats["memory_fill"] == 0
+    losses["loss_inter"].backward()
+    losses, stats = later(segmenter, second, None, num_originals=3, iteration=1)
+    assert stats["num_valid_pairs"] == len(second.queries) * len(InstanceSampler(5)(first.views(slice(0, 3))))
+    stored = InstanceSampler(5)(first.views(slice(0, 3)))
+    logits = second.queries.embeddings @ stored.features.t()
+    assert losses["loss_inter"].item() == pytest.approx(
+        sum(slow_loss("focal", one).item() for one in logits.flatten()) / logits.numel(), rel=1e-5
+    )
+    features, queries = gradients_of(second, losses["loss_inter"])
+    assert (features == 0).all() and (queries > 0).all()
+    usual = _criterion(inter={})
+    for step, scene in enumerate((first, second)):
+        usual(segmenter, scene, None, num_originals=3, iteration=step)
+    assert usual.memory is not None and later.memory is not None
+    assert torch.equal(usual.memory.features, later.memory.features)
 
 
 def test_inter_equals_the_paper_word_for_word(make_scene: MakeScene, segmenter: Retriever) -> None:
@@ -198,6 +229,11 @@ def test_no_model_state_but_the_memory() -> None:
 def test_wrong_calls(make_scene: MakeScene, segmenter: Retriever) -> None:
     with pytest.raises(ValueError, match="2 transforms for 2 views"):
         _criterion(equi={})(segmenter, make_scene([1, 1]), transforms_of(2), num_originals=1, iteration=0)
+
+
+def test_a_memory_that_is_only_the_batch_needs_the_batch() -> None:
+    with pytest.raises(ValueError, match="OWN_BATCH False"):
+        _criterion(inter={}, capacity=0, own_batch=False)
 
 
 def test_an_inter_scene_loss_without_a_memory_is_refused() -> None:
