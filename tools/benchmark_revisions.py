@@ -4,11 +4,12 @@
     python tools/benchmark_revisions.py --before ../before --pairs 20 \
         --config-file configs/Mask2Former/R50_50ep.yaml --config-file configs/CondInst/R50_1x.yaml
     python tools/benchmark_revisions.py --before ../before --masks 0.1
+    python tools/benchmark_revisions.py --before ../before --masks 0.005 --detections 1000 --result-size 800x1333 --pairs 5
 
 Each checkout has a process of its own, and they compute in turn, so whatever slows the machine down affects both. The ratio
 is the median over the pairs, given with its quartiles. Without `--masks` it is that of a training step on random weights
-and images. With `--masks SHARE` it is that of turning 100 predicted masks into results of 512 x 672, as CondInst and
-Mask2Former do; SHARE is the part of the image that a mask fills.
+and images. With `--masks SHARE` it is that of turning predicted masks into results, as CondInst and Mask2Former do, and the
+peak of torch's memory meanwhile; SHARE is the part of the image that a mask fills.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from statistics import median, quantiles
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SIZE = (512, 672)
 CLASSES = 80
+STEP, PEAK = "step", "peak"  # what a worker is asked for
 
 
 def training_step(config: str, overrides: list[str], size: tuple[int, int], images: int) -> Callable[[], Any]:
@@ -55,8 +56,8 @@ def training_step(config: str, overrides: list[str], size: tuple[int, int], imag
     return step
 
 
-def masks_step(kind: str, share: float) -> Callable[[], Any]:
-    """Turns 100 ellipses at a quarter of SIZE into results of SIZE: `kind` is a segmenter and the form of the masks."""
+def masks_step(kind: str, share: float, number: int, size: tuple[int, int]) -> Callable[[], Any]:
+    """Turns ellipses at a quarter of `size` into results of `size`: `kind` is a segmenter and the form of the masks."""
     import torch
 
     from adet_iuq.modeling.layers import encoded_masks, stacked_masks
@@ -64,40 +65,45 @@ def masks_step(kind: str, share: float) -> Callable[[], Any]:
     from adet_iuq.modeling.mask2former.inference import OutputGeometry, instance_inference
 
     generator = torch.Generator().manual_seed(0)
-    height, width = SIZE[0] // 4, SIZE[1] // 4
+    height, width = size[0] // 4, size[1] // 4
     y, x = torch.arange(height) + 0.5, torch.arange(width) + 0.5
-    center = torch.rand(100, 2, generator=generator) * torch.tensor([height, width])
-    radius = (share * height * width / 3.14) ** 0.5 * (0.6 + 0.8 * torch.rand(100, 2, generator=generator))
+    center = torch.rand(number, 2, generator=generator) * torch.tensor([height, width])
+    radius = (share * height * width / 3.14) ** 0.5 * (0.6 + 0.8 * torch.rand(number, 2, generator=generator))
     down = ((y - center[:, :1]) / radius[:, :1]).square()
     across = ((x - center[:, 1:]) / radius[:, 1:]).square()
     logits = 8 * (1 - down[:, :, None] - across[:, None])
-    classes = torch.randn(100, CLASSES + 1, generator=generator)
+    classes = torch.randn(number, CLASSES + 1, generator=generator)
     segmenter, form = kind.split()
     encode = form == "RLE"
 
     def condinst() -> object:
-        chunks = pasted_masks(logits.sigmoid(), 4, SIZE, SIZE)
-        return encoded_masks(chunks, SIZE) if encode else stacked_masks(chunks, 100, SIZE, logits.device)
+        chunks = pasted_masks(logits.sigmoid(), 4, size, size)
+        return encoded_masks(chunks, size) if encode else stacked_masks(chunks, number, size, logits.device)
 
     def mask2former() -> object:
-        return instance_inference(classes, logits, OutputGeometry(SIZE, SIZE, SIZE), 100, None, encode=encode)
+        return instance_inference(classes, logits, OutputGeometry(size, size, size), number, None, encode=encode)
 
     return condinst if segmenter == "CondInst" else mask2former
 
 
 def work(args: argparse.Namespace) -> None:
-    """The process of one checkout: a step and its seconds for every line that it reads."""
+    """The process of one checkout: for every line that it reads, the seconds of a step or its peak in bytes."""
     import torch
+    from benchmarking import peak_bytes
 
     torch.set_num_threads(args.threads)
     size = (args.size, args.size)
-    step = (
-        masks_step(args.worker, args.masks) if args.masks else training_step(args.worker, args.opts, size, args.batch)
-    )
+    if args.masks:
+        step = masks_step(args.worker, args.masks, args.detections, args.result_size)
+    else:
+        step = training_step(args.worker, args.opts, size, args.batch)
     with torch.set_grad_enabled(not args.masks):
         step()
         print("ready", flush=True)
-        for _ in sys.stdin:
+        for line in sys.stdin:
+            if line.strip() == PEAK:
+                print(peak_bytes(step), flush=True)
+                continue
             start = time.perf_counter()
             step()
             print(time.perf_counter() - start, flush=True)
@@ -113,13 +119,14 @@ def start(checkout: Path, name: str, words: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def compare(before: Path, name: str, words: list[str], pairs: int) -> list[tuple[float, float]]:
-    """The seconds (before, now) of every pair."""
+def compare(before: Path, name: str, words: list[str], pairs: int) -> tuple[list[tuple[float, float]], list[float]]:
+    """The seconds (before, now) of every pair; and the peaks of both in bytes."""
     workers = [start(checkout, name, words) for checkout in (before, REPOSITORY)]
     try:
         for worker in workers:
             _answer(worker)  # it is ready
-        return [(_seconds(workers[0]), _seconds(workers[1])) for _ in range(pairs)]
+        found = [(_ask(workers[0], STEP), _ask(workers[1], STEP)) for _ in range(pairs)]
+        return found, [_ask(worker, PEAK) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
@@ -133,9 +140,9 @@ def _answer(worker: subprocess.Popen[str]) -> str:
     return answer
 
 
-def _seconds(worker: subprocess.Popen[str]) -> float:
+def _ask(worker: subprocess.Popen[str], what: str) -> float:
     assert worker.stdin is not None
-    print(file=worker.stdin, flush=True)
+    print(what, file=worker.stdin, flush=True)
     return float(_answer(worker))
 
 
@@ -149,6 +156,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--masks", type=float, default=0.0, metavar="SHARE", help="measure results in place of training"
     )
+    parser.add_argument("--detections", type=int, default=100, help="the number of masks of --masks")
+    parser.add_argument("--result-size", type=_size, default=(512, 672), metavar="HxW", help="their size")
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--size", type=int, default=256, help="height and width of the training images")
     parser.add_argument("--batch", type=int, default=2)
@@ -161,6 +170,11 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def _size(text: str) -> tuple[int, int]:
+    height, width = text.split("x")
+    return int(height), int(width)
+
+
 def main() -> None:
     """Prints a line for each recipe, or for each way to make results."""
     args = parse_args()
@@ -171,14 +185,15 @@ def main() -> None:
 
     words = sys.argv[1:]
     names = [f"{segmenter} {form}" for segmenter in ("CondInst", "Mask2Former") for form in ("tensor", "RLE")]
-    print(f"{'':40}  {'before':>9}  {'now':>9}  {'ratio':>6}  quartiles of {args.pairs} pairs")
+    print(f"{'':40}  {'before':>9}  {'now':>9}  {'ratio':>6}  quartiles of {args.pairs} pairs; peaks")
     for name in names if args.masks else args.config_file:
-        found = compare(args.before.resolve(), name, words, args.pairs)
+        found, peaks = compare(args.before.resolve(), name, words, args.pairs)
         before, now = zip(*found, strict=True)
         ratios = [after / first for first, after in found]
         low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
         print(
-            f"{name:40}  {median(before):7.3f} s  {median(now):7.3f} s  {median(ratios):6.3f}  {low:.3f} to {high:.3f}",
+            f"{name:40}  {median(before):7.3f} s  {median(now):7.3f} s  {median(ratios):6.3f}  {low:.3f} to {high:.3f}; "
+            f"{peaks[0] / 2**20:.0f} and {peaks[1] / 2**20:.0f} MB",
             flush=True,
         )
 
