@@ -1,15 +1,17 @@
-"""Writes a COCO-format JSON that keeps only chosen images of another one.
+"""Writes a COCO-format JSON that keeps only chosen images, or only chosen categories, of another one.
 
 python datasets/subset.py --json instances_train2017.json --images 542720 57345 499716 24577 --output four.json
+python datasets/subset.py --json instances_train2017.json --categories person --output persons.json
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 
-def subset(data: dict[str, Any], image_ids: list[int]) -> dict[str, Any]:
+def images_subset(data: dict[str, Any], image_ids: Sequence[int]) -> dict[str, Any]:
     """The data set of the chosen images, with only those categories that they show.
 
     Args:
@@ -29,14 +31,42 @@ def subset(data: dict[str, Any], image_ids: list[int]) -> dict[str, Any]:
     return {**data, "images": [images[i] for i in image_ids], "annotations": annotations, "categories": categories}
 
 
+def categories_subset(data: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The data set of the chosen categories, with only those images that show one of them.
+
+    Args:
+        data: a COCO-format data set.
+        names: the names of the categories to keep.
+
+    Raises:
+        SystemExit: the data set does not have one of the categories.
+    """
+    missing = sorted(set(names) - {category["name"] for category in data["categories"]})
+    if missing:
+        raise SystemExit(f"The data set has no category {', '.join(missing)}.")
+    categories = [category for category in data["categories"] if category["name"] in names]
+    kept = {category["id"] for category in categories}
+    annotations = [a for a in data["annotations"] if a["category_id"] in kept]
+    shown = {annotation["image_id"] for annotation in annotations}
+    images = [image for image in data["images"] if image["id"] in shown]
+    return {**data, "images": images, "annotations": annotations, "categories": categories}
+
+
 def main() -> None:
     """Reads the arguments and writes the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True, help="the COCO-format data set")
-    parser.add_argument("--images", type=int, nargs="+", required=True, help="ids of the images to keep")
+    parser.add_argument("--images", type=int, nargs="+", help="ids of the images to keep")
+    parser.add_argument("--categories", nargs="+", help="names of the categories to keep")
     parser.add_argument("--output", type=Path, required=True, help="the file to write")
     args = parser.parse_args()
-    result = subset(json.loads(args.json.read_text()), args.images)
+    if not args.images and not args.categories:
+        parser.error("name --images, --categories or both")
+    result = json.loads(args.json.read_text())
+    if args.images:
+        result = images_subset(result, args.images)
+    if args.categories:
+        result = categories_subset(result, args.categories)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(result))
     print(f"{args.output}: {len(result['images'])} images, {len(result['annotations'])} annotations")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prepare_embryos import session_of
-from subset import subset
+from subset import images_subset
 
 TUNE_VAL_SESSIONS = ("1d30", "2d30")
 
@@ -21,7 +21,7 @@ def tuning_split(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The two COCO-format parts, "train" and "val", of the training set `data`; images say their session in `source`."""
     held_out = {image["id"]: session_of(image["source"]) in TUNE_VAL_SESSIONS for image in data["images"]}
     return {
-        split: subset(data, [image_id for image_id, held in held_out.items() if held == (split == "val")])
+        split: images_subset(data, [image_id for image_id, held in held_out.items() if held == (split == "val")])
         for split in ("train", "val")
     }
 

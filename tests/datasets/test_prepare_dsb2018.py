@@ -9,7 +9,7 @@ import pycocotools.mask as mask_util
 import pytest
 from PIL import Image
 from prepare_dsb2018 import find_images, main, read_nuclei, write
-from subset import subset
+from subset import images_subset
 
 from adet_iuq.errors import EXIT_USER_ERROR, UserError
 from helpers.data_folder import DATA
@@ -54,7 +54,7 @@ def test_a_source_of_finished_images_gives_them_again(tmp_path: Path, monkeypatc
     wanted: dict[str, dict[str, Any]] = {}
     for split in ("train", "val"):
         data = json.loads((DATA / f"nuclei/{split}.json").read_text())
-        wanted[split] = subset(data, [1, 2])
+        wanted[split] = images_subset(data, [1, 2])
         for image in wanted[split]["images"]:
             masks = [
                 mask_util.decode(annotation["segmentation"])
