@@ -24,7 +24,7 @@ class EquivarianceLoss:
     """
 
     target: str = "query"
-    weight: float = 3.0  # lambda (Table 4e), the factor of the whole term
+    weight: float = 1.0  # lambda, the factor of the whole term (the paper's, Table 4e: 3)
 
     def __post_init__(self) -> None:
         if self.target not in EQUI_TARGETS:

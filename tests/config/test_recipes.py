@@ -23,7 +23,9 @@ FILES = [name for name in FOUND if "/Studies/" not in name or "/Base-" in name o
 PARTS = {name for name in FILES if Path(name).name.startswith(("Base-", "Data-")) or name == METHOD}
 STUDY_BASES = {name for name in FILES if "/Studies/" in name}
 STUDY_TRUNK, STUDY_CONDINST = "configs/Studies/Base-trunk.yaml", "configs/Studies/Base-lite0.yaml"
-STUDY_OTHERS = {f"configs/Studies/Base-{name}-tune.yaml" for name in ("solov2", "mask2former")}
+STUDY_OTHERS = {
+    name for name in STUDY_BASES if Path(name).name.startswith(("Base-solov2", "Base-sotr", "Base-mask2former"))
+}
 STUDY_DATA = {name for name in STUDY_BASES if "/Data-" in name}
 IUQ_RECIPES = [name for name in FILES if name.endswith("_iuq.yaml")]
 # Pairs whose schedules differ on purpose: with the method these overfits see half as many images an iteration, or need
@@ -175,8 +177,9 @@ def test_the_bases_of_the_studies_differ_in_their_data_only(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(STUDY_OTHERS))
 def test_other_segmenters_are_studied_on_the_same_trunk_and_data(name: str) -> None:
-    condinst, cfg = leaves("configs/Studies/Base-embryos-tune.yaml"), leaves(name)
-    shared = body(STUDY_TRUNK).keys() | body("configs/Studies/Data-embryos-tune.yaml").keys()
+    data = {"tune": "embryos-tune", "embryos": "embryos"}.get(Path(name).stem.split("-")[-1])
+    condinst, cfg = leaves(f"configs/Studies/Base-{data}.yaml" if data else STUDY_CONDINST), leaves(name)
+    shared = body(STUDY_TRUNK).keys() | (body(f"configs/Studies/Data-{data}.yaml").keys() if data else set())
     assert "MODEL.WEIGHTS" in shared and {key for key in shared if cfg[key] != condinst[key]} == set()
 
 

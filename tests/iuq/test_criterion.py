@@ -49,9 +49,9 @@ def test_inter_gradient_reaches_all_queries_and_nothing_else(make_scene: MakeSce
 
 def test_equi_alone_is_the_weighted_loss(make_scene: MakeScene, segmenter: Retriever) -> None:
     scene = paired(make_scene, [2, 1, 3])
-    losses, stats = _criterion(equi={})(segmenter, scene, transforms_of(3), num_originals=3, iteration=0)
+    losses, stats = _criterion(equi={"weight": 2.0})(segmenter, scene, transforms_of(3), num_originals=3, iteration=0)
     loss, expected = EquivarianceLoss()(segmenter, scene, transforms_of(3))
-    assert losses == {"loss_equi": 3.0 * loss} and stats == expected
+    assert losses == {"loss_equi": 2.0 * loss} and stats == expected
 
 
 def test_augmentation_and_disabled_terms_cost_nothing(make_scene: MakeScene, segmenter: Retriever) -> None:

@@ -41,13 +41,13 @@ def test_a_share_that_is_none_is_refused(name: str, share: float) -> None:
         inter_settings(cfg)
 
 
-def test_lambda_counts_the_base_weight_on_request() -> None:
+def test_lambda_counts_the_base_weight_unless_told_otherwise() -> None:
     cfg = get_cfg()
     cfg.MODEL.IUQ.EQUI.WEIGHT = 2.0
-    assert equi_settings(cfg, 3.0).weight == 2.0
-    cfg.MODEL.IUQ.EQUI.RELATIVE_TO_BASE = True
     assert equi_settings(cfg, 3.0).weight == 6.0
     cfg.MODEL.IUQ.EQUI.TARGET = "feature"  # no mask loss
+    assert equi_settings(cfg, 3.0).weight == 2.0
+    cfg.MODEL.IUQ.EQUI.TARGET, cfg.MODEL.IUQ.EQUI.RELATIVE_TO_BASE = "query", False
     assert equi_settings(cfg, 3.0).weight == 2.0
 
 
