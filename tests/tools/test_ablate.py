@@ -24,6 +24,11 @@ from helpers.faults import TINY
 from helpers.golden import REPOSITORY
 
 EXAMPLE = REPOSITORY / "configs/Studies/table3_shapes.yaml"
+STUDIES = [
+    path
+    for path in sorted((REPOSITORY / "configs/Studies").rglob("*.yaml"))
+    if not path.name.startswith(("Base-", "Data-"))
+]
 TINY_OVERRIDES = [
     *TINY[2:],
     "DATASETS.TEST",
@@ -138,6 +143,14 @@ def test_a_study_that_is_killed_and_continued_gives_the_same_numbers(tmp_path: P
 def test_the_example_is_sound() -> None:
     for quick in (False, True):
         ablate.check_configs(load_study(EXAMPLE, quick))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_is_sound_and_named_after_its_file(path: Path) -> None:
+    """Also those at full size, which nobody can run here."""
+    study = load_study(path)
+    assert study.name == path.stem and f"{path.relative_to(REPOSITORY)}" in path.read_text()
+    ablate.check_configs(study)
 
 
 def test_a_mistyped_key_is_found_before_anything_starts(tmp_path: Path) -> None:
