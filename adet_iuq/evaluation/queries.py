@@ -143,7 +143,8 @@ def measure_queries(model: IUQMetaArch, samples: Iterable[dict[str, Any]]) -> di
         fire_probability: the mean probability of these pairs, in percent.
         own_fire_rate: the same share on pixels of the query's own image, of its own instance and of others.
         similarity: the cosine similarity of a query and its nearest look-alike, the most similar query of the same class
-            in another image, mean over queries that have one, in percent.
+            in another image, mean over queries that have one, in percent. Before, the mean of all queries is taken off:
+            what they have in common would hide their differences.
         own_similarity: the same with the nearest look-alike in the query's own image, without queries of its own instance.
         equi_error: Eq. 8, the segmenter's mask loss of q^g on g(f(I)), mean over images.
         equi_feature_error: Eq. 6, the mean squared difference of f(g(I)) and g(f(I)), divided by the variance of f(I).
@@ -203,7 +204,8 @@ def _similarities(asked: Sequence[Queries], classes: Sequence[Tensor]) -> dict[s
         asked: the queries of each image.
         classes: the classes of their instances, (q,) long for each image.
     """
-    directions = normalize(torch.cat([queries.embeddings for queries in asked]).float(), dim=1)
+    embeddings = torch.cat([queries.embeddings for queries in asked]).float()
+    directions = normalize(embeddings - embeddings.mean(dim=0), dim=1)
     labels, instances = torch.cat(list(classes)), torch.cat([queries.target_index for queries in asked])
     images = torch.cat([torch.full_like(queries.target_index, image) for image, queries in enumerate(asked)])
     found: dict[str, list[Tensor]] = {"similarity": [], "own_similarity": []}

@@ -2,6 +2,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from detectron2.structures import BitMasks, Instances
@@ -103,10 +104,7 @@ def test_rates_by_hand() -> None:
 
 
 def test_similarities_by_hand() -> None:
-    """A query is the colour of its instance: the same colour in another image, and 60 degrees from the own image's other.
-
-    The fourth query has a class of its own and no look-alike.
-    """
+    """A query is the colour of its instance. The fourth one has a class of its own and no look-alike."""
     first, second = stripes(0, (10, 20)), stripes(1, (20, 30))
     half = slice(SIZE // 2, SIZE)
     for image, rows, colour in (
@@ -117,8 +115,13 @@ def test_similarities_by_hand() -> None:
     second["instances"].gt_classes[1] = 1
     with undisturbed(model := ColourQueries()):
         found = measure_queries(model, [first, second])
-    assert found["similarity"] == pytest.approx(100 * (1 + 0.5 + 1) / 3)
-    assert found["own_similarity"] == pytest.approx(50)
+    queries = np.array([(10, 0, 0), (5, 75**0.5, 0), (20, 0, 0), (0, 0, 1)])
+    centred = queries - queries.mean(axis=0)
+    directions = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    cosine = directions @ directions.T
+    nearest = [cosine[0, 2], cosine[1, 2], max(cosine[2, 0], cosine[2, 1])]
+    assert found["similarity"] == pytest.approx(100 * np.mean(nearest), abs=1e-3)
+    assert found["own_similarity"] == pytest.approx(100 * cosine[0, 1], abs=1e-3)
 
 
 def test_a_map_that_is_not_equivariant_shows() -> None:
