@@ -28,11 +28,23 @@ def compare_gradients(term: Tensor, reference: Tensor, at: Sequence[Tensor]) -> 
         return {}
     with torch.autocast(reference.device.type, enabled=False):
         ours, theirs = _gradient(term, at), _gradient(reference, at)
-        strength, standard = ours.norm(), theirs.norm()
+        strength, direction = _norm_and_direction(ours)
+        standard, its_direction = _norm_and_direction(theirs)
         if standard == 0:
             return {}
-        cosine = (ours / strength.clamp(min=torch.finfo(ours.dtype).tiny)) @ (theirs / standard)
-        return {"gradient_ratio": strength / standard, "gradient_cosine": cosine}
+        return {"gradient_ratio": strength / standard, "gradient_cosine": direction @ its_direction}
+
+
+def _norm_and_direction(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The norm, and the vector divided by it (zero if it is zero).
+
+    The squares of a collapsed model's gradients vanish in float32 before the gradients do, so they are enlarged first.
+    """
+    tiny = torch.finfo(gradient.dtype).tiny
+    largest = gradient.abs().max() if gradient.numel() else gradient.new_zeros(())
+    enlarged = gradient / largest.clamp(min=tiny)
+    norm = enlarged.norm()
+    return largest * norm, enlarged / norm.clamp(min=tiny)
 
 
 def _gradient(loss: Tensor, at: Sequence[Tensor]) -> Tensor:

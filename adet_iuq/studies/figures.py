@@ -93,6 +93,7 @@ def write_curves(path: Path, study: Study, records: Sequence[Record], title: str
             axes.set_ylabel(key)
             axes.grid(alpha=0.3)
         left.set_yscale("log")
+        right.set_ylim(-1.05, 1.05)
         right.axhline(0.0, color="gray", linewidth=1)
         right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
 

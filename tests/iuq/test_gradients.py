@@ -41,6 +41,15 @@ def test_a_term_without_gradient_is_zero_and_a_reference_without_one_no_measure(
     assert compare_gradients(none.sum(), none.sum(), [none]) == {}
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_gradients_whose_squares_float32_cannot_hold(size: float) -> None:
+    """A collapsed model has such ones; a cosine of -2.5e10 was logged for it."""
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    found = compare_gradients(size * x.sum(), (x[0] - x[1]) + 2 * x[0], [x])
+    assert found["gradient_cosine"].item() == pytest.approx((3 - 1) / math.sqrt(2 * 10))
+    assert found["gradient_ratio"].item() == pytest.approx(size * math.sqrt(2 / 10))
+
+
 def test_small_gradients_in_half_precision() -> None:
     """Of 2e-8 float16 keeps nothing."""
     x = torch.ones(4, dtype=torch.float16, requires_grad=True)
