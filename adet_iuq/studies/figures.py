@@ -61,7 +61,8 @@ def write_panels(path: Path, study: Study, records: Sequence[Record], metrics: S
     with _figure(path, title, (10.0, 0.5 + height)) as figure:
         panels = figure.subplots(rows, _PANELS, sharey=True, squeeze=False).flatten().tolist()
         for axes, metric in zip(panels, metrics, strict=False):
-            _draw_values(axes, metric_by_arm(study, records, metric), metric)
+            label = "/".join(metric.split("/")[-2:])  # the data set's name would reach into the next panel
+            _draw_values(axes, metric_by_arm(study, records, metric), label)
         for axes in panels[len(metrics) :]:
             axes.remove()
 
