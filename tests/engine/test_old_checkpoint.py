@@ -23,7 +23,10 @@ CHECKPOINT = "model_0000005.pth"
 # kernels of a CPU that knows SSE4.1 only. The fill of the memory and the fire rates never differed.
 TOLERANCE = 1e-4
 # What the keys that the run's own config leaves out meant then; and no report, which nobody reads.
-OLD_DEFAULTS = ("MODEL.IUQ.INTER.NEG_WEIGHT", "0.9", "REPORT.ENABLED", "False")
+OLD_DEFAULTS = (
+    *("MODEL.IUQ.INTER.NEG_WEIGHT", "0.9", "MODEL.IUQ.EQUI.WEIGHT", "3.0", "REPORT.ENABLED", "False"),
+    *("MODEL.IUQ.EQUI.RELATIVE_TO_BASE", "False"),
+)
 
 Losses = dict[str, dict[int, float]]
 

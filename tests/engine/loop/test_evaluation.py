@@ -37,7 +37,9 @@ def test_mosaics_are_evaluated_beside_their_set(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "results.json").read_text())
     assert list(written["shapes_val"]) == ["bbox", "segm"]
     assert list(written["shapes_val_mosaic"]) == ["bbox", "segm", "mosaic"]
-    assert written["shapes_val_mosaic"]["mosaic"] == {"leak_rate": 50.0, "leak_rate_area": 50.0, "detections": 1.0}
+    assert written["shapes_val_mosaic"]["mosaic"] == {
+        "leak_rate": 50.0, "leak_rate_area": 50.0, "duplicate_rate": 0.0, "detections": 1.0,
+    }  # fmt: skip
     assert CountedToy.seen == [(1, 64), (1, 64), (4, 128)]
 
 
