@@ -17,7 +17,8 @@ def plain_convolutions(request: pytest.FixtureRequest) -> Iterator[None]:
 
     Where the input of a ReLU is nearly zero, another order of summation flips it, and a gradient jumps: on a CPU without
     AVX-512 oneDNN turns over one of 122,880 inputs of CondInst's training golden, and with it two gradient norms move by
-    2e-4. In float64, and with the plain convolutions, all of them agree with the golden numbers to 1e-5.
+    2e-4. In float64, and with the plain convolutions, all of them agree with the golden numbers to 1e-5. The gradients of
+    the grid segmenters need float64 (helpers/grid_golden.py).
     """
     if request.node.get_closest_marker("golden") is None:
         yield
