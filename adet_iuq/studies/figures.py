@@ -87,6 +87,7 @@ def write_curves(path: Path, study: Study, records: Sequence[Record], title: str
                 for record in records:
                     for iteration, value in record.curves.get(key, ()) if record.arm == arm else ():
                         points.setdefault(iteration, []).append(value)
+                # Before the term starts, its gradient is zero in every seed.
                 active = {i: statistics.fmean(values) for i, values in sorted(points.items()) if any(values)}
                 if active:
                     axes.plot(list(active), list(active.values()), ".-", label=arm, linewidth=1)
