@@ -30,8 +30,9 @@ class MosaicEvaluator(DatasetEvaluators, RunLengthEvaluator):
 
 
 class LeakEvaluator(RunLengthEvaluator):
-    """Leaks and duplicates among the masks of detections above a score. A mask leaks with what lies outside of the tile
-    with the centre of its box.
+    """Leaks and duplicates among the masks of detections above a score.
+
+    A mask leaks with what lies outside of the tile with the centre of its box.
 
     Its task `mosaic` has, in percent and not a number without a detection, `leak_rate`, the mean share over detections;
     `leak_rate_area`, their pixels outside divided by all their pixels, in which large masks weigh more; and
