@@ -19,7 +19,7 @@ from adet_iuq.evaluation.run_lengths import RunLengthEvaluator
 from adet_iuq.modeling.layers import EncodedMasks, Masks, encoded_masks
 
 _RATES = ("leak_rate", "leak_rate_area", "duplicate_rate")
-_SHARED = 0.5  # masks with a higher intersection over union are the same
+SHARED = 0.5  # detections whose masks have a higher intersection over union share a mask
 
 
 class MosaicEvaluator(DatasetEvaluators, RunLengthEvaluator):
@@ -120,7 +120,7 @@ def duplicates(masks: Masks, classes: Tensor) -> Tensor:
     if not len(masks):
         return torch.zeros(0, dtype=torch.bool)
     rles = _run_lengths(masks).rles
-    shared = torch.from_numpy(mask_util.iou(rles, rles, [0] * len(rles))) > _SHARED
+    shared = torch.from_numpy(mask_util.iou(rles, rles, [0] * len(rles))) > SHARED
     classes = classes.cpu()
     return (shared & (classes[:, None] == classes)).tril(diagonal=-1).any(dim=1)
 

@@ -1,8 +1,9 @@
 """Draws a study: metrics by arm, differences to the base arm, every seed as a dot; and gradients by iteration."""
 
 import io
+import itertools
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,14 +84,9 @@ def write_curves(path: Path, study: Study, records: Sequence[Record], title: str
         left, right = figure.subplots(1, 2)
         for axes, key in ((left, RATIO), (right, COSINE)):
             for arm in study.arms:
-                points: dict[int, list[float]] = {}
-                for record in records:
-                    for iteration, value in record.curves.get(key, ()) if record.arm == arm else ():
-                        points.setdefault(iteration, []).append(value)
-                # Before the term starts, its gradient is zero in every seed.
-                active = {i: statistics.fmean(values) for i, values in sorted(points.items()) if any(values)}
-                if active:
-                    axes.plot(list(active), list(active.values()), ".-", label=arm, linewidth=1)
+                curve = _mean_curve([record.curves.get(key, ()) for record in records if record.arm == arm])
+                if curve:
+                    axes.plot(list(curve), list(curve.values()), ".-", label=arm, linewidth=1)
             axes.set_xlabel("iteration")
             axes.set_ylabel(key)
             axes.grid(alpha=0.3)
@@ -98,6 +94,14 @@ def write_curves(path: Path, study: Study, records: Sequence[Record], title: str
         right.set_ylim(-1.05, 1.05)
         right.axhline(0.0, color="gray", linewidth=1)
         right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _mean_curve(curves: Iterable[Iterable[tuple[int, float]]]) -> dict[int, float]:
+    """The mean of the seeds' values by iteration, from where the term starts: before, its gradient is zero in every seed."""
+    values: dict[int, list[float]] = {}
+    for iteration, value in itertools.chain.from_iterable(curves):
+        values.setdefault(iteration, []).append(value)
+    return {iteration: statistics.fmean(values[iteration]) for iteration in sorted(values) if any(values[iteration])}
 
 
 @contextmanager

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from adet_iuq.data.seeding import seeded
 from adet_iuq.errors import UserError
+from adet_iuq.evaluation.mosaic import SHARED
 from adet_iuq.evaluation.queries import undisturbed
 from adet_iuq.iuq import Pixels, Queries, Scene, valid_cells
 from adet_iuq.modeling import IUQMetaArch
 from adet_iuq.modeling.layers import mask_boxes
 
 FIRES = 0.5  # lowest probability at which a query fires on a pixel; masks are cut at the same value
-SHARED = 0.5  # lowest intersection over union at which detections share a mask
 
 
 @dataclass(frozen=True)
