@@ -47,47 +47,62 @@ def deformable_attention(value: Tensor, sizes: Sequence[tuple[int, int]], locati
 class _Neighbours(NamedTuple):
     """On one axis, the two cells that each location lies between."""
 
-    cells: Tensor  # (..., 2) int32; a cell outside is replaced by one inside
-    weights: Tensor  # (..., 2) linear; 0 for a cell outside
-    slopes: Tensor  # (..., 2) derivative of the weights with respect to the location
+    cells: Tensor  # (2, K, N) int32; a cell outside is replaced by one inside
+    weights: Tensor  # (2, K, N) linear; 0 for a cell outside
+    slopes: Tensor  # (2, K, N) derivative of the weights with respect to the location
 
 
 def _neighbours(locations: Tensor, size: Tensor) -> _Neighbours:
-    """The neighbours of `locations` (...) in [0, 1] on an axis of `size` cells, which broadcasts with them."""
+    """The neighbours of `locations` (K, N) in [0, 1] on an axis of `size` (K, 1) cells."""
     position = locations * size - 0.5
     low = position.floor()
     fraction = position - low
-    cells = torch.stack([low, low + 1], dim=-1)
-    size = size[..., None]
+    cells = torch.stack([low, low + 1])
     inside = ((cells >= 0) & (cells < size)).to(locations.dtype)
-    weights = torch.stack([1 - fraction, fraction], dim=-1) * inside
-    signs = torch.tensor([-1.0, 1.0], dtype=locations.dtype, device=locations.device)
-    return _Neighbours(cells.int().clamp(min=0).minimum(size - 1), weights, signs * size * inside)
+    weights = torch.stack([1 - fraction, fraction]).mul_(inside)
+    slopes = inside.mul_(size)
+    slopes[0].neg_()
+    return _Neighbours(cells.int().clamp_(min=0).minimum(size - 1), weights, slopes)
 
 
 class _Reading(NamedTuple):
-    """The rows of the table (S * M, D) that the queries of one image read with M of its heads, and how they weigh them."""
+    """The rows of the table (S * M, D) that the N bags of one image read: each query in each of its M heads is a bag.
 
-    rows: Tensor  # (Q, M, L, P, 2, 2) int32, y before x
+    A bag reads four rows for each of its K = L * P points. The bags are the last axis, which is long: the loops of
+    elementwise kernels run along it.
+    """
+
+    rows: Tensor  # (2, 2, K, N) int32, y before x
     vertical: _Neighbours
     horizontal: _Neighbours
 
     def weights(self, weights: Tensor) -> Tensor:
-        """The weights (Q, M, L, P, 2, 2) of all rows, from the weights (Q, M, L, P) of the points."""
-        return (weights[..., None] * self.vertical.weights)[..., None] * self.horizontal.weights[..., None, :]
+        """The weights (2, 2, K, N) of all rows, from the weights (K, N) of the points."""
+        return (weights * self.vertical.weights)[:, None] * self.horizontal.weights
 
 
 def _reading(sizes: Sequence[int], locations: Tensor) -> _Reading:
     """The rows that one image's queries read; `sizes` are h, w, h, w, ..., `locations` (Q, M, L, P, 2)."""
-    device, heads = locations.device, locations.shape[1]
-    extent = torch.tensor(sizes, dtype=torch.int32, device=device).view(-1, 2)
-    height, width = extent[:, :1], extent[:, 1:]
+    queries, heads, _, points = locations.shape[:4]
+    extent = torch.tensor(sizes, dtype=torch.int32, device=locations.device).view(-1, 2)
     starts = (extent.prod(1).cumsum(0) - extent.prod(1)).int()
-    horizontal, vertical = _neighbours(locations[..., 0], width), _neighbours(locations[..., 1], height)
-    lines = starts[:, None, None] + vertical.cells * width[..., None]
-    cells = lines[..., None] + horizontal.cells[..., None, :]
-    head = torch.arange(heads, dtype=torch.int32, device=device).view(-1, 1, 1, 1, 1)
-    return _Reading(cells * heads + head, vertical, horizontal)
+    height, width, start = (one.repeat_interleave(points)[:, None] for one in (*extent.unbind(1), starts))
+    x, y = _by_point(locations).unbind(1)
+    horizontal, vertical = _neighbours(x, width), _neighbours(y, height)
+    cells = (start + vertical.cells * width)[:, None] + horizontal.cells
+    head = torch.arange(heads, dtype=torch.int32, device=locations.device).repeat(queries)
+    return _Reading(cells.mul_(heads).add_(head), vertical, horizontal)
+
+
+def _by_point(by_query: Tensor) -> Tensor:
+    """(Q, M, L, P, ...) as (L * P, ..., N), N = Q * M."""
+    bags = by_query.shape[0] * by_query.shape[1]
+    return by_query.reshape(bags, -1).t().contiguous().view(-1, *by_query.shape[4:], bags)
+
+
+def _by_bag(by_corner: Tensor) -> Tensor:
+    """(2, 2, K, N) as (N, 4 K)."""
+    return by_corner.flatten(0, 2).t().contiguous()
 
 
 def _steps(locations: Tensor) -> list[tuple[int, slice]]:
@@ -103,13 +118,9 @@ def _attend(value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Ten
     """The sums (B, Q, M, D). This is an operator of its own so that torch.compile treats it as one step."""
     out = value.new_empty(*locations.shape[:3], value.shape[3])
     for image, heads in _steps(locations):
-        reading = _reading(sizes, locations[image, :, heads])
-        read = F.embedding_bag(
-            reading.rows.flatten(0, 1).flatten(1),
-            value[image, :, heads].flatten(0, 1),
-            mode="sum",
-            per_sample_weights=reading.weights(weights[image, :, heads]).flatten(0, 1).flatten(1),
-        )
+        reading, table = _reading(sizes, locations[image, :, heads]), value[image, :, heads].flatten(0, 1)
+        row_weights = _by_bag(reading.weights(_by_point(weights[image, :, heads])))
+        read = F.embedding_bag(_by_bag(reading.rows), table, mode="sum", per_sample_weights=row_weights)
         out[image, :, heads] = read.view(len(weights[image]), -1, value.shape[3])
     return out
 
@@ -128,20 +139,21 @@ def _attend_backward(
     grad_value, grad_locations, grad_weights = grads
     for image, heads in _steps(locations):
         part, bag_grads = value[image, :, heads], grad[image, :, heads].flatten(0, 1)
-        reading, point_weights = _reading(sizes, locations[image, :, heads]), weights[image, :, heads]
-        rows = reading.rows.flatten(0, 1).flatten(1)
-        row_weights = reading.weights(point_weights).flatten(0, 1).flatten(1)
-        grad_value[image, :, heads] = _table_gradient(rows, row_weights, bag_grads, part.shape[0] * part.shape[1]).view(
-            part.shape
-        )
-        by_row = _row_weight_gradient(rows, part.flatten(0, 1), bag_grads).view(reading.rows.shape)
+        reading, point_weights = _reading(sizes, locations[image, :, heads]), _by_point(weights[image, :, heads])
+        row_weights = reading.weights(point_weights)
+        by_cell = _table_gradient(reading.rows, row_weights, bag_grads, part.shape[0] * part.shape[1])
+        grad_value[image, :, heads] = by_cell.view(part.shape)
+        by_row = _row_weight_gradient(_by_bag(reading.rows), part.flatten(0, 1), bag_grads).t().contiguous()
+        by_row = by_row.view(reading.rows.shape)
         # A row's weight is the weight of its point times one factor for each axis.
         vertical, horizontal = reading.vertical, reading.horizontal
-        by_line = (by_row * horizontal.weights[..., None, :]).sum(-1)
-        by_column = (by_row * vertical.weights[..., None]).sum(-2)
-        grad_weights[image, :, heads] = (by_line * vertical.weights).sum(-1)
-        grad_locations[image, :, heads, ..., 0] = (by_column * horizontal.slopes).sum(-1) * point_weights
-        grad_locations[image, :, heads, ..., 1] = (by_line * vertical.slopes).sum(-1) * point_weights
+        by_line = (by_row * horizontal.weights).sum(1)
+        by_column = (by_row * vertical.weights[:, None]).sum(0)
+        shape = grad_weights[image, :, heads].shape
+        grad_weights[image, :, heads] = (by_line * vertical.weights).sum(0).t().reshape(shape)
+        by_x, by_y = (by_column * horizontal.slopes).sum(0), (by_line * vertical.slopes).sum(0)
+        by_axis = torch.stack([by_x, by_y]).mul_(point_weights)
+        grad_locations[image, :, heads] = by_axis.permute(2, 1, 0).reshape(*shape, 2)
     return grad_value, grad_locations, grad_weights
 
 
@@ -153,12 +165,11 @@ def _(
 
 
 def _table_gradient(rows: Tensor, weights: Tensor, grads: Tensor, count: int) -> Tensor:
-    """The gradient (count, D) of the table: each row gets those (N, D) of the bags that read it, by rows, weights (N, n)."""
+    """The gradient (count, D) of the table: a row gets those (N, D) of the bags that read it; `rows`, `weights` (..., N)."""
     places = rows.flatten().sort()
     starts = torch.searchsorted(places.values, torch.arange(count, dtype=rows.dtype, device=rows.device))
-    readers = torch.div(places.indices, rows.shape[1], rounding_mode="floor")
-    ordered = weights.flatten()[places.indices]
-    return F.embedding_bag(readers, grads, starts, mode="sum", per_sample_weights=ordered)
+    ordered = weights.flatten().index_select(0, places.indices)
+    return F.embedding_bag(places.indices % len(grads), grads, starts, mode="sum", per_sample_weights=ordered)
 
 
 def _row_weight_gradient(rows: Tensor, table: Tensor, grads: Tensor) -> Tensor:
