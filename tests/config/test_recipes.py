@@ -180,7 +180,10 @@ def test_other_segmenters_are_studied_on_the_same_trunk_and_data(name: str) -> N
     data = {"tune": "embryos-tune", "embryos": "embryos"}.get(Path(name).stem.split("-")[-1])
     condinst, cfg = leaves(f"configs/Studies/Base-{data}.yaml" if data else STUDY_CONDINST), leaves(name)
     shared = body(STUDY_TRUNK).keys() | (body(f"configs/Studies/Data-{data}.yaml").keys() if data else set())
-    assert "MODEL.WEIGHTS" in shared and {key for key in shared if cfg[key] != condinst[key]} == set()
+    # A segmenter that learns more slowly may train longer; nothing else may differ.
+    different = {key for key in shared if cfg[key] != condinst[key]}
+    assert "MODEL.WEIGHTS" in shared and different <= {"SOLVER.MAX_ITER", "SOLVER.STEPS"}
+    assert cfg["SOLVER.MAX_ITER"] >= condinst["SOLVER.MAX_ITER"]
 
 
 def test_what_is_tuned_on_embryos_reads_no_image_of_their_val() -> None:
