@@ -270,8 +270,9 @@ class MSDeformAttn(nn.Module):
         """The points' locations (B, Q, M, L, P, 2) as shares of the map; `forward` describes the arguments."""
         offsets = self.sampling_offsets(query).view(*query.shape[:2], self.heads, self.levels, self.points, 2)
         if reference.shape[-1] == 4:
-            scaled: Tensor = offsets / self.points * reference[:, :, None, :, None, 2:] / 2
-            return scaled
+            shares: Tensor = offsets / self.points * reference[:, :, None, :, None, 2:] / 2
+            return shares
         # As one row, and not broadcast over points: a division along three axes of few numbers takes ten times as long.
         width_height = query.new_tensor([(w, h) for h, w in sizes for _ in range(self.points)])
-        return (offsets.flatten(3) / width_height.flatten()).view_as(offsets)
+        scaled: Tensor = offsets.flatten(3) / width_height.flatten()
+        return scaled.view_as(offsets)
