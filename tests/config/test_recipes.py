@@ -180,9 +180,9 @@ def test_other_segmenters_are_studied_on_the_same_trunk_and_data(name: str) -> N
     data = {"tune": "embryos-tune", "embryos": "embryos"}.get(Path(name).stem.split("-")[-1])
     condinst, cfg = leaves(f"configs/Studies/Base-{data}.yaml" if data else STUDY_CONDINST), leaves(name)
     shared = body(STUDY_TRUNK).keys() | (body(f"configs/Studies/Data-{data}.yaml").keys() if data else set())
-    # A segmenter that learns more slowly may train longer; nothing else may differ.
-    different = {key for key in shared if cfg[key] != condinst[key]}
-    assert "MODEL.WEIGHTS" in shared and different <= {"SOLVER.MAX_ITER", "SOLVER.STEPS"}
+    # SOLOv2 learns more slowly and trains longer (docs/results.md); nothing else may differ.
+    schedule = {"SOLVER.MAX_ITER", "SOLVER.STEPS"} if "solov2" in name else set()
+    assert "MODEL.WEIGHTS" in shared and {key for key in shared if cfg[key] != condinst[key]} == schedule
     assert cfg["SOLVER.MAX_ITER"] >= condinst["SOLVER.MAX_ITER"]
 
 

@@ -140,8 +140,8 @@ def _attend_backward(
     for image, heads in _steps(locations):
         part, bag_grads = value[image, :, heads], grad[image, :, heads].flatten(0, 1)
         reading, point_weights = _reading(sizes, locations[image, :, heads]), _by_point(weights[image, :, heads])
-        row_weights = reading.weights(point_weights)
-        by_cell = _table_gradient(reading.rows, row_weights, bag_grads, part.shape[0] * part.shape[1])
+        count = part.shape[0] * part.shape[1]
+        by_cell = _table_gradient(reading.rows, reading.weights(point_weights), bag_grads, count)
         grad_value[image, :, heads] = by_cell.view(part.shape)
         by_row = _row_weight_gradient(_by_bag(reading.rows), part.flatten(0, 1), bag_grads).t().contiguous()
         by_row = by_row.view(reading.rows.shape)
