@@ -47,7 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the arguments and writes both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True, help="the COCO-format data set")
-    parser.add_argument("--share", type=_share, default=0.2, help="of the images that val.json gets (default: %(default)s)")
+    parser.add_argument(
+        "--share", type=_share, default=0.2, help="of the images that val.json gets (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the choice (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write to")
     args = parser.parse_args(arguments)
