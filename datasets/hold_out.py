@@ -1,9 +1,10 @@
 """Splits a COCO-format data set by chance into a part to train on and one to tune on. Images are not copied.
 
-    python datasets/hold_out.py --json $ADET_IUQ_DATA/nuclei/train.json --output output/nuclei_tune    # train.json and val.json in there
+    python datasets/hold_out.py --json $ADET_IUQ_DATA/nuclei/train.json --output output/nuclei_tune
 
-Learning rates and strengths are to be chosen on such a part, not on the images that a result is reported on. If images come in groups
-that look alike (one patient, one video), split by group instead, as tune_embryos.py does: a neighbour of a training image is no test.
+The folder gets train.json and val.json. Learning rates and strengths are to be chosen on such a part, not on the images that
+a result is reported on. If images come in groups that look alike (one patient, one video), split by group instead, as
+tune_embryos.py does: a neighbour of a training image is no test.
 """
 
 import argparse

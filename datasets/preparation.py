@@ -45,7 +45,7 @@ def prepare(
     try:
         if parsed.source is None:
             raise UserError(f"This script does not download. Get the source, then name it with --source:\n{how_to_get}")
-        output = parsed.output or _default_output(name)
+        output = parsed.output or data_folder(name)
         with opened(parsed.source) as source:
             _write_once(write, source, output)
         verify(output, known_checksums(name))
@@ -56,9 +56,14 @@ def prepare(
     return 0
 
 
-def _default_output(name: str) -> Path:
+def data_folder(name: str) -> Path:
+    """The folder of a data set below $ADET_IUQ_DATA.
+
+    Raises:
+        UserError: the variable is not set.
+    """
     if not os.environ.get(VARIABLE):
-        raise UserError(f"The environment variable {VARIABLE} is not set; set it, or name a folder with --output.")
+        raise UserError(f"The environment variable {VARIABLE} is not set; set it, or name the path (--help).")
     return Path(os.environ[VARIABLE]) / name
 
 

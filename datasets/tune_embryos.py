@@ -7,12 +7,15 @@ Whole recording sessions are held out, 33 of the 154 images (21 %). configs/Stud
 
 import argparse
 import json
-import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from prepare_embryos import session_of
+from preparation import data_folder
 from subset import images_subset
+
+from adet_iuq.errors import EXIT_USER_ERROR, UserError
 
 TUNE_VAL_SESSIONS = ("1d30", "2d30")
 
@@ -26,21 +29,26 @@ def tuning_split(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Reads the arguments and writes both files."""
-    default = os.path.expandvars("$ADET_IUQ_DATA/embryos/train.json")
+def main(arguments: list[str] | None = None) -> int:
+    """Reads the arguments and writes both files; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, default=default, help="the training set (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="the training set (default: $ADET_IUQ_DATA/embryos/train.json)")
     parser.add_argument("--output", type=Path, default="output/embryos_tune", help="folder (default: %(default)s)")
     args = parser.parse_args(arguments)
-    if not args.json.is_file():
-        raise SystemExit(f"{args.json} does not exist; datasets/README.md says how to make it.")
+    try:
+        source = args.json or data_folder("embryos") / "train.json"
+        if not source.is_file():
+            raise UserError(f"{source} does not exist; datasets/README.md says how to make it.")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
     args.output.mkdir(parents=True, exist_ok=True)
-    for split, part in tuning_split(json.loads(args.json.read_text())).items():
+    for split, part in tuning_split(json.loads(source.read_text())).items():
         path = args.output / f"{split}.json"
         path.write_text(json.dumps(part))
         print(f"{path}: {len(part['images'])} images, {len(part['annotations'])} annotations")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

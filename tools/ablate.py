@@ -125,8 +125,32 @@ def check_configs(study: Study) -> None:
                 raise UserError(f"{study.path}, run {run.name}: {error}") from error
 
 
+def check_data(study: Study) -> None:
+    """Registers the data sets of each arm, so that a missing one is found before the first run; shapes are rendered.
+
+    Raises:
+        UserError: a data set is unknown or not there.
+    """
+    from adet_iuq.config import import_projects, load_config
+    from adet_iuq.data import register_datasets
+
+    added, seen = import_projects([str(folder) for folder in study.projects]), set()
+    for run in study.runs():
+        cfg = load_config(str(study.config), list(run.overrides), added).cfg
+        if cfg.DATASETS.dump() not in seen:
+            seen.add(cfg.DATASETS.dump())
+            try:
+                register_datasets(cfg)
+            except UserError as error:
+                raise UserError(
+                    f"{study.path}, run {run.name}: {error} The heads of the study's configs and datasets/README.md say how "
+                    "data sets are made."
+                ) from error
+
+
 def run_study(study: Study, folder: StudyFolder, code: Code, args: argparse.Namespace) -> int:
     """Does the remaining runs of a study, and then reports."""
+    check_data(study)
     print(f"Code: {code.folder}, revision {code.revision}", flush=True)
     gpus = visible_gpus()
 

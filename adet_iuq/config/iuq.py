@@ -44,7 +44,7 @@ def _add_inter(iuq: CfgNode) -> None:
     # CondInst: the position of a memory pixel in a query's relative coordinates. "query": its own position in the frame
     # of its image. "instance": its position relative to its own instance, so that position does not give it away. This
     # is much stronger: 52 % of foreign pixels fire instead of 4.7 %, and the term's gradient is 24 times the mask
-    # loss's instead of 1.9 times. It needs about a tenth of the WEIGHT.
+    # loss's instead of 1.9 times. At a tenth of the WEIGHT it still cost 1.6 AP (docs/results.md).
     iuq.INTER.REL_COORDS = "query"
     # Bytes that one chunk of the query-pixel matrix may take. It changes speed and memory, never the loss. 0: 16 MiB on
     # the CPU, 128 MiB on a GPU.

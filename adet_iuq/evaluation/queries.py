@@ -3,7 +3,8 @@
 For every probe image and its view g(I) it asks: does a query fire on pixels of other images (Eq. 5)? How similar is it
 to the query of a look-alike? Do the queries of g(I) find the same masks on g(I) and on the warped map of I (Eq. 8)? Do
 the two maps agree (Eq. 6)? The numbers depend only on the weights and the images, not on the terms that the model was
-trained with, so that runs can be compared.
+trained with, so that runs can be compared. One key is different: MODEL.IUQ.INTER.REL_COORDS "instance" moves foreign
+pixels into the query's surroundings here too, so its firing rates compare with those of the same reading only.
 """
 
 import logging

@@ -55,7 +55,8 @@ def printed_command(study: Study, run: Run, code: Code, folder: Path, launcher: 
     if launcher == "torchrun":
         start = ["torchrun", "--standalone", "--nproc-per-node", "gpu", tool]
         return f"{path} {shlex.join([*start, *words(study, run, code, folder)])}"
-    # The script runs tools/train_net.py in the folder where sbatch was called.
-    start = ["sbatch", f"--job-name={run.name}", "tools/slurm/train.sbatch"]
+    # The batch script is the checkout's. It starts the study's code in the folder where sbatch is called: relative paths
+    # of data sets start there.
+    start = ["sbatch", f"--job-name={run.name}", str(code.origin / "tools" / "slurm" / "train.sbatch")]
     line = shlex.join([*start, *words(study, run, code, folder)[1:]])  # the script resumes by itself
-    return f"(cd {shlex.quote(str(code.folder))} && {path} {line})"
+    return f"ADET_IUQ_CODE={shlex.quote(str(code.folder))} {path} {line}"

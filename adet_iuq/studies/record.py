@@ -1,7 +1,8 @@
 """The JSON file of a finished run, from which all tables and figures are made.
 
 Names of metrics: `segm/AP` of the run's first test set, `NAME/segm/AP` of any other one, and `train/KEY`, the mean over
-the last fifth of the training of a key of metrics.json (all losses and everything below `iuq/`).
+the last fifth of the training of a key of metrics.json (all losses and everything below `iuq/`). `segm/AP@320` is the
+value after 320 iterations, of a run that was evaluated on the way (TEST.EVAL_PERIOD).
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from adet_iuq.studies.study import Run
 
 # The files that a training writes to OUTPUT_DIR.
 CONFIG_FILE, RESULTS_FILE, METRICS_FILE = "config.yaml", "results.json", "metrics.json"
+AP = "segm/AP"
 LAST_PART = 0.2  # share of the training, at its end, over which series are averaged
 # These lines say where a run was made and with which seed, which does not distinguish the runs of an arm.
 _NO_PART_OF_THE_RUN = re.compile(r"^(SEED|OUTPUT_DIR|  NUM_WORKERS|  DEVICE):.*\n", re.MULTILINE)
@@ -63,7 +65,8 @@ class Record:
         usage: the time that it took.
         results: the content of its results.json.
         series: means over the last fifth of the training.
-        curves: iterations and values of the gradients' ratio and cosine (GUARD.GRADIENT_RATIO_PERIOD) along the training.
+        curves: iterations and values along the training of the gradients' ratio and cosine (GUARD.GRADIENT_RATIO_PERIOD),
+            and of `segm/AP` on the first test set before the end (TEST.EVAL_PERIOD).
     """
 
     study: str
@@ -100,6 +103,7 @@ class Record:
                 prefix = f"{task}/" if index == 0 else f"{dataset}/{task}/"
                 named.update({prefix + metric: value for metric, value in values.items()})
         named.update({f"train/{key}": value for key, value in self.series.items()})
+        named.update({f"{AP}@{iteration}": value for iteration, value in self.curves.get(AP, ())})
         return {name: value for name, value in named.items() if value is not None and math.isfinite(value)}
 
 
@@ -139,7 +143,7 @@ def make_record(study: str, run: Run, revision: str, folder: Path, usage: Usage)
         usage=dataclasses.replace(usage, wall_s=round(usage.wall_s, 2), cpu_s=round(usage.cpu_s, 2)),
         results=results,
         series=series(lines, config["SOLVER"]["MAX_ITER"]),
-        curves=curves(lines),
+        curves=curves(lines, next(iter(results), ""), config["SOLVER"]["MAX_ITER"]),
     )
 
 
@@ -164,13 +168,17 @@ def series(lines: list[dict[str, Any]], iterations: int) -> dict[str, float]:
     return means
 
 
-def curves(lines: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """The finite values of everything below `iuq/gradient_`, with their iterations and four significant digits."""
+def curves(lines: list[dict[str, Any]], dataset: str, iterations: int) -> dict[str, list[tuple[int, float]]]:
+    """The finite values along the training, with their iterations and four significant digits: everything below
+    `iuq/gradient_`, and the AP on the data set before the last iteration, which metrics.json calls `segm/AP` or
+    `DATASET/segm/AP`."""
+    names = {AP: AP, f"{dataset}/{AP}": AP}
     found: dict[str, list[tuple[int, float]]] = {}
     for line in lines:
-        for key, value in line.items():
-            if key.startswith("iuq/gradient_") and math.isfinite(value):
-                found.setdefault(key, []).append((line["iteration"], float(f"{value:.4g}")))
+        names.update({key: key for key in line if key.startswith("iuq/gradient_")})
+        for key in names.keys() & line.keys():
+            if math.isfinite(line[key]) and not (names[key] == AP and line["iteration"] >= iterations):
+                found.setdefault(names[key], []).append((line["iteration"], float(f"{line[key]:.4g}")))
     return found
 
 

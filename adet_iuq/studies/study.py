@@ -33,7 +33,7 @@ REQUIRED = ("name", "config", "base", "seeds", "arms")
 OPTIONAL = ("title", "projects", "controls", "overrides", "datasets", "metrics", "keep_weights", "quick")
 QUICK = ("seeds", "arms", "datasets", "overrides")
 DEFAULT_METRICS = (
-    "segm/AP", "segm/AP50", "segm/APs", "segm/APm", "segm/APl", "*_mosaic/segm/AP",
+    "segm/AP", "segm/AP@*", "segm/AP50", "segm/APs", "segm/APm", "segm/APl", "*_mosaic/segm/AP",
     "queries/fire_rate", "queries/similarity", "queries/own_similarity", "queries/equi_error", "queries/equi_feature_error",
     "queries/equi_iou", "*_mosaic/mosaic/leak_rate", "*_mosaic/mosaic/duplicate_rate", "train/iuq/fire_rate",
     "train/iuq/gradient_ratio", "train/iuq/gradient_cosine",
@@ -134,7 +134,7 @@ def load_study(path: Path, quick: bool = False) -> Study:
         title=str(tree.get("title", tree["name"])),
         config=path.parent / str(tree["config"]),
         base=str(tree["base"]),
-        controls=tuple(map(str, tree.get("controls", []))),
+        controls=_controls(tree.get("controls", []), f"controls in {path}"),
         seeds=_seeds(tree["seeds"], f"seeds in {path}"),
         overrides=_overrides(tree.get("overrides", []), f"overrides in {path}"),
         datasets=_named_overrides(tree["datasets"], f"datasets in {path}") if "datasets" in tree else {"": ()},
@@ -187,7 +187,7 @@ def _read(path: Path) -> dict[str, Any]:
         tree = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise UserError(f"The study {path} cannot be read: {error.strerror or error}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"The study {path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"The study {path} must be a mapping with the keys {', '.join(REQUIRED)}.")
@@ -238,6 +238,12 @@ def _projects(value: Any, path: Path) -> tuple[Path, ...]:
                 f"projects in {path}: {folder} is no folder with an __init__.py; it is relative to the study's file."
             )
     return folders
+
+
+def _controls(value: Any, place: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise UserError(f"{place} must be a list of arms, such as [augmentation].")
+    return tuple(map(str, value))
 
 
 def _metrics(value: Any, place: str) -> tuple[str, ...]:

@@ -27,9 +27,15 @@ def test_whole_sessions_are_held_out() -> None:
     assert not set(TUNE_VAL_SESSIONS) & set(VAL_SESSIONS)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"train\.json does not exist; datasets/README\.md says how to make it"):
-        main(["--json", str(tmp_path / "train.json"), "--output", str(tmp_path)])
+def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json", str(tmp_path / "train.json"), "--output", str(tmp_path)]) == 2
+    assert "train.json does not exist; datasets/README.md says how to make it" in capsys.readouterr().err
+
+
+def test_a_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("ADET_IUQ_DATA", raising=False)
+    assert main([]) == 2
+    assert "The environment variable ADET_IUQ_DATA is not set" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not (DATA / "embryos").exists(), reason="needs $ADET_IUQ_DATA/embryos")

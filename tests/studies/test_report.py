@@ -86,6 +86,15 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     assert before[1] != before[2] and b"## y" in before[0]
 
 
+def test_the_ap_on_the_way_is_a_column(tmp_path: Path) -> None:
+    study = made_up(tmp_path)
+    assert "@" not in write_report(study, [tmp_path]).read_text()
+    for run in study.runs():
+        change(tmp_path, run.name, curves={"segm/AP": [(320, 40.0 + run.seed)]})
+    text = write_report(study, [tmp_path]).read_text()
+    assert "segm/AP@320" in text and "42.00 ± 1.00" in text
+
+
 def test_what_is_measured_inside_has_figures_of_its_own(tmp_path: Path) -> None:
     study = made_up(tmp_path)
     assert "inside.svg" not in write_report(study, [tmp_path]).read_text()

@@ -80,6 +80,8 @@ def test_controls_are_arms_and_quick_drops_those_that_it_leaves_out(tmp_path: Pa
         ({"arms": {"../off": []}}, "becomes the name of a file"),
         ({"name": "a/b"}, "becomes the name of a file"),
         ({"config": "other.yaml"}, "other.yaml does not exist"),
+        ({"controls": 5}, "controls .* must be a list of arms"),
+        ({"controls": "on"}, "controls .* must be a list of arms"),
         ({"metrics": "segm/AP"}, "list of names"),
         ({"keep_weights": "no"}, "true or false"),
         ({"datasets": {}}, "datasets .* must map names"),
@@ -111,6 +113,9 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("[1]")
     with pytest.raises(UserError, match="must be a mapping"):
         load_study(tmp_path / "list.yaml")
+    (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\xff")
+    with pytest.raises(UserError, match="is not valid YAML"):
+        load_study(tmp_path / "picture.yaml")
     with pytest.raises(UserError, match="no key quick"):
         load_study(written(tmp_path), quick=True)
 

@@ -20,6 +20,8 @@ from adet_iuq.config import load_config
 from adet_iuq.engine import argument_parser
 from adet_iuq.errors import UserError
 from adet_iuq.studies import load_study
+from adet_iuq.studies.commands import printed_command
+from adet_iuq.studies.revision import Code
 from helpers.faults import TINY
 from helpers.golden import REPOSITORY
 
@@ -27,7 +29,7 @@ EXAMPLE = REPOSITORY / "configs/Studies/table3_shapes.yaml"
 STUDIES = [
     path
     for path in sorted((REPOSITORY / "configs/Studies").rglob("*.yaml"))
-    if not path.name.startswith(("Base-", "Data-"))
+    if not path.name.startswith(("Base-", "Data-", "Pretrain-"))
 ]
 TINY_OVERRIDES = [
     *TINY[2:],
@@ -162,7 +164,12 @@ def test_a_mistyped_key_is_found_before_anything_starts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "launcher,tool",
-    [("local", "python CODE/tools/train_net.py"), ("torchrun", "torchrun --standalone"), ("slurm", "sbatch")],
+    [
+        ("local", "python <code>/tools/train_net.py"),
+        ("torchrun", "torchrun --standalone"),
+        ("slurm", "ADET_IUQ_CODE=<code> PYTHONPATH=<code> sbatch"),
+    ],
+    ids=["local", "torchrun", "slurm"],
 )
 def test_printed_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any, launcher: str, tool: str
@@ -173,13 +180,48 @@ def test_printed_commands(
     assert ablate.main(words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
-    assert all(tool.replace("CODE", str(tmp_path / "out/code")) in line for line in lines)
+    assert all(tool.replace("<code>", str(tmp_path / "out/code")) in line for line in lines)
     words = shlex.split(lines[0].rstrip(")"))
     start = words.index("--config-file")
     args = argument_parser().parse_args(words[start:])
     cfg = load_config(args.config_file, args.opts).cfg
     assert (1, str(tmp_path / "out/work/base.seed1")) == (cfg.SEED, cfg.OUTPUT_DIR)
     assert not cfg.MODEL.IUQ.INTER.ENABLED and (launcher == "slurm" or "--resume" in words)
+    assert not any(
+        word in words for word in ("cd", "(cd")
+    )  # data paths are relative to the folder where it is submitted
+
+
+def test_a_job_of_slurm_runs_the_studys_code_in_the_folder_where_it_was_submitted(tmp_path: Path) -> None:
+    """The printed line in a shell, with stand-ins for sbatch, srun and the code."""
+    study, origin = load_study(tiny_study(tmp_path)), tmp_path / "checkout"
+    (origin / "tools/slurm").mkdir(parents=True)
+    shutil.copy(REPOSITORY / "tools/slurm/train.sbatch", origin / "tools/slurm")
+    code = Code(tmp_path / "the code", "abc", origin)
+    (code.folder / "tools").mkdir(parents=True)
+    (code.folder / "tools/train_net.py").write_text("import os, sys\nprint(os.getcwd(), sys.argv[0], sys.argv[1])\n")
+    fakes, submitted = tmp_path / "bin", tmp_path / "submitted"
+    fakes.mkdir()
+    submitted.mkdir()
+    (fakes / "sbatch").write_text('#!/bin/sh\nshift\nSLURM_SUBMIT_DIR=$PWD SLURM_JOB_ID=1 exec bash "$@"\n')
+    (fakes / "srun").write_text('#!/bin/sh\nshift 2\nexec "$@"\n')
+    for fake in fakes.iterdir():
+        fake.chmod(0o755)
+    line = printed_command(study, study.runs()[0], code, tmp_path / "run", "slurm")
+    environment = {**os.environ, "PATH": f"{fakes}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=submitted, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"{submitted} {code.folder}/tools/train_net.py --resume"
+
+
+def test_a_missing_data_set_is_found_before_anything_starts(tmp_path: Path) -> None:
+    path = tiny_study(tmp_path)
+    tree = yaml.safe_load(path.read_text())
+    gone = ["DATASETS.REGISTER", [["gone_train", "output/gone.json", "output"]], "DATASETS.TRAIN", ["gone_train"]]
+    path.write_text(yaml.safe_dump({**tree, "overrides": [*tree["overrides"], *gone]}, sort_keys=False))
+    with pytest.raises(UserError, match=r"base\.seed1.*gone\.json does not exist.*datasets/README\.md"):
+        ablate.check_data(load_study(path))
 
 
 def test_errors_are_for_people(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
