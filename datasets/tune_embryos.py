@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prepare_embryos import session_of
 from preparation import data_folder
+from prepare_embryos import session_of
 from subset import images_subset
 
 from adet_iuq.errors import EXIT_USER_ERROR, UserError
