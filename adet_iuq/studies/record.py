@@ -169,16 +169,22 @@ def series(lines: list[dict[str, Any]], iterations: int) -> dict[str, float]:
 
 
 def curves(lines: list[dict[str, Any]], dataset: str, iterations: int) -> dict[str, list[tuple[int, float]]]:
-    """The finite values along the training, with their iterations and four significant digits: everything below
-    `iuq/gradient_`, and the AP on the data set before the last iteration, which metrics.json calls `segm/AP` or
-    `DATASET/segm/AP`."""
-    names = {AP: AP, f"{dataset}/{AP}": AP}
+    """The finite values along the training, with the numbers of their iterations and four significant digits.
+
+    These are everything below `iuq/gradient_`, and the AP on the data set before the end of the training, which
+    metrics.json calls `segm/AP` or `DATASET/segm/AP`. An iteration has the number of metrics.json, which counts from 0; an
+    AP has the number of iterations that were done.
+    """
     found: dict[str, list[tuple[int, float]]] = {}
     for line in lines:
-        names.update({key: key for key in line if key.startswith("iuq/gradient_")})
-        for key in names.keys() & line.keys():
-            if math.isfinite(line[key]) and not (names[key] == AP and line["iteration"] >= iterations):
-                found.setdefault(names[key], []).append((line["iteration"], float(f"{line[key]:.4g}")))
+        done = line["iteration"] + 1
+        values = {key: (line["iteration"], line[key]) for key in line if key.startswith("iuq/gradient_")}
+        ap = line.get(AP, line.get(f"{dataset}/{AP}"))
+        if ap is not None and done < iterations:
+            values[AP] = (done, ap)
+        for key, (iteration, value) in values.items():
+            if math.isfinite(value):
+                found.setdefault(key, []).append((iteration, float(f"{value:.4g}")))
     return found
 
 
