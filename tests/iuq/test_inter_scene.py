@@ -1,144 +1,18 @@
-"""Eq. 5: values and slopes against torch's own losses, weights against loops, the chunked sum against plain autograd."""
+"""Eq. 5 of all queries and pixels: the sum in chunks, its counts and its gradient, against plain autograd of all pairs."""
 
-import subprocess
-import sys
-from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss  # type: ignore[import-untyped]
 
 from adet_iuq.iuq import INTER_LOSSES, NORMALIZERS, InterLoss, InterSceneLoss, Pixels, Queries
 from adet_iuq.iuq.image_counts import count_images
-from adet_iuq.iuq.inter_scene import fast_softplus
-from helpers.inter_twins import slow_inter_loss, slow_value_and_slope, slow_weights
+from helpers.inter_twins import slow_inter_loss
 
-ROOT = Path(__file__).resolve().parents[2]
 KINDS = ["dynamic", "dot"]
 SMALL_CHUNK = 30_000  # bytes: several chunks at the sizes used here
-LOGITS = torch.linspace(-12, 12, 97, dtype=torch.float64)
-
-
-def _value_and_slope(name: str, logits: Tensor, **settings: float) -> tuple[Tensor, Tensor]:
-    """As the loss calls it."""
-    return InterSceneLoss(loss=name, **settings)._value_and_slope(logits)  # type: ignore[arg-type]
-
-
-def _expected(name: str, logits: Tensor) -> Tensor:
-    zeros = torch.zeros_like(logits)
-    if name == "l1":
-        return F.l1_loss(logits.sigmoid(), zeros, reduction="none")
-    if name == "l2":
-        return F.mse_loss(logits.sigmoid(), zeros, reduction="none")
-    if name == "cross_entropy":
-        return F.binary_cross_entropy_with_logits(logits, zeros, reduction="none")
-    return sigmoid_focal_loss(logits, zeros, alpha=0.9, gamma=2.5)  # alpha 0.9 weighs negatives by 0.1
-
-
-@pytest.mark.parametrize("name", INTER_LOSSES)
-def test_equals_the_usual_loss_with_target_zero(name: str) -> None:
-    torch.testing.assert_close(_value_and_slope(name, LOGITS)[0], _expected(name, LOGITS))
-
-
-@pytest.mark.parametrize("name", INTER_LOSSES)
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.5])
-def test_stable_for_large_logits(name: str, gamma: float) -> None:
-    logits = torch.tensor([-1e4, -200.0, -90.0, 0.0, 20.5, 90.0, 1e4])
-    values, gradient = _value_and_slope(name, logits, gamma=gamma)
-    assert values.isfinite().all() and gradient.isfinite().all()
-    assert (values >= 0).all() and (gradient >= 0).all()
-    assert values[0] == 0 and values[-1] > 0
-
-
-@pytest.mark.parametrize("name", INTER_LOSSES)
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.5])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_slopes_in_closed_form_equal_autograd(name: str, gamma: float, dtype: torch.dtype) -> None:
-    logits = torch.cat([LOGITS, torch.tensor([-1e4, -200.0, -90.0, -40.0, 40.0, 90.0, 1e4])]).to(dtype)
-    before = logits.clone()
-    value, slope = _value_and_slope(name, logits, gamma=gamma)
-    expected, expected_slope = slow_value_and_slope(name, logits.double(), gamma=gamma)
-    # Relative: p^gamma of a large negative logit multiplies rounding by gamma |u|. Absolute: autograd's p (1 - p) of float64
-    # is not known better where p is nearly 1.
-    rtol = 3e-5 if dtype == torch.float32 else 1e-11
-    for closed, differentiated in ((value, expected), (slope, expected_slope)):
-        torch.testing.assert_close(closed.double(), differentiated, rtol=rtol, atol=1e-16)
-    assert torch.equal(logits, before)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_fast_softplus_is_exact_to_rounding(dtype: torch.dtype) -> None:
-    logits = torch.cat([torch.linspace(-120, 120, 24_001, dtype=dtype), torch.tensor([-1e4, 1e4], dtype=dtype)])
-    exact = torch.log1p(torch.exp(-logits.double().abs())) + logits.double().clamp(min=0)
-    torch.testing.assert_close(
-        fast_softplus(logits).double(), exact, rtol=8 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).tiny
-    )
-
-
-def test_focal_parameters() -> None:
-    plain, _ = _value_and_slope("focal", LOGITS, gamma=0.0, neg_weight=1.0)
-    torch.testing.assert_close(plain, _value_and_slope("cross_entropy", LOGITS)[0])
-    light, heavy = (_value_and_slope("focal", LOGITS, neg_weight=weight)[0] for weight in (0.1, 0.9))
-    torch.testing.assert_close(9 * light, heavy)
-
-
-def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match=r"inter-scene loss 'dice'.*l1, l2, cross_entropy, focal"):
-        InterSceneLoss(loss="dice")
-    with pytest.raises(ValueError, match=r"normalizer 'sum'.*pixel, image"):
-        InterSceneLoss(normalizer="sum")
-
-
-def _weights(normalizer: str, query_ids: Tensor, pixel_ids: Tensor) -> Tensor:
-    """The library's weights, (Q,)."""
-    return InterSceneLoss(normalizer=normalizer).weigh_queries(*count_images(pixel_ids).foreign(query_ids))
-
-
-def _normalised_by_loops(name: str, query_ids: Tensor, pixel_ids: Tensor, loss: Tensor) -> float:
-    """The two readings of Eq. 5, word for word."""
-    total, pairs = 0.0, 0
-    for n, own in enumerate(query_ids.tolist()):
-        images: dict[int, float] = {}
-        for p, image in enumerate(pixel_ids.tolist()):
-            if image not in (-1, own):
-                images[image] = images.get(image, 0.0) + float(loss[n, p])
-                pairs += 1
-        if name == "pixel":
-            total += sum(images.values())
-        elif images:
-            total += sum(images.values()) / len(images) / len(query_ids)
-    return total / max(pairs, 1) if name == "pixel" else total
-
-
-@pytest.mark.parametrize("name", NORMALIZERS)
-@pytest.mark.parametrize(
-    "pixel_ids", [[-1, 3, 3, 5, 5, 5, 8, -1], [3, 3, 3, 3, 3, 3, -1, -1], [-1] * 8, [2, 2, 4, 4, 6, 6, 6, 6]]
-)
-def test_normaliser_equals_loops(name: str, pixel_ids: list[int]) -> None:
-    query_ids, pixels = torch.tensor([3, 3, 8, 7]), torch.tensor(pixel_ids)
-    loss = torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
-    valid = (query_ids[:, None] != pixels) & (pixels >= 0)
-    torch.testing.assert_close(_weights(name, query_ids, pixels), slow_weights(name, query_ids, pixels))
-    value = (loss * valid).sum(dim=1) @ _weights(name, query_ids, pixels)
-    assert value.item() == pytest.approx(_normalised_by_loops(name, query_ids, pixels, loss), rel=1e-5)
-
-
-@pytest.mark.parametrize("name", NORMALIZERS)
-def test_normaliser_without_queries_or_pixels(name: str) -> None:
-    none, some = torch.zeros(0, dtype=torch.long), torch.tensor([1, 2])
-    assert _weights(name, none, some).shape == (0,)
-    assert _weights(name, some, none).tolist() == [0.0, 0.0]
-
-
-def test_ramp() -> None:
-    weights = [InterSceneLoss(weight=2.0, start_iter=3, ramp_iters=4).ramp(i) for i in range(9)]
-    assert weights == [0, 0, 0, 0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
-    assert InterSceneLoss(weight=2.0, start_iter=0, ramp_iters=0).ramp(0) == 2.0
 
 
 def literal_dynamic_filter(queries: Queries, pixels: Pixels) -> Tensor:
@@ -389,41 +263,3 @@ def test_memory_may_change_between_forward_and_backward(benchmark: ModuleType) -
     memory.features.zero_()
     memory.image_ids.fill_(-1)
     assert torch.equal(torch.autograd.grad(value, queries.embeddings)[0], expected)
-
-
-def test_peak_memory_does_not_grow_with_the_capacity(benchmark: ModuleType) -> None:
-    for case in benchmark.CASES:
-        peaks = []
-        for capacity in (20_000, 100_000):
-            args = benchmark.random_inputs(case, 100, capacity)
-            peaks.append(benchmark.peak_bytes(partial(benchmark.chunked_step, case, *args, chunk_bytes=8 * 2**20)))
-        assert peaks[1] < 1.05 * peaks[0]
-        assert peaks[1] < 10 * 2**20
-
-
-def test_plain_autograd_would_need_more(benchmark: ModuleType) -> None:
-    """The measurement sees what it should see."""
-    case = benchmark.CASES[0]
-    args = benchmark.random_inputs(case, 100, 10_000)
-    assert benchmark.peak_bytes(lambda: benchmark.plain_step(case, *args)) > 100 * 2**20
-
-
-RESIDENT = """
-import resource, sys
-sys.path.insert(0, sys.argv[1])
-import benchmark_inter_loss as module
-case = module.CASES[0]
-module.chunked_step(case, *module.random_inputs(case, 100, 100), chunk_bytes=16 * 2**20)
-inputs = module.random_inputs(case, 100, 100_000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-module.chunked_step(case, *inputs, chunk_bytes=16 * 2**20)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
-def test_resident_memory_at_100_queries_and_100k_pixels() -> None:
-    """Under 200 MB beyond the inputs, as the operating system counts it."""
-    command = [sys.executable, "-c", RESIDENT, str(ROOT / "tools")]
-    grown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert int(grown) * 1024 < 200e6

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 from adet_iuq.modeling.layers import (
     aligned_bilinear,
     conv_at,
+    dot_product_maps,
     focal_loss_sum,
     instance_masks,
+    mask_boxes,
     mask_centroids,
     paste_masks,
     strided_masks,
@@ -62,6 +64,14 @@ def test_conv_at_equals_the_whole_convolution() -> None:
     assert conv_at(conv, maps, image[:0], cell[:0]).shape == (0, 5)
 
 
+def test_dot_product_maps_pairs_queries_with_their_own_image() -> None:
+    embeddings, maps = torch.randn(5, 4), torch.randn(3, 4, 6, 7)
+    image = torch.tensor([2, 0, 2, 0, 2])  # none of image 1
+    expected = torch.einsum("qd,qdhw->qhw", embeddings, maps[image])
+    torch.testing.assert_close(dot_product_maps(embeddings, image, maps), expected, rtol=1e-5, atol=1e-5)
+    assert dot_product_maps(embeddings[:0], image[:0], maps).shape == (0, 6, 7)
+
+
 def test_focal_loss_sum_equals_dense_one_hot() -> None:
     logits = (torch.randn(3, 4, 5) * 4).requires_grad_()
     positive = torch.tensor([0, 17, 59])
@@ -100,6 +110,13 @@ def test_mask_centroids() -> None:
     masks[0, 2:5, 4:9] = True
     masks[1, 0, 0] = masks[1, 9, 19] = True
     torch.testing.assert_close(mask_centroids(masks), torch.tensor([[6.0, 3.0], [9.5, 4.5], [0.0, 0.0]]))
+
+
+def test_boxes_enclose_masks() -> None:
+    masks = torch.zeros(2, 9, 12, dtype=torch.bool)
+    masks[0, 2:5, 3] = masks[0, 4, 3:10] = True
+    assert mask_boxes(masks).tolist() == [[3, 2, 10, 5], [0, 0, 0, 0]]
+    assert mask_boxes(masks[:0]).shape == (0, 4)
 
 
 @pytest.mark.parametrize("chunk", [0, 50_000, 10**9], ids=["one by one", "some", "all"])
