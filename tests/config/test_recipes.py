@@ -168,7 +168,7 @@ def test_the_trunk_of_the_studies_is_condinst_on_a_pretrained_backbone() -> None
 
 @pytest.mark.parametrize("name", sorted(STUDY_BASES - {STUDY_TRUNK, STUDY_CONDINST} - STUDY_OTHERS - STUDY_DATA))
 def test_the_bases_of_the_studies_differ_in_their_data_only(name: str) -> None:
-    # Nuclei are small and shapes are easy, and in both the class loss may explode (the files say so); nothing else may differ.
+    # Nuclei are small, shapes are easy, and in both the class loss may explode (the files say so); nothing else may differ.
     shapes = {"INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST", *(f"SOLVER.CLIP_GRADIENTS.{key}" for key in CLIPPING)}
     allowed = {"shapes": shapes, "nuclei": shapes | {"SOLVER.BASE_LR", "SOLVER.STEPS"}}
     others = {key for key in differences(name, STUDY_CONDINST) if not key.startswith("DATASETS.")}
