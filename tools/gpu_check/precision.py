@@ -1,6 +1,9 @@
-"""Does every segmenter train in float16 (with the gradient scaler) and in bfloat16 without a value that is not finite?"""
+"""Does every segmenter train in float16 (with the gradient scaler) and in bfloat16 without a value that is not finite, and
+does it make as many queries as in float32? Targets that a dtype cannot hold are lost without any other sign.
+"""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from detectron2.utils.events import EventStorage
@@ -8,6 +11,7 @@ from detectron2.utils.events import EventStorage
 from adet_iuq.engine import Trainer
 from adet_iuq.engine.loop.guards import NonFiniteLossError
 from adet_iuq.engine.loop.step import TrainStep
+from adet_iuq.modeling import IUQMetaArch
 
 from .models import LIVE_NORMS, RECIPES, TINY_SIZE, batch, config, logged, train_step
 from .stage import OK, Row, Settings, milliseconds, timed
@@ -32,6 +36,7 @@ def train(segmenter: str, dtype: torch.dtype, settings: Settings) -> Row:
     torch.manual_seed(0)
     model = Trainer.build_model(cfg)
     images = batch(cfg, settings.pick((512, 512), TINY_SIZE), instances=settings.pick(8, 2), images=1)
+    queries, expected = (count_queries(model, images, one, settings.device) for one in (dtype, None))
     step = train_step(model, Trainer.build_optimizer(cfg, model), images, cfg, dtype)
     scale, seconds, problem = step.grad_scaler.get_scale(), [], ""
     with EventStorage():
@@ -42,13 +47,21 @@ def train(segmenter: str, dtype: torch.dtype, settings: Settings) -> Row:
         total = logged("total_loss")
     left = non_finite(step)
     return {
-        OK: not problem and not left,
+        OK: not problem and not left and queries == expected,
+        "queries": f"{queries}, in float32 {expected}",
         "steps": len(seconds),
         "ms a step": milliseconds(seconds[1:]) if seconds[1:] else None,
         "last loss": total,
         "scale": f"{scale:g} to {step.grad_scaler.get_scale():g}",
         "not finite": problem or ", ".join(left[:3]),
     }
+
+
+def count_queries(model: IUQMetaArch, images: list[dict[str, Any]], dtype: torch.dtype | None, device: str) -> int:
+    """The number of queries of one forward pass under autocast to `dtype`; None: in float32."""
+    enabled = torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None)
+    with torch.no_grad(), enabled, EventStorage():
+        return len(model.training_pass(images).image_index)
 
 
 def non_finite(step: TrainStep) -> list[str]:

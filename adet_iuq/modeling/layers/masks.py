@@ -43,11 +43,15 @@ def strided_masks(masks: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
 
 
 def mask_centroids(masks: Tensor) -> Tensor:
-    """(K, 2) float32 centroids (x, y) of (K, H, W) bool masks, in pixel indices; (0, 0) for an empty mask."""
+    """(K, 2) float32 centroids (x, y) of (K, H, W) bool masks, in pixel indices; (0, 0) for an empty mask.
+
+    They are float32 even under autocast: sums of coordinates exceed what float16 can hold.
+    """
     columns, rows = masks.sum(1, dtype=torch.float32), masks.sum(2, dtype=torch.float32)
     area = columns.sum(1).clamp(min=1e-6)
-    x = columns @ torch.arange(masks.shape[2], dtype=torch.float32, device=masks.device)
-    y = rows @ torch.arange(masks.shape[1], dtype=torch.float32, device=masks.device)
+    with torch.autocast(masks.device.type, enabled=False):
+        x = columns @ torch.arange(masks.shape[2], dtype=torch.float32, device=masks.device)
+        y = rows @ torch.arange(masks.shape[1], dtype=torch.float32, device=masks.device)
     return torch.stack([x / area, y / area], dim=1)
 
 

@@ -112,6 +112,15 @@ def test_mask_centroids() -> None:
     torch.testing.assert_close(mask_centroids(masks), torch.tensor([[6.0, 3.0], [9.5, 4.5], [0.0, 0.0]]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_mask_centroids_of_large_masks_under_autocast(dtype: torch.dtype) -> None:
+    masks = torch.zeros(2, 800, 1333, dtype=torch.bool)
+    masks[0, 101:700, 640:1301] = masks[1, 790:, 1300:] = True
+    with torch.autocast("cpu", dtype=dtype):
+        found = mask_centroids(masks)
+    torch.testing.assert_close(found, torch.tensor([[970.0, 400.0], [1316.0, 794.5]]))
+
+
 def test_boxes_enclose_masks() -> None:
     masks = torch.zeros(2, 9, 12, dtype=torch.bool)
     masks[0, 2:5, 3] = masks[0, 4, 3:10] = True
