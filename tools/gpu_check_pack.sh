@@ -26,8 +26,13 @@ print("\n".join(f"{name}=={metadata.version(name)}" for name in sys.argv[1:]))
 END
 }
 
-rm -rf "$pack"
+if [ -d "$pack" ] && [ -n "$(ls -A "$pack")" ] && [ ! -f "$pack/pure.txt" ]; then
+  echo "$pack holds other things, and its content would be replaced. Name a new or an empty folder." >&2
+  exit 2
+fi
+rm -rf "$pack/wheels" "$pack/data"
 mkdir -p "$pack/wheels" "$pack/data"
+touch "$pack/pure.txt" # from now on it is known as a pack
 echo "== detectron2"
 "$python" tools/install_detectron2.py --no-install --wheel-dir "$pack/wheels"
 echo "== Pure packages"

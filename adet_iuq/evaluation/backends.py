@@ -108,11 +108,16 @@ def find_backend(name: str) -> Backend:
 
 
 def fitting(backend: Backend, truth: COCO) -> Backend:
-    """The backend, or pycocotools for a ground truth with words as ids of images or classes, which only it accepts."""
-    if all(isinstance(identity, int) for identity in (*truth.imgs, *truth.cats)):
+    """The backend, or pycocotools for a ground truth whose images or classes have ids that only it accepts: words, negative
+    numbers, and such as do not fit into 53 bits."""
+    if all(isinstance(identity, int) and 0 <= identity < 2**53 for identity in (*truth.imgs, *truth.cats)):
         return backend
     if backend.module != "pycocotools":
-        logger.warning("The ground truth has words as ids: pycocotools evaluates it, as %s cannot.", backend.module)
+        logger.warning(
+            "The ground truth has ids of images or classes that are words, negative, or larger than 2^53: pycocotools "
+            "evaluates it, as %s cannot.",
+            backend.module,
+        )
     return BACKENDS["pycocotools"]
 
 

@@ -177,12 +177,12 @@ def test_the_key_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert isinstance(evaluator, InstanceEvaluator) and evaluator._backend is BACKENDS[backend]
 
 
-def test_words_as_ids_are_left_to_pycocotools(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("identity", ["image {}", -1, 2**63])
+def test_ids_that_only_pycocotools_takes_are_left_to_it(identity: str | int, caplog: pytest.LogCaptureFixture) -> None:
     content = crowded_scenes()
     assert fitting(BACKENDS["hotcoco"], loaded(content)) is BACKENDS["hotcoco"]
-    for image in content["images"]:
-        image["id"] = f"image {image['id']}"
-    content["annotations"] = []
+    first, content["annotations"] = content["images"][0], []
+    first["id"] = identity if isinstance(identity, int) else identity.format(first["id"])
     with caplog.at_level(logging.WARNING):
         assert fitting(BACKENDS["hotcoco"], loaded(content)) is BACKENDS["pycocotools"]
-    assert "words as ids" in caplog.text
+    assert "words, negative" in caplog.text

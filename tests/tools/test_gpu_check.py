@@ -68,6 +68,22 @@ def has_ended(pid: int) -> bool:
         return True
 
 
+def test_without_a_gpu_it_says_so_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert command.main(["nccl", "--output", str(tmp_path / "out")]) == 2
+    assert "finds no GPU" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_pack_does_not_replace_a_folder_with_other_things(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    words = ["bash", str(REPOSITORY / "tools/gpu_check_pack.sh"), str(tmp_path)]
+    done = subprocess.run(words, env={**os.environ, "PYTHON": "false"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "holds other things" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
 def test_no_stage_is_started_when_the_time_is_up(stages: list[Stage], tmp_path: Path) -> None:
     results = list(run_stages(stages[:2], "cpu", True, tmp_path, 0.5))
     assert [result.outcome for result in results] == ["not started: no time was left"] * 2

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
+from adet_iuq.errors import EXIT_USER_ERROR
 
 from .report import environment, write_report
 from .running import Result, Stage, run_stages
@@ -42,8 +45,15 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs the stages and writes the report after each; returns 0 if all are ok, else 1."""
+    """Runs the stages and writes the report after each; returns 0 if all are ok, 1 if not, 2 if there is no GPU."""
     args = parse_arguments(words)
+    if not args.dry_run and not torch.cuda.is_available():
+        print(
+            "Error: torch finds no GPU here (torch.cuda.is_available() is False), and the stages need one. --dry-run tries "
+            "them at tiny sizes on the CPU.",
+            file=sys.stderr,
+        )
+        return EXIT_USER_ERROR
     args.output.mkdir(parents=True, exist_ok=True)
     wanted = args.stages or [stage.name for stage in STAGES]
     device = "cpu" if args.dry_run else "cuda"

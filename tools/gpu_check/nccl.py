@@ -1,4 +1,6 @@
-"""NCCL with one rank: the collective calls of the package, and a step under DistributedDataParallel. (gloo on the CPU.)"""
+"""NCCL with one rank (gloo on the CPU): the kinds of collective calls that the package makes, and a step under
+DistributedDataParallel.
+"""
 
 import tempfile
 from collections.abc import Callable, Iterator

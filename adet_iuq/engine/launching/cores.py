@@ -17,9 +17,15 @@ _SECONDS = 0.3  # for which the machine is watched
 _TOLERANCE = 0.5  # cores that may be missing: a program that computes now and then does no harm
 
 
+def visible_cores() -> set[int]:
+    """The numbers of the cores that this process may run on, by its affinity."""
+    return os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
+
+
 def available_cores() -> int:
-    """The cores that this process may use, by its affinity and by its container's quota (cgroup v2)."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    """The number of cores that this process may use at once: those it may run on, or its container's quota if that is
+    less (cgroup v2, as the container sees it)."""
+    cores = len(visible_cores())
     try:
         quota, period = _QUOTA.read_text().split()
         return max(1, min(cores, math.ceil(int(quota) / int(period))))
@@ -38,7 +44,8 @@ def limit_threads(processes: int) -> None:
 
 
 def busy_cores() -> float:
-    """The number of cores that other programs keep busy at this moment, while this process does nothing.
+    """The number of cores that other programs keep busy at this moment, while this process does nothing, of the cores that
+    it may run on.
 
     Programs that gave themselves a lower priority do not count, as they make way. Where Linux's statistics are missing it
     is the load of the last minute.
@@ -50,29 +57,32 @@ def busy_cores() -> float:
     except (OSError, ValueError):
         return os.getloadavg()[0] if sys.platform != "win32" else 0.0
     user, _nice, system = spent[:3]
-    return (os.cpu_count() or 1) * (user + system) / max(1, sum(spent))
+    return len(visible_cores()) * (user + system) / max(1, sum(spent))
 
 
 def _times() -> list[int]:
-    """What all cores together have spent so far: user, nice, system, idle, iowait, irq, softirq, steal."""
-    return [int(word) for word in _STATISTICS.read_text().split(maxsplit=9)[1:9]]
+    """What the visible cores together have spent so far: user, nice, system, idle, iowait, irq, softirq, steal."""
+    lines = {words[0]: words[1:9] for words in map(str.split, _STATISTICS.read_text().splitlines()) if words}
+    mine = [lines[f"cpu{number}"] for number in visible_cores() if f"cpu{number}" in lines] or [lines.get("cpu", [])]
+    return [sum(map(int, spent)) for spent in zip(*mine, strict=True)]
 
 
-def crowding_advice(busy: float, cores: int, threads: int, processes: int) -> str:
+def crowding_advice(busy: float, visible: int, cores: int, threads: int, processes: int) -> str:
     """What to say at the start if the run's threads and other programs do not fit on the cores; empty if they do.
 
     Args:
-        busy: the number of cores that other programs use.
-        cores: the number of cores that the run may use.
+        busy: the number of visible cores that other programs use.
+        visible: the number of cores that the run may run on.
+        cores: the number of cores that it may use at once, which a quota makes less.
         threads: the number of threads of a process.
         processes: the number of processes on this machine.
     """
-    free = max(cores - busy, 0.0)
+    free = max(min(cores, visible - busy), 0.0)
     if threads == 1 or threads * processes <= free + _TOLERANCE:
         return ""
     own = f"{processes} processes of {threads} threads" if processes > 1 else f"{threads} threads"
     return (
-        f"Other programs use {busy:.1f} of {cores} cores, and this run computes in {own}, which wait for each other in "
+        f"Other programs use {busy:.1f} of {visible} cores, and this run computes in {own}, which wait for each other in "
         f"every operation: steps may take several times as long. If they do, {thread_advice(free, processes)}."
     )
 

@@ -23,7 +23,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from adet_iuq.config import add_project_option, get_cfg, load_keys
 from adet_iuq.engine.launching.command_line import command_to_go_on
 from adet_iuq.engine.launching.compat import create_local_process_group, leave_process_group
-from adet_iuq.engine.launching.cores import available_cores, busy_cores, crowding_advice, limit_threads
+from adet_iuq.engine.launching.cores import available_cores, busy_cores, crowding_advice, limit_threads, visible_cores
 from adet_iuq.engine.launching.interruption import end_at_once, handled, hold_back, stop_now
 from adet_iuq.engine.launching.placement import Placement, placement
 from adet_iuq.engine.launching.processes import end_process, forwarded_signals, run_processes
@@ -144,7 +144,8 @@ def _fit_on_cores(args: argparse.Namespace, processes: int) -> None:
         return
     limit_threads(processes)
     if torch.get_num_threads() > 1:
-        args.crowding = crowding_advice(busy_cores(), available_cores(), torch.get_num_threads(), processes)
+        cores = len(visible_cores()), available_cores()
+        args.crowding = crowding_advice(busy_cores(), *cores, torch.get_num_threads(), processes)
 
 
 def _cpu_process(main: Main, args: argparse.Namespace, place: Placement) -> None:

@@ -93,7 +93,7 @@ def assign_cells(
     image = torch.arange(len(truths), device=boxes.device).repeat_interleave(counts, output_size=len(boxes))
 
     taken, cells = _regions(layout, boxes, centres, frame)
-    where = torch.nonzero(taken & filled[:, None, None], as_tuple=True)  # the only place that waits for the device
+    where = torch.nonzero(taken & filled[:, None, None], as_tuple=True)  # waits for the device
     row, cell = where[1], cells[where]
     # The last of all instances that claim a cell gives it its class. If none does, index -1 reads the padding at the end.
     num_cells = sum(layout.counts)

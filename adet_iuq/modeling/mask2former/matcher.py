@@ -63,7 +63,7 @@ class HungarianMatcher:
     def __call__(
         self, predictions: Sequence[Prediction], mask_features: Tensor, targets: Sequence[Targets], frame: Size
     ) -> list[Matches]:
-        """The matches of every prediction, with a single transfer to the host for all of them.
+        """The matches of every prediction, with a single transfer of costs to the host for all of them.
 
         Args:
             predictions: R predictions in float32.
