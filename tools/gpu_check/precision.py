@@ -35,6 +35,7 @@ def train(segmenter: str, dtype: torch.dtype, settings: Settings) -> Row:
     cfg = config(segmenter, settings, *LIVE_NORMS, "SOLVER.BASE_LR", _RATE, "SOLVER.IMS_PER_BATCH", 2)
     torch.manual_seed(0)
     model = Trainer.build_model(cfg)
+    assert isinstance(model, IUQMetaArch)
     images = batch(cfg, settings.pick((512, 512), TINY_SIZE), instances=settings.pick(8, 2), images=1)
     queries, expected = (count_queries(model, images, one, settings.device) for one in (dtype, None))
     step = train_step(model, Trainer.build_optimizer(cfg, model), images, cfg, dtype)

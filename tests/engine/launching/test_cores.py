@@ -56,8 +56,8 @@ def test_a_quota_is_crowded_only_if_the_whole_machine_is() -> None:
 def test_busy_cores_from_two_readings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 200 ticks of the two visible cores 70 went to programs, 30 to such as make way, and 10 to the system."""
     file = tmp_path / "stat"
-    before = "cpu  1000 500 200 9000 7 0 3 1 0 0\ncpu0 9 9 9 9 0 0 0 0\ncpu1 10 10 10 70 0 0 0 0\ncpu2 0 0 0 0 0 0 0 0\nintr 7"
-    later = "cpu  1100 560 220 9220 7 0 3 1 0 0\ncpu0 99 9 9 9 0 0 0 0\ncpu1 60 20 10 110 0 0 0 0\ncpu2 20 20 10 50 0 0 0 0"
+    before = "cpu  9 9 9 9 0 0 0 0\ncpu0 9 9 9 9 0 0 0 0\ncpu1 10 10 10 70 0 0 0 0\ncpu2 0 0 0 0 0 0 0 0\nintr 7"
+    later = "cpu  99 9 9 9 0 0 0 0\ncpu0 99 9 9 9 0 0 0 0\ncpu1 60 20 10 110 0 0 0 0\ncpu2 20 20 10 50 0 0 0 0"
     file.write_text(before)
     monkeypatch.setattr(cores, "_STATISTICS", file)
     monkeypatch.setattr(cores, "visible_cores", lambda: {1, 2})
