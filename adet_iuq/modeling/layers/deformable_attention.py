@@ -22,7 +22,7 @@ from torch.nn import functional as F
 # as a cache holds, or enough to keep a device busy.
 _STEP_BYTES = {"cpu": 32 * 1024**2}
 _COPY_BYTES = {"cpu": 2 * 1024**2}
-_DEVICE_BYTES = 512 * 1024**2
+_DEVICE_BYTES = 128 * 1024**2
 _BYTES_PER_ROW = 16  # bytes that a step keeps for each row that it reads
 
 
@@ -81,10 +81,14 @@ class _Reading(NamedTuple):
         return (weights * self.vertical.weights)[:, None] * self.horizontal.weights
 
 
-def _reading(sizes: Sequence[int], locations: Tensor) -> _Reading:
-    """The rows that one image's queries read; `sizes` are h, w, h, w, ..., `locations` (Q, M, L, P, 2)."""
+def _extent(sizes: Sequence[int], device: torch.device) -> Tensor:
+    """(L, 2) int32, the sizes h, w, h, w, ... of the maps, on the device: made once, as each copy from the host waits."""
+    return torch.tensor(sizes, dtype=torch.int32, device=device).view(-1, 2)
+
+
+def _reading(extent: Tensor, locations: Tensor) -> _Reading:
+    """The rows that one image's queries read; `extent` (L, 2) are the maps' h, w, `locations` (Q, M, L, P, 2)."""
     queries, heads, _, points = locations.shape[:4]
-    extent = torch.tensor(sizes, dtype=torch.int32, device=locations.device).view(-1, 2)
     starts = (extent.prod(1).cumsum(0) - extent.prod(1)).int()
     height, width, start = (one.repeat_interleave(points)[:, None] for one in (*extent.unbind(1), starts))
     x, y = _by_point(locations).unbind(1)
@@ -116,9 +120,9 @@ def _steps(locations: Tensor) -> list[tuple[int, slice]]:
 @torch.library.custom_op("adet_iuq::deformable_attention", mutates_args=())
 def _attend(value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
     """The sums (B, Q, M, D). This is an operator of its own so that torch.compile treats it as one step."""
-    out = value.new_empty(*locations.shape[:3], value.shape[3])
+    out, extent = value.new_empty(*locations.shape[:3], value.shape[3]), _extent(sizes, value.device)
     for image, heads in _steps(locations):
-        reading, table = _reading(sizes, locations[image, :, heads]), value[image, :, heads].flatten(0, 1)
+        reading, table = _reading(extent, locations[image, :, heads]), value[image, :, heads].flatten(0, 1)
         row_weights = _by_bag(reading.weights(_by_point(weights[image, :, heads])))
         read = F.embedding_bag(_by_bag(reading.rows), table, mode="sum", per_sample_weights=row_weights)
         out[image, :, heads] = read.view(len(weights[image]), -1, value.shape[3])
@@ -137,9 +141,10 @@ def _attend_backward(
     """The gradients of value, locations and weights."""
     grads = [torch.empty(one.shape, dtype=one.dtype, device=one.device) for one in (value, locations, weights)]
     grad_value, grad_locations, grad_weights = grads
+    extent = _extent(sizes, value.device)
     for image, heads in _steps(locations):
         part, bag_grads = value[image, :, heads], grad[image, :, heads].flatten(0, 1)
-        reading, point_weights = _reading(sizes, locations[image, :, heads]), _by_point(weights[image, :, heads])
+        reading, point_weights = _reading(extent, locations[image, :, heads]), _by_point(weights[image, :, heads])
         count = part.shape[0] * part.shape[1]
         by_cell = _table_gradient(reading.rows, reading.weights(point_weights), bag_grads, count)
         grad_value[image, :, heads] = by_cell.view(part.shape)

@@ -38,7 +38,7 @@ def sample_cells(cells: Tensor, size: tuple[int, int], points: Tensor) -> Tensor
     Returns:
         (P, C).
     """
-    x, y = (points * points.new_tensor([size[1], size[0]]) - 0.5).unbind(-1)
+    x, y = points[..., 0] * size[1] - 0.5, points[..., 1] * size[0] - 0.5
     corners = [
         (row * size[1] + column, row_weight * column_weight)
         for row, row_weight in _neighbours(y, size[0])
@@ -58,7 +58,7 @@ def sample_bit_masks(masks: Tensor, points: Tensor, frame: tuple[int, int]) -> T
     """
     count, height, width = masks.shape
     flat = masks.flatten(1)
-    x, y = (points * points.new_tensor([frame[1], frame[0]]) - 0.5).unbind(-1)
+    x, y = points[..., 0] * frame[1] - 0.5, points[..., 1] * frame[0] - 0.5
     sampled = torch.zeros(count, points.shape[1], device=masks.device)
     for row, row_weight in _neighbours(y, height):
         for column, column_weight in _neighbours(x, width):

@@ -145,6 +145,19 @@ def test_no_more_time_or_memory_than_the_grid_sample_loop() -> None:
     assert peaks[0] <= peaks[1]
 
 
+@pytest.mark.slow
+def test_no_more_memory_with_the_pieces_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("adet_iuq.modeling.layers.deformable_attention")
+    for name in ("_STEP_BYTES", "_COPY_BYTES"):  # without the CPU's pieces, those of any other device apply
+        monkeypatch.setattr(module, name, {})
+    inputs = random_inputs(LARGE, images=1, heads=8, channels=32)
+    ours, twin = (
+        peak_bytes(lambda f=f: run(f, inputs, LARGE))  # type: ignore[misc]
+        for f in (deformable_attention, grid_sample_attention)
+    )
+    assert ours <= 0.8 * twin
+
+
 @pytest.mark.parametrize("size", [(3, 5), (1, 1)])
 def test_sine_positions_are_the_written_out_formula(size: tuple[int, int]) -> None:
     channels = 16
