@@ -18,10 +18,11 @@ from .running import Result, Stage, run_stages
 STAGES = (
     Stage("golden", "golden tests, numbers of the published implementations", 80, "gpu_check.golden"),
     Stage("precision", "float16 and bfloat16 steps of every segmenter stay finite", 60, "gpu_check.precision"),
-    Stage("share", "share of the method in a step of CondInst R50 (the paper: 5.3 %)", 60, "gpu_check.share"),
+    Stage("share", "share of the method in a step of CondInst R50 (the paper: 5.3 %)", 50, "gpu_check.share"),
+    Stage("results", "masks of results, and steps without instances", 25, "gpu_check.results"),
     Stage("deformable", "deformable attention beside grid_sample", 20, "gpu_check.deformable"),
-    Stage("inter", "inter-scene loss over chunk sizes, and compiled", 40, "gpu_check.inter"),
-    Stage("memory", "peak memory of a step", 25, "gpu_check.memory"),
+    Stage("inter", "inter-scene loss over chunk sizes, and compiled", 30, "gpu_check.inter"),
+    Stage("memory", "peak memory of a step", 20, "gpu_check.memory"),
     Stage("nccl", "NCCL with one rank", 15, "gpu_check.nccl"),
 )
 TABLE3 = "table3"
