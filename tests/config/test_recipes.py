@@ -188,8 +188,10 @@ def test_other_segmenters_are_studied_on_the_same_trunk_and_data(name: str) -> N
     condinst, cfg = leaves(f"configs/Studies/Base-{data}.yaml" if data else STUDY_CONDINST), leaves(name)
     shared = body(STUDY_TRUNK).keys() | (body(f"configs/Studies/Data-{data}.yaml").keys() if data else set())
     # SOLOv2 learns more slowly and trains longer, Mask2Former starts from trained queries (docs/results.md).
-    own = {"solov2": {"SOLVER.MAX_ITER", "SOLVER.STEPS"}, "mask2former": {"MODEL.WEIGHTS"}}
-    allowed = set() if name.endswith("-imagenet.yaml") else own.get(Path(name).stem.split("-")[1], set())
+    own = {"solov2": {"SOLVER.MAX_ITER", "SOLVER.STEPS"}, "mask2former": {"MODEL.WEIGHTS", "SOLVER.STEPS"}}
+    allowed = own.get(Path(name).stem.split("-")[1], set())
+    if name.endswith("-imagenet.yaml"):
+        allowed = set()
     assert "MODEL.WEIGHTS" in shared and {key for key in shared if cfg[key] != condinst[key]} == allowed
     assert cfg["SOLVER.MAX_ITER"] >= condinst["SOLVER.MAX_ITER"]
 
