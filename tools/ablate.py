@@ -83,6 +83,8 @@ def ablate(args: argparse.Namespace) -> int:
         records = folder.records(study.runs())
         if not (folder.path / "code").is_dir():  # otherwise the copy there counts, not this code
             check_configs(study)
+            if not (args.print_commands or args.collect):
+                check_data(study)
         code = prepare_code(folder.path, REPOSITORY, [record.revision for record in records.values()])
         if args.print_commands:
             for run in study.runs():
@@ -150,7 +152,6 @@ def check_data(study: Study) -> None:
 
 def run_study(study: Study, folder: StudyFolder, code: Code, args: argparse.Namespace) -> int:
     """Does the remaining runs of a study, and then reports."""
-    check_data(study)
     print(f"Code: {code.folder}, revision {code.revision}", flush=True)
     gpus = visible_gpus()
 
