@@ -16,9 +16,13 @@ def add_solov2_config(cfg: CfgNode) -> None:
 
 
 def add_sotr_config(cfg: CfgNode) -> None:
-    """Adds `MODEL.SOTR.*` (SOTR, arXiv 2108.06747). Depth, heads and width of its transformer are not options."""
+    """Adds `MODEL.SOTR.*` (SOTR, arXiv 2108.06747)."""
     cfg.MODEL.SOTR = CfgNode()
-    add_grid_keys(cfg.MODEL.SOTR)
+    sotr = cfg.MODEL.SOTR
+    add_grid_keys(sotr)
+    # The transformer is as wide as the maps that it reads (INSTANCE_IN_CHANNELS). In the published code these are constants.
+    sotr.TRANSFORMER_DEPTH = 12  # pairs of an attention block and a convolution block
+    sotr.TRANSFORMER_HEADS = 8
 
 
 def add_grid_keys(section: CfgNode) -> None:

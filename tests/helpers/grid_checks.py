@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from adet_iuq.modeling.solov2 import SOLOv2, SOLOv2IUQ
 from adet_iuq.modeling.sotr import SOTR, SOTRIUQ
-from adet_iuq.modeling.sotr.head import CHANNELS
-from adet_iuq.modeling.sotr.transformer import TwinTransformer
 from helpers.scenes import discs, small_model
 
 # Instance-unique querying from the first iteration on.
@@ -38,7 +36,7 @@ SMALL_SOLOV2 = (
     *grid_options("SOLOV2"), "MODEL.SOLOV2.INSTANCE_CHANNELS", "32", "MODEL.FPN.OUT_CHANNELS", "32",
     "MODEL.SOLOV2.INSTANCE_IN_CHANNELS", "32", "MODEL.SOLOV2.MASK_IN_CHANNELS", "32",
 )  # fmt: skip
-SMALL_SOTR = grid_options("SOTR")
+SMALL_SOTR = (*grid_options("SOTR"), "MODEL.SOTR.TRANSFORMER_DEPTH", "2")
 
 
 def quieten(model: Any) -> None:
@@ -51,12 +49,6 @@ def open_gates(model: Any) -> None:
     for name, parameter in model.named_parameters():
         if name.startswith(TRANSFORMER) and name.endswith(".g"):
             nn.init.constant_(parameter, 0.1)
-
-
-def _shallow(model: Any) -> None:
-    """A transformer of two pairs of blocks in place of twelve."""
-    model.cate_head.transformer = TwinTransformer(CHANNELS, depth=2)
-    open_gates(model)
 
 
 @dataclass(frozen=True)
@@ -110,7 +102,7 @@ CASES = {
         paper="SOTR/R50_paper.yaml",
         iuq_recipe="SOTR/R50_iuq.yaml",
         small=SMALL_SOTR,
-        prepare=_shallow,
+        prepare=open_gates,
     ),
 }
 

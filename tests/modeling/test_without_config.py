@@ -140,8 +140,10 @@ def build_solov2() -> IUQMetaArch:
 
 
 def build_sotr() -> IUQMetaArch:
-    head = sotr.TransformerHead(grid_sizes=GRIDS, num_classes=CLASSES, kernel_channels=32, prior_prob=0.01)
-    return sotr.SOTRIUQ(cate_head=head, **grid_arguments(sotr.CHANNELS, sotr.CHANNELS, dim=32))
+    head = sotr.TransformerHead(
+        grid_sizes=GRIDS, num_classes=CLASSES, kernel_channels=32, prior_prob=0.01, channels=32, depth=2
+    )
+    return sotr.SOTRIUQ(cate_head=head, **grid_arguments(32, 32, dim=32))
 
 
 def build_mask2former() -> IUQMetaArch:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adet_iuq.modeling.backbone import build_backbone
 from adet_iuq.modeling.grid import GridMaps, GridSegmenter, grid_segmenter_arguments
-from adet_iuq.modeling.sotr.head import CHANNELS, TransformerHead
+from adet_iuq.modeling.sotr.head import TransformerHead
 
 
 @META_ARCH_REGISTRY.register()
@@ -32,7 +32,8 @@ class SOTR(GridSegmenter):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         head = TransformerHead(cfg)
-        return {"cate_head": head, **grid_segmenter_arguments(cfg, "SOTR", build_backbone(cfg), top_channels=CHANNELS)}
+        channels = cfg.MODEL.SOTR.INSTANCE_IN_CHANNELS
+        return {"cate_head": head, **grid_segmenter_arguments(cfg, "SOTR", build_backbone(cfg), top_channels=channels)}
 
     def predict(self, features: dict[str, Tensor]) -> GridMaps:
         """The class logits, the queries and the dense map; the mask branch's coarsest map has passed the transformer."""

@@ -99,7 +99,7 @@ class TwinBlocks(nn.Module):
 class TwinTransformer(nn.Module):
     """The transformer of SOTR's head, which is the identity at the start of training.
 
-    Depth, heads and width are constants of the published code. Only zero padding tells it positions.
+    The defaults are constants of the published code. Only zero padding tells it positions.
     """
 
     def __init__(self, channels: int = 256, depth: int = 12, heads: int = 8) -> None:

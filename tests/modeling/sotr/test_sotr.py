@@ -80,7 +80,9 @@ def test_cells_are_read_from_the_resized_map(model: Any) -> None:
 
 def test_wrong_options_say_what_is_wrong() -> None:
     for overrides, words in (
-        (("MODEL.SOTR.INSTANCE_IN_CHANNELS", "128"), "INSTANCE_IN_CHANNELS is 128.*256"),
+        (("MODEL.SOTR.INSTANCE_IN_CHANNELS", "128"), "INSTANCE_IN_CHANNELS is 128 and MASK_IN_CHANNELS is 256"),
+        (("MODEL.SOTR.TRANSFORMER_HEADS", "7"), "HEADS is 7.*256 channels"),
+        (("MODEL.SOTR.TRANSFORMER_DEPTH", "0"), "TRANSFORMER_DEPTH 0"),
         (("MODEL.FPN.OUT_CHANNELS", "128"), "128"),
     ):
         with pytest.raises(UserError, match=words):
