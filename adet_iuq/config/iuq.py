@@ -18,9 +18,10 @@ def _add_inter(iuq: CfgNode) -> None:
     iuq.INTER.LOSS = "focal"  # "l1", "l2", "cross_entropy", "focal" (Table 4a)
     iuq.INTER.GAMMA = 2.5  # focal exponent (section 3.3)
     # Weight of a negative in the focal loss; every target here is a negative. The paper's alpha = 0.1 means 0.1 here if
-    # it weighs negatives, and 1 - 0.1 = 0.9 by the usual convention. Measured on trained states at 0.9, the gradient of
-    # the term on the queries is 1.9 to 2.6 times that of the mask loss for CondInst, 23 for SOLOv2, 25 for SOTR, 0.12
-    # to 0.17 for Mask2Former. So 0.1 suits the first three, and Mask2Former's recipes set 0.9.
+    # it weighs negatives, and 1 - 0.1 = 0.9 by the usual convention. At 0.9 the gradient of the term on the queries is a
+    # third of the mask loss's in the studies of CondInst and Mask2Former, which lost AP; at 0.1 they lost nothing
+    # (docs/results.md). On single trained states it was 1.9 to 2.6 times the mask loss's for CondInst, 23 for SOLOv2, 25
+    # for SOTR, 0.12 to 0.17 for Mask2Former.
     iuq.INTER.NEG_WEIGHT = 0.1
     # "pixel": mean over all valid (query, pixel) pairs. "image": sum over the pixels of each foreign image, mean over
     # foreign images (the other reading of Eq. 5); a pixel of an image that was stored v times weighs 1 / v, so that each

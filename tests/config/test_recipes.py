@@ -15,7 +15,7 @@ from adet_iuq.config import get_cfg, load_config
 from adet_iuq.modeling.iuq_settings import inter_settings
 from helpers.golden import REPOSITORY
 
-METHOD, FORMER_METHOD = "configs/iuq.yaml", "configs/Mask2Former/Base-iuq.yaml"
+METHOD = "configs/iuq.yaml"
 FOUND = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "configs").rglob("*.yaml"))
 # Beside their bases, configs/Studies holds studies, which name a base but are no configs themselves.
 FILES = [name for name in FOUND if "/Studies/" not in name or "/Base-" in name or "/Data-" in name]
@@ -108,21 +108,19 @@ def test_every_file_is_launched_or_stood_upon() -> None:
     assert PARTS - STUDY_BASES <= named <= set(FILES)  # studies stand upon their bases, by name
 
 
-@pytest.mark.parametrize(
-    "home,key", [(METHOD, "MODEL.IUQ.INTER.MAX_QUERIES"), (FORMER_METHOD, "MODEL.IUQ.INTER.NEG_WEIGHT")]
-)
-def test_the_method_stands_once(home: str, key: str) -> None:
-    assert body(home)[key] != dict(_leaves(get_cfg()))[key]
-    assert [name for name in FILES if name != home and body(name).get(key) == body(home)[key]] == []
+def test_the_method_stands_once() -> None:
+    key = "MODEL.IUQ.INTER.MAX_QUERIES"
+    assert body(METHOD)[key] != dict(_leaves(get_cfg()))[key]
+    assert [name for name in FILES if name != METHOD and key in body(name)] == []
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name not in PARTS and "IUQ" in str(body(name))])
-def test_the_inter_scene_loss_starts_late_and_at_the_strength_of_its_segmenter(name: str) -> None:
+def test_the_inter_scene_loss_starts_late_and_at_the_same_strength(name: str) -> None:
     cfg = load_config(str(REPOSITORY / name)).cfg
     inter, total = inter_settings(cfg), cfg.SOLVER.MAX_ITER
     share = 0.05 if cfg.MODEL.WEIGHTS else 0.3  # of a short training from random weights
     assert inter.start_iter == round(share * total) and 0 < inter.ramp_iters <= 0.2 * total
-    assert inter.neg_weight == (0.9 if cfg.MODEL.META_ARCHITECTURE == "MaskFormerIUQ" else 0.1)
+    assert inter.neg_weight == 0.1
 
 
 def test_no_recipe_counts_the_start_in_iterations() -> None:
