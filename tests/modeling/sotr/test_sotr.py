@@ -78,6 +78,25 @@ def test_cells_are_read_from_the_resized_map(model: Any) -> None:
                     torch.testing.assert_close(found, layer(cell), rtol=1e-5, atol=1e-5 * cell.abs().max().item())
 
 
+def test_depth_heads_and_width_of_the_transformer_are_keys() -> None:
+    narrow = (
+        "MODEL.FPN.OUT_CHANNELS",
+        "64",
+        "MODEL.SOTR.INSTANCE_IN_CHANNELS",
+        "64",
+        "MODEL.SOTR.MASK_IN_CHANNELS",
+        "64",
+    )
+    keys = ("MODEL.SOTR.TRANSFORMER_DEPTH", "3", "MODEL.SOTR.TRANSFORMER_HEADS", "4")
+    model = small_model(RECIPE, *SMALL_SOTR, *narrow, *keys)
+    blocks = model.cate_head.transformer.layers.blocks
+    assert len(blocks) == 2 * 3  # pairs of attention and convolutions
+    attention = blocks[0][0].fn.fn
+    assert attention.heads == 4 and attention.to_q.weight.shape == (64, 64)
+    losses, _ = train_step(model, two_scenes())
+    assert all(loss.isfinite() for loss in losses.values())
+
+
 def test_wrong_options_say_what_is_wrong() -> None:
     for overrides, words in (
         (("MODEL.SOTR.INSTANCE_IN_CHANNELS", "128"), "INSTANCE_IN_CHANNELS is 128 and MASK_IN_CHANNELS is 256"),
