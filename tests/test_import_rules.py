@@ -65,7 +65,7 @@ def allowed(place: Path, name: str) -> bool:
         return within(name, "adet_iuq.iuq") or within(name, "torch") or name.split(".")[0] in sys.stdlib_module_names
     if package == "studies":
         # It knows a training by its command line and the files that it leaves.
-        own = any(within(name, f"adet_iuq.{one}") for one in ("studies", "errors", "files", "__version__"))
+        own = any(within(name, f"adet_iuq.{one}") for one in ("studies", "cores", "errors", "files", "__version__"))
         return own or not (within(name, "adet_iuq") or within(name, "detectron2"))
     if package == "modeling":
         return allowed_in_modeling(place, name)

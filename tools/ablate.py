@@ -15,6 +15,7 @@ first start. Exit codes: 0; 1: runs failed; 2: something to mend; 75: stopped, g
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -22,9 +23,11 @@ from rich.console import Console
 import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.errors import EXIT_USER_ERROR, UserError
 from adet_iuq.studies import Run, Runner, Study, load_study
+from adet_iuq.studies.begun import check_overrides, note_overrides
 from adet_iuq.studies.commands import LAUNCHERS, ONE_THREAD, command, printed_command
 from adet_iuq.studies.folder import StudyFolder
 from adet_iuq.studies.progress import duration, seconds_left, status_table
+from adet_iuq.studies.record import is_finished
 from adet_iuq.studies.report import write_report
 from adet_iuq.studies.revision import Code, prepare_code
 from adet_iuq.studies.runner import collect, pause, slots
@@ -87,9 +90,7 @@ def ablate(args: argparse.Namespace) -> int:
                 check_data(study)
         code = prepare_code(folder.path, REPOSITORY, [record.revision for record in records.values()])
         if args.print_commands:
-            for run in study.runs():
-                if run.name not in records:
-                    print(printed_command(study, run, code, folder.work(run), args.launcher))
+            print_commands(study, [run for run in study.runs() if run.name not in records], folder, code, args.launcher)
         elif args.collect:
             print(
                 "\n".join(f"collected {run.name}" for run in collect(study, folder, code.revision))
@@ -107,6 +108,19 @@ def print_status(study: Study, folder: StudyFolder, jobs: int | None) -> None:
     left = [run for run in runs if folder.state(run) != "done"]
     at_once = len(slots(jobs, os.environ, visible_gpus()))
     print(f"Time left: {duration(seconds_left(folder.records(runs), left, {}, at_once))} with {at_once} runs at once.")
+
+
+def print_commands(study: Study, runs: Sequence[Run], folder: StudyFolder, code: Code, launcher: str) -> None:
+    """Prints a line for a shell for each run, after all of them were found to fit what their folders were begun with."""
+    for run in runs:
+        check_overrides(folder.work(run), run)
+    for run in runs:
+        work = folder.work(run)
+        if is_finished(work):
+            print(f"# {run.name} has ended: take it over with --collect")
+        else:
+            note_overrides(work, run)
+            print(printed_command(study, run, code, work, launcher))
 
 
 def check_configs(study: Study) -> None:

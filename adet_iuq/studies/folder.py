@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from adet_iuq.studies.begun import is_begun
 from adet_iuq.studies.processes import LOCK_FILE, is_held
 from adet_iuq.studies.record import Record, check_record, read_records
 from adet_iuq.studies.study import Run
@@ -70,4 +71,4 @@ class StudyFolder:
             return "running"
         if self.failure(run).is_file():
             return "failed"
-        return "cut" if self.work(run).is_dir() else "to do"
+        return "cut" if is_begun(self.work(run)) else "to do"

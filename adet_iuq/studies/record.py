@@ -228,7 +228,8 @@ def read_records(folder: Path) -> Iterator[Record]:
             yield Record(**{**content, "usage": Usage(**content["usage"])})
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(
-                f"{path} is not the record of a run: {error}. Move it away; its run is done again."
+                f"{path} is not the record of a run: {error}. Move it away: the same command makes it again from the run's "
+                "folder work, or does the run again if that is not there."
             ) from error
 
 
@@ -242,5 +243,5 @@ def check_record(record: Record, run: Run, where: Path) -> None:
         raise UserError(
             f"{where / record.name}.json was made with other overrides ({' '.join(record.overrides)}) than the study's file "
             f"names today ({' '.join(run.overrides)}). Give the arm another name, choose another folder with --output, or "
-            "delete the record."
+            "delete the record and the run's folder in work."
         )

@@ -1,9 +1,7 @@
 """Runs a study: as many runs at once as there is room for, until all are done, whatever happens meanwhile."""
 
 import contextlib
-import os
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,10 +10,12 @@ from types import FrameType
 
 from rich.console import Console
 
+from adet_iuq.cores import available_cores
 from adet_iuq.errors import EXIT_INTERRUPTED, UserError
 from adet_iuq.files import replace_file
+from adet_iuq.studies.begun import check_overrides, note_overrides
 from adet_iuq.studies.folder import StudyFolder
-from adet_iuq.studies.processes import LOG_FILE, Lock, Process, is_held
+from adet_iuq.studies.processes import LOG_FILE, Lock, Process, is_held, read_usage
 from adet_iuq.studies.progress import duration, seconds_left
 from adet_iuq.studies.record import Record, Usage, is_finished, make_record, write_record
 from adet_iuq.studies.study import Run, Study
@@ -63,10 +63,12 @@ class Runner:
         """Does all remaining runs; returns the exit code: 0, 1 if runs failed, 75 if it was asked to stop.
 
         Raises:
-            UserError: another runner works in the folder; its records do not fit the study; or a file cannot be written.
+            UserError: another runner works in the folder; its records or begun runs do not fit the study; or a file cannot
+                be written.
         """
         with _alone(self.folder), self._handled():
             runs = self.study.runs()
+            _record_finished(self.study, self.folder, self.revision)
             self.records = self.folder.records(runs)
             self.todo.extend(run for run in runs if run.name not in self.records)
             for run in runs:
@@ -109,7 +111,7 @@ class Runner:
 
     def _start(self, run: Run) -> None:
         work = self.folder.work(run)
-        work.mkdir(parents=True, exist_ok=True)
+        note_overrides(work, run)
         environment = self.environments.pop(0)
         self.running[run] = Process(self.command(run, work), work, environment), environment
         self._say(f"start  {run.name}")
@@ -223,15 +225,27 @@ def collect(study: Study, folder: StudyFolder, revision: str) -> list[Run]:
     The time that they took is not known here, so they do not count in cost ratios.
 
     Raises:
-        UserError: a runner is at work, or a record does not fit the study.
+        UserError: a runner is at work, or a record or a folder does not fit the study.
     """
     with _alone(folder):
-        done = folder.records(study.runs())
-        found = [run for run in study.runs() if run.name not in done and is_finished(folder.work(run))]
-        for run in found:
-            write_record(
-                folder.record(run), make_record(study.name, run, revision, folder.work(run), Usage(whole=False))
-            )
+        return _record_finished(study, folder, revision)
+
+
+def _record_finished(study: Study, folder: StudyFolder, revision: str) -> list[Run]:
+    """Writes the records of runs that have ended without one, from the files that they left; returns those runs.
+
+    Raises:
+        UserError: a record or a run's folder does not fit the study.
+    """
+    done = folder.records(study.runs())
+    left = [run for run in study.runs() if run.name not in done]
+    for run in left:
+        check_overrides(folder.work(run), run)
+    found = [run for run in left if is_finished(folder.work(run))]
+    for run in found:
+        work = folder.work(run)
+        write_record(folder.record(run), make_record(study.name, run, revision, work, read_usage(work)))
+        folder.failure(run).unlink(missing_ok=True)
     return found
 
 
@@ -249,8 +263,7 @@ def slots(jobs: int | None, environment: Mapping[str, str], gpus: Sequence[str])
         environment: the environment of this process.
         gpus: the GPUs by their names in CUDA_VISIBLE_DEVICES; runs share them if there are fewer than `jobs`.
     """
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    count = jobs or len(gpus) or cores
+    count = jobs or len(gpus) or available_cores()
     return [
         {**environment, **({"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {})} for index in range(count)
     ]

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from adet_iuq.errors import UserError
+from adet_iuq.studies import runner
 from adet_iuq.studies.folder import StudyFolder
 from adet_iuq.studies.processes import Lock, Process, is_held
 from adet_iuq.studies.record import read_records
@@ -227,6 +228,46 @@ def test_records_of_other_overrides_are_refused(tmp_path: Path) -> None:
         fake_runner(study, output, jobs=2, steps=1).run()
 
 
+def test_a_cut_run_is_not_continued_under_other_overrides(tmp_path: Path, start: Start) -> None:
+    output, study = tmp_path / "out", study_file(tmp_path, seeds=(1,))
+    runner = start(study, output, 2, 40)
+    wait_for(lambda: len(counts(output)) == 2)
+    runner.terminate()
+    runner.communicate(timeout=30)
+    original = study.read_text()
+    study.write_text(original.replace("more: []", "more: [KEY, 1]"))
+    with pytest.raises(UserError, match=r"work/more\.seed1 was begun with other overrides \(\) .* \(KEY 1\)"):
+        fake_runner(study, output, jobs=2, steps=40).run()
+    assert starts(output, "base.seed1") == [0]  # nothing was started before it was found
+    (output / "work/more.seed1/last_checkpoint").unlink()  # before its first checkpoint a training starts anew
+    assert fake_runner(study, output, jobs=2, steps=40).run() == 0
+    assert {record.arm: record.overrides for record in read_records(output / "runs")}["more"] == ["KEY", "1"]
+
+
+@pytest.mark.parametrize("how", ["run", "collect"])
+def test_a_removed_record_comes_back_from_the_runs_files(tmp_path: Path, how: str) -> None:
+    """Also without its weights, and never under other overrides."""
+    output, study = tmp_path / "out", study_file(tmp_path, seeds=(1,))
+
+    def again() -> object:
+        if how == "run":
+            return fake_runner(study, output, jobs=2, steps=1).run()
+        return collect(load_study(study), StudyFolder(output), "abc")
+
+    assert fake_runner(study, output, jobs=2, steps=1).run() == 0
+    record = output / "runs/more.seed1.json"
+    before = record.read_text()
+    assert not list(output.glob("work/*/*.pth"))
+    record.unlink()
+    again()
+    assert record.read_text() == before and starts(output, "more.seed1") == [0]
+    record.unlink()
+    study.write_text(study.read_text().replace("more: []", "more: [KEY, 1]"))
+    with pytest.raises(UserError, match=r"work/more\.seed1 was begun with other overrides"):
+        again()
+    assert not record.exists()
+
+
 def test_runs_of_other_launchers_are_collected_once_they_have_ended(tmp_path: Path) -> None:
     study, folder = load_study(study_file(tmp_path, seeds=(1,))), StudyFolder(tmp_path / "out")
     for run in study.runs():
@@ -240,8 +281,9 @@ def test_runs_of_other_launchers_are_collected_once_they_have_ended(tmp_path: Pa
     assert record.cost is None and record.metrics()["segm/AP"] == 14.0
 
 
-def test_slots() -> None:
-    assert len(slots(None, {}, [])) >= 1
+def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "available_cores", lambda: 2)  # a container's quota counts, tests/test_cores.py
+    assert slots(None, {}, []) == [{}, {}]
     assert slots(3, {"A": "1"}, ["5", "7"]) == [{"A": "1", "CUDA_VISIBLE_DEVICES": gpu} for gpu in ("5", "7", "5")]
     assert slots(None, {}, ["0", "1"]) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
 

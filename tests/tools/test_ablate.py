@@ -21,7 +21,9 @@ from adet_iuq.engine import argument_parser
 from adet_iuq.errors import UserError
 from adet_iuq.studies import load_study
 from adet_iuq.studies.commands import printed_command
+from adet_iuq.studies.folder import StudyFolder
 from adet_iuq.studies.revision import Code
+from helpers.fake_run import leave_files
 from helpers.faults import TINY
 from helpers.golden import REPOSITORY
 
@@ -190,6 +192,26 @@ def test_printed_commands(
     assert not any(
         word in words for word in ("cd", "(cd")
     )  # data paths are relative to the folder where it is submitted
+    study = load_study(tiny_study(tmp_path))
+    assert {StudyFolder(tmp_path / "out").state(run) for run in study.runs()} == {"to do"}
+
+
+def test_printed_commands_leave_out_what_has_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(ablate, "REPOSITORY", checkout(tmp_path / "checkout"))
+    path, folder = tiny_study(tmp_path), StudyFolder(tmp_path / "out")
+    words = [str(path), "--output", str(folder.path), "--print-commands"]
+    assert ablate.main(words) == 0
+    run = load_study(path).runs()[0]
+    leave_files(folder.work(run), run.arm, run.seed)
+    capsys.readouterr()
+    assert ablate.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"# {run.name} has ended: take it over with --collect" and len(lines) == 4
+    path.write_text(path.read_text().replace("MODEL.IUQ.INTER.ENABLED", "MODEL.IUQ.EQUI.ENABLED"))
+    assert ablate.main(words) == 2
+    assert f"{run.name} was begun with other overrides" in capsys.readouterr().err
 
 
 def test_a_job_of_slurm_runs_the_studys_code_in_the_folder_where_it_was_submitted(tmp_path: Path) -> None:

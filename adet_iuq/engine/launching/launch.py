@@ -21,9 +21,10 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from adet_iuq.config import add_project_option, get_cfg, load_keys
+from adet_iuq.cores import available_cores, visible_cores
 from adet_iuq.engine.launching.command_line import command_to_go_on
 from adet_iuq.engine.launching.compat import create_local_process_group, leave_process_group
-from adet_iuq.engine.launching.cores import available_cores, busy_cores, crowding_advice, limit_threads, visible_cores
+from adet_iuq.engine.launching.crowding import busy_cores, crowding_advice, limit_threads
 from adet_iuq.engine.launching.interruption import end_at_once, handled, hold_back, stop_now
 from adet_iuq.engine.launching.placement import Placement, placement
 from adet_iuq.engine.launching.processes import end_process, forwarded_signals, run_processes

@@ -9,7 +9,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from adet_iuq.engine.launching.cores import thread_advice
+from adet_iuq.engine.launching.crowding import thread_advice
 
 logger = logging.getLogger(__name__)
 

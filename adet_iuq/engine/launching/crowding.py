@@ -1,6 +1,5 @@
-"""How many cores a run on the CPU may use, how many of them are free, and what to say if its threads are too many."""
+"""How many cores are free at the start of a run on the CPU, and what to say if its threads are too many."""
 
-import math
 import os
 import sys
 import time
@@ -8,29 +7,14 @@ from pathlib import Path
 
 import torch
 
+from adet_iuq.cores import available_cores, visible_cores
+
 # The user's own words on how many threads there are.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _STATISTICS = Path("/proc/stat")
 _SECONDS = 0.3  # for which the machine is watched
 _TOLERANCE = 0.5  # cores that may be missing: a program that computes now and then does no harm
-
-
-def visible_cores() -> set[int]:
-    """The numbers of the cores that this process may run on, by its affinity."""
-    return os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
-
-
-def available_cores() -> int:
-    """The number of cores that this process may use at once: those it may run on, or its container's quota if that is
-    less (cgroup v2, as the container sees it)."""
-    cores = len(visible_cores())
-    try:
-        quota, period = _QUOTA.read_text().split()
-        return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # there is no such file, or its quota is "max"
-        return cores
 
 
 def limit_threads(processes: int) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from adet_iuq.engine.launching import cores, launch
-from adet_iuq.engine.launching.cores import available_cores, busy_cores, crowding_advice, limit_threads
+from adet_iuq.engine.launching import crowding, launch
+from adet_iuq.engine.launching.crowding import busy_cores, crowding_advice, limit_threads
 
 
 @pytest.fixture
 def no_thread_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in cores.THREAD_VARIABLES:
+    for name in crowding.THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -59,9 +59,9 @@ def test_busy_cores_from_two_readings(tmp_path: Path, monkeypatch: pytest.Monkey
     before = "cpu  9 9 9 9 0 0 0 0\ncpu0 9 9 9 9 0 0 0 0\ncpu1 10 10 10 70 0 0 0 0\ncpu2 0 0 0 0 0 0 0 0\nintr 7"
     later = "cpu  99 9 9 9 0 0 0 0\ncpu0 99 9 9 9 0 0 0 0\ncpu1 60 20 10 110 0 0 0 0\ncpu2 20 20 10 50 0 0 0 0"
     file.write_text(before)
-    monkeypatch.setattr(cores, "_STATISTICS", file)
-    monkeypatch.setattr(cores, "visible_cores", lambda: {1, 2})
-    monkeypatch.setattr(cores.time, "sleep", lambda _seconds: file.write_text(later))
+    monkeypatch.setattr(crowding, "_STATISTICS", file)
+    monkeypatch.setattr(crowding, "visible_cores", lambda: {1, 2})
+    monkeypatch.setattr(crowding.time, "sleep", lambda _seconds: file.write_text(later))
     assert busy_cores() == pytest.approx(2 * 80 / 200)
 
 
@@ -70,32 +70,24 @@ def test_where_cores_are_not_listed_one_by_one_their_sum_counts(
 ) -> None:
     file = tmp_path / "stat"
     file.write_text("cpu  1000 500 200 9000 7 0 3 1 0 0\n")
-    monkeypatch.setattr(cores, "_STATISTICS", file)
-    monkeypatch.setattr(cores, "visible_cores", lambda: {0, 1, 2, 3})
-    monkeypatch.setattr(cores.time, "sleep", lambda _seconds: file.write_text("cpu  1100 560 220 9220 7 0 3 1 0 0\n"))
+    monkeypatch.setattr(crowding, "_STATISTICS", file)
+    monkeypatch.setattr(crowding, "visible_cores", lambda: {0, 1, 2, 3})
+    monkeypatch.setattr(
+        crowding.time, "sleep", lambda _seconds: file.write_text("cpu  1100 560 220 9220 7 0 3 1 0 0\n")
+    )
     assert busy_cores() == pytest.approx(4 * 120 / 400)
 
 
 def test_without_statistics_the_load_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores, "_STATISTICS", tmp_path / "missing")
+    monkeypatch.setattr(crowding, "_STATISTICS", tmp_path / "missing")
     monkeypatch.setattr("os.getloadavg", lambda: (1.5, 0.0, 0.0))
     assert busy_cores() == 1.5
-
-
-@pytest.mark.parametrize("text,expected", [("150000 100000\n", 2), ("max 100000\n", 6), ("10000 100000\n", 1)])
-def test_a_containers_quota_counts(text: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quota = tmp_path / "cpu.max"
-    quota.write_text(text)
-    monkeypatch.setattr(cores, "_QUOTA", quota)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(6)), raising=False)
-    monkeypatch.setattr(cores.sys, "platform", "linux")
-    assert available_cores() == expected
 
 
 def test_processes_share_the_cores_unless_the_user_says_otherwise(
     threads: list[int], no_thread_variables: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cores, "available_cores", lambda: 4)
+    monkeypatch.setattr(crowding, "available_cores", lambda: 4)
     limit_threads(1)
     assert threads[-1] == 4
     limit_threads(8)
@@ -111,7 +103,7 @@ def test_the_launcher_notes_it_for_the_log(
 ) -> None:
     monkeypatch.setattr(launch, "available_cores", lambda: 2)
     monkeypatch.setattr(launch, "visible_cores", lambda: {0, 1})
-    monkeypatch.setattr(cores, "available_cores", lambda: 2)
+    monkeypatch.setattr(crowding, "available_cores", lambda: 2)
     monkeypatch.setattr(launch, "busy_cores", lambda: 1.0)
     monkeypatch.setattr(launch, "uses_cuda", lambda _args: False)
     seen: list[str] = []
