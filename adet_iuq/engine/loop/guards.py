@@ -89,7 +89,7 @@ class CollapseGuard(HookBase):
             logger.warning(
                 "The masks have collapsed: for %d steps %s has been at least %.3g, as without any mask, and no query has "
                 "fired on any pixel. It rarely recovers. Lower MODEL.IUQ.INTER.WEIGHT, raise MODEL.IUQ.INTER.RAMP_SHARE "
-                "or MODEL.IUQ.INTER.START_SHARE (or RAMP_ITERS and START_ITER, if these are set), or lower SOLVER.BASE_LR, and "
+                "or MODEL.IUQ.INTER.START_SHARE (RAMP_ITERS or START_ITER if these are set), or lower SOLVER.BASE_LR, and "
                 "start again from an earlier checkpoint.",
                 self.patience,
                 self.name,

@@ -68,7 +68,7 @@ COLLAPSED = {"loss_mask": 0.995, "iuq/num_valid_pairs": 10.0, "iuq/fire_rate": 0
 
 def test_collapse_warns_once_and_says_what_to_change(caplog: pytest.LogCaptureFixture) -> None:
     assert warnings_of([COLLAPSED] * 10, caplog) == 1
-    for key in ("MODEL.IUQ.INTER.WEIGHT", "MODEL.IUQ.INTER.RAMP_ITERS", "START_ITER", "SOLVER.BASE_LR"):
+    for key in ("INTER.WEIGHT", "INTER.RAMP_SHARE", "INTER.START_SHARE", "RAMP_ITERS", "START_ITER", "SOLVER.BASE_LR"):
         assert key in caplog.text
 
 
