@@ -27,6 +27,7 @@ STUDY_OTHERS = {
     name for name in STUDY_BASES if Path(name).name.startswith(("Base-solov2", "Base-sotr", "Base-mask2former"))
 }
 STUDY_DATA = {name for name in STUDY_BASES if "/Data-" in name}
+STUDY_SCRATCH = "configs/Studies/Base-small-nuclei-tune.yaml"
 IUQ_RECIPES = [name for name in FILES if name.endswith("_iuq.yaml")]
 # Pairs whose schedules differ on purpose: with the method these overfits see half as many images an iteration, or need
 # fewer iterations to reach what they should.
@@ -164,7 +165,9 @@ def test_the_trunk_of_the_studies_is_condinst_on_a_pretrained_backbone() -> None
     }
 
 
-@pytest.mark.parametrize("name", sorted(STUDY_BASES - {STUDY_TRUNK, STUDY_CONDINST} - STUDY_OTHERS - STUDY_DATA))
+@pytest.mark.parametrize(
+    "name", sorted(STUDY_BASES - {STUDY_TRUNK, STUDY_CONDINST, STUDY_SCRATCH} - STUDY_OTHERS - STUDY_DATA)
+)
 def test_the_bases_of_the_studies_differ_in_their_data_only(name: str) -> None:
     # Nuclei are small, shapes are easy, and in both the class loss may explode (the files say so); nothing else may differ.
     shapes = {"INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST", *(f"SOLVER.CLIP_GRADIENTS.{key}" for key in CLIPPING)}
@@ -176,6 +179,11 @@ def test_the_bases_of_the_studies_differ_in_their_data_only(name: str) -> None:
     assert (cfg["DATASETS.TRAIN"], cfg["DATASETS.TEST"]) == ((f"{kind}_train",), (f"{kind}_val",))
     files = [entry[1] for entry in cfg["DATASETS.REGISTER"]]
     assert len(files) == len(set(files)) == (0 if kind == "shapes" else 2)
+
+
+def test_the_small_recipes_rate_is_tuned_on_other_images_only() -> None:
+    different = differences(STUDY_SCRATCH, "configs/CondInst/R18_nuclei_iuq.yaml")
+    assert different == {"DATASETS.TRAIN", "DATASETS.TEST", "DATASETS.REGISTER"}
 
 
 @pytest.mark.parametrize("name", sorted(STUDY_OTHERS))
