@@ -102,7 +102,8 @@ class MaskFormerIUQ(IUQMetaArch, MaskFormer):
         return losses["loss_mask"] + losses["loss_dice"]
 
     def mask_loss(self, logits: Tensor, scene: Scene, valid: Tensor) -> Tensor:
-        """The published mask losses at random points, averaged over the queries, without points near invalid cells.
+        """The published mask losses at random points, averaged over the queries, without points near invalid cells; in
+        float32, as the criterion.
 
         Args:
             logits: (Q, Hf, Wf), one map per query.
@@ -114,12 +115,12 @@ class MaskFormerIUQ(IUQMetaArch, MaskFormer):
         counts = torch.bincount(queries.image_index, minlength=len(scene)).tolist()
         frame = (logits.shape[1] * scene.stride, logits.shape[2] * scene.stride)
         sampled, wanted, counting = self.criterion.sample(
-            logits[order],
+            logits[order].float(),
             queries.target_index[order],
             counts,
             scene.masks,
             frame,
-            valid[queries.image_index[order]].to(logits.dtype),
+            valid[queries.image_index[order]].float(),
         )
         total = self.view_loss.total(sampled, wanted, counting)
         count, factor = loss_count(len(logits), reduce=self.criterion.reduce_normalizer, device=logits.device)

@@ -161,7 +161,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         }
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The mask features and the maps of the transformer decoder, always in float32, as published.
+        """The mask features and the maps of the transformer decoder, also under autocast in the weights' float32, as published.
 
         Args:
             features: the backbone's maps (B, C_i, h_i, w_i) by name.
@@ -169,12 +169,12 @@ class MSDeformAttnPixelDecoder(nn.Module):
         Returns:
             (B, mask channels, h, w) of the finest map's size, and three maps (B, C, h_i, w_i), coarse first.
         """
-        finest = features[self.lateral]
+        dtype, finest = self.mask_features.weight.dtype, features[self.lateral]
         with torch.autocast(finest.device.type, enabled=False):
             projected = [
-                project(features[name].float()) for project, name in zip(self.input_proj, self.encoded, strict=True)
+                project(features[name].to(dtype)) for project, name in zip(self.input_proj, self.encoded, strict=True)
             ]
             maps = self.transformer(projected)
             upsampled = F.interpolate(maps[-1], size=finest.shape[2:], mode="bilinear", align_corners=False)
-            merged = F.relu(self.layer_1(self.adapter_1(finest.float()) + upsampled))
+            merged = F.relu(self.layer_1(self.adapter_1(finest.to(dtype)) + upsampled))
             return self.mask_features(merged), maps
