@@ -23,7 +23,7 @@ from rich.console import Console
 import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.errors import EXIT_USER_ERROR, UserError
 from adet_iuq.studies import Run, Runner, Study, load_study
-from adet_iuq.studies.begun import check_overrides, note_overrides
+from adet_iuq.studies.begun import begin, check_begun
 from adet_iuq.studies.commands import LAUNCHERS, ONE_THREAD, command, printed_command
 from adet_iuq.studies.folder import StudyFolder
 from adet_iuq.studies.progress import duration, seconds_left, status_table
@@ -111,15 +111,21 @@ def print_status(study: Study, folder: StudyFolder, jobs: int | None) -> None:
 
 
 def print_commands(study: Study, runs: Sequence[Run], folder: StudyFolder, code: Code, launcher: str) -> None:
-    """Prints a line for a shell for each run, after all of them were found to fit what their folders were begun with."""
+    """Prints a line for a shell for each run, and a comment for one that needs none.
+
+    Raises:
+        UserError: a run was begun with another study file or code; then nothing is printed.
+    """
     for run in runs:
-        check_overrides(folder.work(run), run)
+        check_begun(folder.work(run), study, run, code.revision)
     for run in runs:
         work = folder.work(run)
         if is_finished(work):
             print(f"# {run.name} has ended: take it over with --collect")
+        elif folder.state(run) == "running":
+            print(f"# {run.name} is running")
         else:
-            note_overrides(work, run)
+            begin(work, study, run, code.revision)
             print(printed_command(study, run, code, work, launcher))
 
 

@@ -6,46 +6,65 @@ overrides.
 
 import json
 from pathlib import Path
+from typing import Any
 
 from adet_iuq.errors import UserError
 from adet_iuq.files import replace_file
-from adet_iuq.studies.record import RESULTS_FILE
-from adet_iuq.studies.study import Run
+from adet_iuq.studies.study import Run, Study
 
-OVERRIDES_FILE = "overrides.json"
-
-
-def note_overrides(folder: Path, run: Run) -> None:
-    """Notes the overrides of a run in its OUTPUT_DIR, before it is started or continued.
-
-    Raises:
-        UserError: the note cannot be written.
-    """
-    content = json.dumps(list(run.overrides)) + "\n"
-    replace_file(folder / OVERRIDES_FILE, lambda file: file.write(content.encode()))
+NOTE_FILE = "begun.json"
 
 
-def check_overrides(folder: Path, run: Run) -> None:
-    """Checks that a training in `folder`, if it has come anywhere, has the overrides of `run`.
-
-    Before its first checkpoint a training starts anew. A folder without a note was made by hand, and is taken as it is.
+def begin(folder: Path, study: Study, run: Run, revision: str) -> None:
+    """Notes in a run's OUTPUT_DIR what it is begun with, before it is started for the first time.
 
     Raises:
-        UserError: the study's file has changed since.
+        UserError: it was begun with something else, or the note cannot be written.
     """
-    note = folder / OVERRIDES_FILE
-    advanced = (folder / "last_checkpoint").is_file() or (folder / RESULTS_FILE).is_file()
-    if not (note.is_file() and advanced):
+    check_begun(folder, study, run, revision)
+    if not (folder / NOTE_FILE).is_file():
+        content = json.dumps(_note(study, run, revision), indent=1) + "\n"
+        replace_file(folder / NOTE_FILE, lambda file: file.write(content.encode()))
+
+
+def check_begun(folder: Path, study: Study, run: Run, revision: str) -> None:
+    """Checks that a run's OUTPUT_DIR was begun as the study's file and code have the run today.
+
+    A folder without a note, whose training was started by hand, is taken as it is.
+
+    Raises:
+        UserError: it was begun with another config, other overrides or another revision; or the note is broken.
+    """
+    path = folder / NOTE_FILE
+    if not path.is_file():
         return
-    begun = json.loads(note.read_text())
-    if begun != list(run.overrides):
-        raise UserError(
-            f"{folder} was begun with other overrides ({' '.join(begun)}) than the study's file names today "
-            f"({' '.join(run.overrides)}). Give the arm another name, choose another folder with --output, or delete that "
-            "folder, and the run starts anew."
-        )
+    advice = (
+        "Give the arm another name, choose another folder with --output, or delete that folder to start the run anew."
+    )
+    try:
+        begun = json.loads(path.read_text())
+        different = [key for key, value in _note(study, run, revision).items() if begun[key] != value]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} cannot be read: {error!r}. Delete {folder} to start the run anew.") from error
+    if different:
+        now = _note(study, run, revision)
+        lines = "; ".join(f"{key} {_words(begun[key])}, now {_words(now[key])}" for key in different)
+        raise UserError(f"{folder} was begun with another study file or code: {lines}. {advice}")
 
 
 def is_begun(folder: Path) -> bool:
     """Whether a training has left anything in `folder`."""
-    return folder.is_dir() and any(path.name != OVERRIDES_FILE for path in folder.iterdir())
+    return folder.is_dir() and any(path.name != NOTE_FILE for path in folder.iterdir())
+
+
+def _note(study: Study, run: Run, revision: str) -> dict[str, Any]:
+    return {
+        "config": study.config.name,
+        "projects": [project.name for project in study.projects],
+        "overrides": list(run.overrides),
+        "revision": revision,
+    }
+
+
+def _words(value: Any) -> str:
+    return value if isinstance(value, str) else f"({' '.join(value)})"

@@ -199,16 +199,11 @@ def _last_words(lock: Lock) -> Callable[[], None]:
 
 def _begin_usage(folder: Path) -> Usage:
     """The usage of earlier parts of the run. On the disk it counts as unmeasured until this part has ended."""
-    resumed = (folder / USAGE_FILE).is_file() and (folder / "last_checkpoint").is_file()
-    before = read_usage(folder) if resumed else Usage()
+    path = folder / USAGE_FILE
+    resumed = path.is_file() and (folder / "last_checkpoint").is_file()
+    before = Usage(**json.loads(path.read_text())) if resumed else Usage()
     _write_usage(folder, dataclasses.replace(before, whole=False))
     return before
-
-
-def read_usage(folder: Path) -> Usage:
-    """The usage of a run as far as its folder knows it; the runs of printed commands are not measured."""
-    path = folder / USAGE_FILE
-    return Usage(**json.loads(path.read_text())) if path.is_file() else Usage(whole=False)
 
 
 def _write_usage(folder: Path, usage: Usage) -> None:

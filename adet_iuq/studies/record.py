@@ -61,7 +61,7 @@ class Record:
         config_sha256: the sha256 of the run's config.yaml without its seed and the lines that say where it ran.
         device: MODEL.DEVICE.
         iterations: SOLVER.MAX_ITER.
-        machine: the machine that it ran on.
+        machine: the machine that it ran on; empty if that is not known.
         usage: the time that it took.
         results: the content of its results.json.
         series: means over the last fifth of the training.
@@ -107,7 +107,7 @@ class Record:
         return {name: value for name, value in named.items() if value is not None and math.isfinite(value)}
 
 
-def make_record(study: str, run: Run, revision: str, folder: Path, usage: Usage) -> Record:
+def make_record(study: str, run: Run, revision: str, folder: Path, usage: Usage | None) -> Record:
     """The record of a run that has ended well.
 
     Args:
@@ -115,7 +115,7 @@ def make_record(study: str, run: Run, revision: str, folder: Path, usage: Usage)
         run: the run.
         revision: the revision of the code that it used.
         folder: the run's OUTPUT_DIR.
-        usage: the time that it took.
+        usage: the time that it took; None if this runner did not start it, and so knows neither its time nor its machine.
 
     Raises:
         UserError: a file that every finished training writes is missing or broken.
@@ -125,10 +125,12 @@ def make_record(study: str, run: Run, revision: str, folder: Path, usage: Usage)
         config = yaml.safe_load(dump)
         results = json.loads((folder / RESULTS_FILE).read_text())
         lines = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
-    except (OSError, ValueError) as error:
+        device, iterations = config["MODEL"]["DEVICE"], config["SOLVER"]["MAX_ITER"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(
             f"{folder} is not the folder of a finished run: {error}. (A study needs a test set, DATASETS.TEST.)"
         ) from error
+    measured = usage or Usage(whole=False)
     return Record(
         study=study,
         dataset=run.dataset,
@@ -137,13 +139,13 @@ def make_record(study: str, run: Run, revision: str, folder: Path, usage: Usage)
         overrides=list(run.overrides),
         revision=revision,
         config_sha256=hashlib.sha256(_NO_PART_OF_THE_RUN.sub("", dump).encode()).hexdigest(),
-        device=config["MODEL"]["DEVICE"],
-        iterations=config["SOLVER"]["MAX_ITER"],
-        machine=machine(config["MODEL"]["DEVICE"]),
-        usage=dataclasses.replace(usage, wall_s=round(usage.wall_s, 2), cpu_s=round(usage.cpu_s, 2)),
+        device=device,
+        iterations=iterations,
+        machine=machine(device) if usage else {},
+        usage=dataclasses.replace(measured, wall_s=round(measured.wall_s, 2), cpu_s=round(measured.cpu_s, 2)),
         results=results,
-        series=series(lines, config["SOLVER"]["MAX_ITER"]),
-        curves=curves(lines, next(iter(results), ""), config["SOLVER"]["MAX_ITER"]),
+        series=series(lines, iterations),
+        curves=curves(lines, next(iter(results), ""), iterations),
     )
 
 
@@ -152,9 +154,10 @@ def is_finished(folder: Path) -> bool:
     try:
         last = json.loads((folder / METRICS_FILE).read_text().splitlines()[-1])
         config = yaml.safe_load((folder / CONFIG_FILE).read_text())
-    except (OSError, ValueError, IndexError):
+        ended = bool(last["iteration"] >= config["SOLVER"]["MAX_ITER"])
+    except (OSError, ValueError, IndexError, KeyError, TypeError, yaml.YAMLError):
         return False
-    return (folder / RESULTS_FILE).is_file() and bool(last["iteration"] >= config["SOLVER"]["MAX_ITER"])
+    return ended and (folder / RESULTS_FILE).is_file()
 
 
 def series(lines: list[dict[str, Any]], iterations: int) -> dict[str, float]:
@@ -243,5 +246,5 @@ def check_record(record: Record, run: Run, where: Path) -> None:
         raise UserError(
             f"{where / record.name}.json was made with other overrides ({' '.join(record.overrides)}) than the study's file "
             f"names today ({' '.join(run.overrides)}). Give the arm another name, choose another folder with --output, or "
-            "delete the record and the run's folder in work."
+            "delete the record and the run's folder in work to do the run again."
         )

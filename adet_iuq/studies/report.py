@@ -127,12 +127,12 @@ def _write_figures(folder: Path, study: Study, records: Sequence[Record], suffix
 
 
 def _head(study: Study, records: Sequence[Record]) -> str:
-    machines = sorted({f"{one.machine['processor']}, torch {one.machine['torch']}" for one in records})
+    machines = sorted({f"{one.machine['processor']}, torch {one.machine['torch']}" for one in records if one.machine})
     missing = len(study.runs()) - len(records)
     rest = f" **{missing} runs are missing.**" if missing else ""
     iterations = ", ".join(str(number) for number in sorted({record.iterations for record in records}))
     return (
         f"# {study.title}\n\n"
         f"{len(records)} runs of {iterations} iterations, revision {records[0].revision}.{rest} "
-        f"Machine: {'; '.join(machines)}.\n"
+        f"Machine: {'; '.join(machines) or 'not known'}.\n"
     )

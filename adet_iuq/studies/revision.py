@@ -71,7 +71,7 @@ def prepare_code(output: Path, origin: Path, recorded: Iterable[str]) -> Code:
     if wanted not in (None, code.revision):
         raise UserError(
             f"The finished runs in {output} are of revision {wanted}, and the code of this study is {code.revision}. A "
-            "table never mixes revisions: choose another folder with --output, or move its folder runs away."
+            "table never mixes revisions: choose another folder with --output, or move its folders runs and work away."
         )
     _check_import(code)
     return code

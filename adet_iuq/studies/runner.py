@@ -13,9 +13,9 @@ from rich.console import Console
 from adet_iuq.cores import available_cores
 from adet_iuq.errors import EXIT_INTERRUPTED, UserError
 from adet_iuq.files import replace_file
-from adet_iuq.studies.begun import check_overrides, note_overrides
+from adet_iuq.studies.begun import begin, check_begun
 from adet_iuq.studies.folder import StudyFolder
-from adet_iuq.studies.processes import LOG_FILE, Lock, Process, is_held, read_usage
+from adet_iuq.studies.processes import LOG_FILE, Lock, Process, is_held
 from adet_iuq.studies.progress import duration, seconds_left
 from adet_iuq.studies.record import Record, Usage, is_finished, make_record, write_record
 from adet_iuq.studies.study import Run, Study
@@ -68,7 +68,7 @@ class Runner:
         """
         with _alone(self.folder), self._handled():
             runs = self.study.runs()
-            _record_finished(self.study, self.folder, self.revision)
+            _record_finished(self.study, self.folder, self.revision, strict=False)
             self.records = self.folder.records(runs)
             self.todo.extend(run for run in runs if run.name not in self.records)
             for run in runs:
@@ -111,7 +111,7 @@ class Runner:
 
     def _start(self, run: Run) -> None:
         work = self.folder.work(run)
-        note_overrides(work, run)
+        begin(work, self.study, run, self.revision)
         environment = self.environments.pop(0)
         self.running[run] = Process(self.command(run, work), work, environment), environment
         self._say(f"start  {run.name}")
@@ -228,11 +228,17 @@ def collect(study: Study, folder: StudyFolder, revision: str) -> list[Run]:
         UserError: a runner is at work, or a record or a folder does not fit the study.
     """
     with _alone(folder):
-        return _record_finished(study, folder, revision)
+        return _record_finished(study, folder, revision, strict=True)
 
 
-def _record_finished(study: Study, folder: StudyFolder, revision: str) -> list[Run]:
+def _record_finished(study: Study, folder: StudyFolder, revision: str, strict: bool) -> list[Run]:
     """Writes the records of runs that have ended without one, from the files that they left; returns those runs.
+
+    Args:
+        study: the study.
+        folder: the folder of the study.
+        revision: the revision of its code.
+        strict: whether a run with broken files is an error; otherwise it is left out.
 
     Raises:
         UserError: a record or a run's folder does not fit the study.
@@ -240,12 +246,19 @@ def _record_finished(study: Study, folder: StudyFolder, revision: str) -> list[R
     done = folder.records(study.runs())
     left = [run for run in study.runs() if run.name not in done]
     for run in left:
-        check_overrides(folder.work(run), run)
-    found = [run for run in left if is_finished(folder.work(run))]
-    for run in found:
-        work = folder.work(run)
-        write_record(folder.record(run), make_record(study.name, run, revision, work, read_usage(work)))
-        folder.failure(run).unlink(missing_ok=True)
+        check_begun(folder.work(run), study, run, revision)
+    found = []
+    for run in left:
+        if is_finished(folder.work(run)):
+            try:
+                record = make_record(study.name, run, revision, folder.work(run), None)
+            except UserError:
+                if strict:
+                    raise
+                continue
+            write_record(folder.record(run), record)
+            folder.failure(run).unlink(missing_ok=True)
+            found.append(run)
     return found
 
 

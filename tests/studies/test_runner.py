@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import yaml
 
 from adet_iuq.errors import UserError
 from adet_iuq.studies import runner
+from adet_iuq.studies.begun import begin, check_begun
 from adet_iuq.studies.folder import StudyFolder
 from adet_iuq.studies.processes import Lock, Process, is_held
-from adet_iuq.studies.record import read_records
+from adet_iuq.studies.record import Usage, read_records
 from adet_iuq.studies.runner import collect, pause, slots
 from adet_iuq.studies.study import load_study
 from helpers.fake_run import leave_files
@@ -236,17 +238,31 @@ def test_a_cut_run_is_not_continued_under_other_overrides(tmp_path: Path, start:
     runner.communicate(timeout=30)
     original = study.read_text()
     study.write_text(original.replace("more: []", "more: [KEY, 1]"))
-    with pytest.raises(UserError, match=r"work/more\.seed1 was begun with other overrides \(\) .* \(KEY 1\)"):
+    with pytest.raises(UserError, match=r"work/more\.seed1 was begun .* overrides \(\), now \(KEY 1\)"):
         fake_runner(study, output, jobs=2, steps=40).run()
     assert starts(output, "base.seed1") == [0]  # nothing was started before it was found
-    (output / "work/more.seed1/last_checkpoint").unlink()  # before its first checkpoint a training starts anew
+    shutil.rmtree(output / "work/more.seed1")
     assert fake_runner(study, output, jobs=2, steps=40).run() == 0
     assert {record.arm: record.overrides for record in read_records(output / "runs")}["more"] == ["KEY", "1"]
 
 
+def test_a_cut_run_is_not_continued_by_other_code_or_with_another_config(tmp_path: Path) -> None:
+    study, folder = load_study(study_file(tmp_path)), tmp_path / "work"
+    run = study.runs()[0]
+    begin(folder, study, run, "abc")
+    check_begun(folder, study, run, "abc")
+    with pytest.raises(UserError, match="was begun with another study file or code: revision abc, now def"):
+        check_begun(folder, study, run, "def")
+    with pytest.raises(UserError, match=r"config base\.yaml, now other\.yaml"):
+        begin(folder, dataclasses.replace(study, config=tmp_path / "other.yaml"), run, "abc")
+    (folder / "begun.json").write_text("")
+    with pytest.raises(UserError, match=r"begun\.json cannot be read"):
+        check_begun(folder, study, run, "abc")
+
+
 @pytest.mark.parametrize("how", ["run", "collect"])
 def test_a_removed_record_comes_back_from_the_runs_files(tmp_path: Path, how: str) -> None:
-    """Also without its weights, and never under other overrides."""
+    """Also without its weights, but without time and machine, and never under other overrides."""
     output, study = tmp_path / "out", study_file(tmp_path, seeds=(1,))
 
     def again() -> object:
@@ -255,17 +271,32 @@ def test_a_removed_record_comes_back_from_the_runs_files(tmp_path: Path, how: st
         return collect(load_study(study), StudyFolder(output), "abc")
 
     assert fake_runner(study, output, jobs=2, steps=1).run() == 0
-    record = output / "runs/more.seed1.json"
-    before = record.read_text()
-    assert not list(output.glob("work/*/*.pth"))
-    record.unlink()
+    path = output / "runs/more.seed1.json"
+    before = {record.arm: record for record in read_records(path.parent)}["more"]
+    assert not list(output.glob("work/*/*.pth")) and before.cost is not None and before.machine
+    path.unlink()
     again()
-    assert record.read_text() == before and starts(output, "more.seed1") == [0]
-    record.unlink()
+    after = {record.arm: record for record in read_records(path.parent)}["more"]
+    assert after == dataclasses.replace(before, usage=Usage(whole=False), machine={})
+    assert starts(output, "more.seed1") == [0]
+    path.unlink()
     study.write_text(study.read_text().replace("more: []", "more: [KEY, 1]"))
-    with pytest.raises(UserError, match=r"work/more\.seed1 was begun with other overrides"):
+    with pytest.raises(UserError, match=r"work/more\.seed1 was begun with another study file"):
         again()
-    assert not record.exists()
+    assert not path.exists()
+
+
+def test_a_run_with_broken_files_does_not_stop_the_others(tmp_path: Path) -> None:
+    output, study = tmp_path / "out", study_file(tmp_path, seeds=(1,))
+    broken = output / "work/base.seed1"
+    broken.mkdir(parents=True)
+    leave_files(broken, "base", 1)
+    metrics = (broken / "metrics.json").read_text()
+    (broken / "metrics.json").write_text("{\n" + metrics)
+    with pytest.raises(UserError, match=r"base\.seed1 is not the folder of a finished run"):
+        collect(load_study(study), StudyFolder(output), "abc")
+    assert fake_runner(study, output, jobs=2, steps=1).run() == 0  # done again, as its files allow no record
+    assert len(list(read_records(output / "runs"))) == 2
 
 
 def test_runs_of_other_launchers_are_collected_once_they_have_ended(tmp_path: Path) -> None:

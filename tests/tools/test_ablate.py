@@ -211,7 +211,7 @@ def test_printed_commands_leave_out_what_has_ended(
     assert lines[0] == f"# {run.name} has ended: take it over with --collect" and len(lines) == 4
     path.write_text(path.read_text().replace("MODEL.IUQ.INTER.ENABLED", "MODEL.IUQ.EQUI.ENABLED"))
     assert ablate.main(words) == 2
-    assert f"{run.name} was begun with other overrides" in capsys.readouterr().err
+    assert f"{run.name} was begun with another study file" in capsys.readouterr().err
 
 
 def test_a_job_of_slurm_runs_the_studys_code_in_the_folder_where_it_was_submitted(tmp_path: Path) -> None:
