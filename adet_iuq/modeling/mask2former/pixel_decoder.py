@@ -161,7 +161,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         }
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The mask features and the maps of the transformer decoder, in the weights' float32 also under autocast, as published.
+        """The mask features and the decoder's maps, in the weights' float32 also under autocast, as published.
 
         Args:
             features: the backbone's maps (B, C_i, h_i, w_i) by name.
