@@ -35,21 +35,20 @@ def check_begun(folder: Path, study: Study, run: Run, revision: str) -> None:
     Raises:
         UserError: it was begun with another config, other overrides or another revision; or the note is broken.
     """
-    path = folder / NOTE_FILE
+    path, now = folder / NOTE_FILE, _note(study, run, revision)
     if not path.is_file():
         return
-    advice = (
-        "Give the arm another name, choose another folder with --output, or delete that folder to start the run anew."
-    )
     try:
         begun = json.loads(path.read_text())
-        different = [key for key, value in _note(study, run, revision).items() if begun[key] != value]
+        different = [key for key, value in now.items() if begun[key] != value]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} cannot be read: {error!r}. Delete {folder} to start the run anew.") from error
     if different:
-        now = _note(study, run, revision)
-        lines = "; ".join(f"{key} {_words(begun[key])}, now {_words(now[key])}" for key in different)
-        raise UserError(f"{folder} was begun with another study file or code: {lines}. {advice}")
+        changes = "; ".join(f"{key} {_words(begun[key])}, now {_words(now[key])}" for key in different)
+        raise UserError(
+            f"{folder} was begun with another study file or code: {changes}. Give the arm another name, choose another "
+            "folder with --output, or delete that folder to start the run anew."
+        )
 
 
 def is_begun(folder: Path) -> bool:
