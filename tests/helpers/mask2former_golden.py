@@ -60,9 +60,9 @@ def set_points(criterion: SetCriterion, inputs: dict[str, Tensor]) -> None:
     criterion.source = criterion.matcher.source = stored_points(inputs)
 
 
-def match_rows(matches: Matches, layer: str) -> Outputs:
-    """Matched queries and targets of each image, (2, pairs)."""
-    queries, targets = (part.split(matches.counts) for part in (matches.query, matches.target))
+def match_rows(matches: Matches, layer: str, number: int) -> Outputs:
+    """The queries and targets of each image that one of the predictions matched, (2, pairs)."""
+    queries, targets = (part[number].split(matches.counts) for part in (matches.query, matches.target))
     return {
         f"match/{layer}/{image}": torch.stack(pair) for image, pair in enumerate(zip(queries, targets, strict=True))
     }

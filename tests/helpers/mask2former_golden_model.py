@@ -97,8 +97,8 @@ def compute_losses(model: MaskFormer, golden: Golden) -> Outputs:
         frame = (images.tensor.shape[2], images.tensor.shape[3])
         losses, matches = model.criterion(*model._predictions(images), model.targets(inputs), frame)
         outputs |= {f"loss_{mode}/{name}": loss for name, loss in losses.items()}
-    for index, match in enumerate(matches):
-        outputs |= match_rows(match, "final" if index == len(matches) - 1 else str(index))
+    for index in range(len(matches)):
+        outputs |= match_rows(matches, "final" if index == len(matches) - 1 else str(index), index)
     torch.stack(list(losses.values())).sum().backward()
     gradients = {name: p.grad.norm() for name, p in model.named_parameters() if p.grad is not None}
     names = [str(name) for name in golden.outputs["grad_names"]]

@@ -84,15 +84,15 @@ def compute_criterion(golden: Golden, inputs: dict[str, Tensor]) -> Outputs:
         losses, matches = criterion(predictions, mask_features, targets, frame)
         torch.stack(list(losses.values())).sum().backward()
         outputs |= {f"loss_{mode}/{name}": loss for name, loss in losses.items()}
-    for layer, prediction, match in zip(names, predictions, matches, strict=True):
-        outputs |= match_rows(match, layer)
+    for number, (layer, prediction) in enumerate(zip(names, predictions, strict=True)):
+        outputs |= match_rows(matches, layer, number)
         outputs[f"grad_logits/{layer}"] = inputs[f"pred_logits/{layer}"].grad
         grad_masks = inputs[f"pred_masks/{layer}"].grad
         assert grad_masks is not None
         outputs[f"grad_masks/{layer}"] = grad_masks[:, :, ::2, ::2]
         for image, target in enumerate(targets):
-            cost = criterion.matcher.costs([prediction], image, mask_features[image : image + 1], target, frame)[0]
-            outputs[f"cost/{layer}/{image}"] = cost
+            one = (prediction.logits[None, image], prediction.embeddings[None, image], mask_features[image])
+            outputs[f"cost/{layer}/{image}"] = criterion.matcher.costs(*one, target, frame)[0]
     return outputs
 
 

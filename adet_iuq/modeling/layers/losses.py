@@ -81,12 +81,12 @@ def loss_count(count: Tensor | int, *, reduce: bool, device: torch.device | None
     number of ranks, which the later average over the ranks cancels: N processes train as one with the same global batch.
 
     Args:
-        count: the number of items of this rank, a scalar of at least 0; an integer needs `device`.
+        count: the number of items of this rank, at least 0, or a tensor of such numbers; an integer needs `device`.
         reduce: whether the items of all ranks count; this is a collective call, whatever the count.
         device: the device of the result; None: that of `count`.
 
     Returns:
-        The scalar count and the factor; without `reduce` these are the count itself and 1.
+        The count, of the same shape, and the factor; without `reduce` these are the count itself and 1.
     """
     count = torch.as_tensor(count, device=device)
     ranks = comm.get_world_size() if reduce else 1

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adet_iuq.errors import UserError
-from adet_iuq.modeling.layers import loss_count, ordered_dot_product_maps, reduce_mean
+from adet_iuq.modeling.layers import loss_count, ordered_dot_product_maps, pair_rows, reduce_mean
 from adet_iuq.modeling.mask2former import mask_losses
 from adet_iuq.modeling.mask2former.matcher import HungarianMatcher, Matches, Targets
 from adet_iuq.modeling.mask2former.points import (
@@ -108,8 +108,8 @@ class SetCriterion(nn.Module):
     @part("losses")
     def forward(
         self, predictions: Sequence[Prediction], mask_features: Tensor, targets: Sequence[Targets], frame: Size
-    ) -> tuple[dict[str, Tensor], list[Matches]]:
-        """Returns the weighted losses, and the matches of every prediction that has losses; the last one comes last.
+    ) -> tuple[dict[str, Tensor], Matches]:
+        """Returns the weighted losses, and the matches of the predictions that have losses; the last one comes last.
 
         Args:
             predictions: the predictions of all layers in their order.
@@ -124,38 +124,36 @@ class SetCriterion(nn.Module):
         with torch.autocast(mask_features.device.type, enabled=False):
             mask_features = mask_features.float()
             chosen = predictions if self.deep_supervision else predictions[-1:]
-            chosen = [Prediction(one.logits.float(), one.embeddings.float()) for one in chosen]
+            logits = torch.stack([one.logits for one in chosen]).float()
+            embeddings = torch.stack([one.embeddings for one in chosen]).float()
             with part("targets"):
-                matches = self.matcher(chosen, mask_features, targets, frame)
+                matches = self.matcher(logits, embeddings, mask_features, targets, frame)
+            class_losses = self.class_weight * self.class_losses(logits, matches, targets)
+            with part("heads"):
+                counts = [len(matches) * count for count in matches.counts]
+                matched = matches.by_image(embeddings[matches.place])
+                masks = ordered_dot_product_maps(matched, counts, mask_features)
+            target_index = matches.by_image(matches.target)
+            sampled, wanted, _ = self.sample(masks, target_index, counts, [one.masks for one in targets], frame)
             normalizer = self._normalizer(targets)
-            suffixes = [f"_{index}" for index in range(len(chosen) - 1)] + [""]
+            mask_loss = self.mask_weight * matches.sums(mask_losses.cross_entropy(sampled, wanted)) / normalizer
+            dice_loss = self.dice_weight * matches.sums(mask_losses.dice(sampled, wanted)) / normalizer
             losses: dict[str, Tensor] = {}
-            for suffix, prediction, match in reversed(list(zip(suffixes, chosen, matches, strict=True))):
-                with part("heads"):
-                    matched = prediction.embeddings[match.image, match.query]
-                    logits = ordered_dot_product_maps(matched, match.counts, mask_features)
-                mask_loss, dice_loss = self.mask_losses(logits, match, targets, frame)
-                losses[f"loss_ce{suffix}"] = self.class_weight * self.class_loss(prediction.logits, match, targets)
-                losses[f"loss_mask{suffix}"] = self.mask_weight * mask_loss.sum() / normalizer
-                losses[f"loss_dice{suffix}"] = self.dice_weight * dice_loss.sum() / normalizer
+            for index in reversed(range(len(chosen))):
+                suffix = "" if index == len(chosen) - 1 else f"_{index}"
+                losses[f"loss_ce{suffix}"] = class_losses[index]
+                losses[f"loss_mask{suffix}"] = mask_loss[index]
+                losses[f"loss_dice{suffix}"] = dice_loss[index]
         return losses, matches
 
-    def class_loss(self, logits: Tensor, matches: Matches, targets: Sequence[Targets]) -> Tensor:
-        """Cross-entropy of all queries (B, Q, K + 1), divided by the sum of their weights. Unmatched: "no object"."""
-        classes = torch.full(logits.shape[:2], logits.shape[2] - 1, device=logits.device)
-        labels = [one.labels[rows] for one, rows in zip(targets, matches.target.split(matches.counts), strict=True)]
-        classes[matches.image, matches.query] = torch.cat(labels)
-        if not self.reduce_normalizer:
-            return F.cross_entropy(logits.transpose(1, 2), classes, self.empty_weight)
-        count, factor = loss_count(self.empty_weight[classes].sum(), reduce=True)
-        return F.cross_entropy(logits.transpose(1, 2), classes, self.empty_weight, reduction="sum") * factor / count
-
-    def mask_losses(
-        self, logits: Tensor, matches: Matches, targets: Sequence[Targets], frame: Size
-    ) -> tuple[Tensor, Tensor]:
-        """The binary cross-entropy and the dice loss (M,) of matched masks (M, h, w), on the same points."""
-        sampled, wanted, _ = self.sample(logits, matches.target, matches.counts, [one.masks for one in targets], frame)
-        return mask_losses.cross_entropy(sampled, wanted), mask_losses.dice(sampled, wanted)
+    def class_losses(self, logits: Tensor, matches: Matches, targets: Sequence[Targets]) -> Tensor:
+        """(R,) cross-entropies of all queries (R, B, Q, K + 1), divided by their weights. Unmatched ones are "no object"."""
+        classes = torch.full(logits.shape[:3], logits.shape[3] - 1, device=logits.device)
+        rows = pair_rows([len(one.labels) for one in targets], matches.image, matches.target)
+        classes[matches.place] = torch.cat([one.labels for one in targets])[rows]
+        losses = F.cross_entropy(logits.permute(0, 3, 1, 2), classes, self.empty_weight, reduction="none")
+        count, factor = loss_count(self.empty_weight[classes].sum((1, 2)), reduce=self.reduce_normalizer)
+        return losses.sum((1, 2)) * factor / count
 
     def sample(
         self,
@@ -187,8 +185,8 @@ class SetCriterion(nn.Module):
             source=self.source,
             valid=valid,
         )
-        rows = zip(masks, target_index.split(list(counts)), points.split(list(counts)), strict=True)
-        wanted = torch.cat([sample_bit_masks(mask[index], at, frame) for mask, index, at in rows])
+        images = zip(masks, points.split(list(counts)), target_index.split(list(counts)), strict=True)
+        wanted = torch.cat([sample_bit_masks(mask, at, frame, rows) for mask, at, rows in images])
         sampled = sample_maps(logits[:, None], points)[:, 0]
         return sampled, wanted, None if valid is None else avoids_invalid(valid, points)
 

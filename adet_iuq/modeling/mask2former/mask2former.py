@@ -136,9 +136,10 @@ class MaskFormer(Segmenter):
         losses, matches = self.criterion(predictions, mask_features, targets, frame)
         with part("targets"):
             instances = [self._is_instance(target) for target in targets]
-        predictions = predictions[-len(matches) :]
+        used = matches.last(1) if self.query_layers == "last" else matches
+        predictions = predictions[-len(used) :]
         with part("heads"):
-            embeddings, image_index, target_index = self._matched(predictions, matches, instances)
+            embeddings, image_index, target_index = self._matched(predictions, used, instances)
         return TrainingPass(
             losses=losses,
             features=mask_features,
@@ -147,7 +148,7 @@ class MaskFormer(Segmenter):
             target_index=target_index,
             masks=[target.masks[kept] for target, kept in zip(targets, instances, strict=True)],
             image_sizes=[content_size(inputs) for inputs in batched_inputs],
-            query_sources=[prediction.embeddings for prediction in predictions[self._first_used(matches) :]],
+            query_sources=[prediction.embeddings for prediction in predictions],
         )
 
     def _is_instance(self, target: Targets) -> Tensor:
@@ -156,27 +157,18 @@ class MaskFormer(Segmenter):
             return torch.ones_like(target.labels, dtype=torch.bool)
         return torch.isin(target.labels, torch.as_tensor(self.things, device=target.labels.device))
 
-    def _first_used(self, matches: Sequence[Matches]) -> int:
-        """The number of the first prediction whose matched queries a training pass returns."""
-        return len(matches) - 1 if self.query_layers == "last" else 0
-
     def _matched(
-        self, predictions: Sequence[Prediction], matches: Sequence[Matches], instances: Sequence[Tensor]
+        self, predictions: Sequence[Prediction], matches: Matches, instances: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The embeddings (Q, D) of matched queries whose target is an instance, their images, and their instances' rows."""
-        start = self._first_used(matches)
+        """The queries that the predictions matched with an instance: embeddings (Q, D), images, and the instances' rows."""
         # The row of each target among its image's instances; the targets of all images follow each other.
         kept = torch.cat(list(instances))
         rows = torch.cat([one.cumsum(0) - 1 for one in instances])
-        counts = [len(one) for one in instances]
-        embeddings, images, targets = [], [], []
-        for prediction, match in zip(predictions[start:], matches[start:], strict=True):
-            place = pair_rows(counts, match.image, match.target)
-            chosen = kept[place]
-            embeddings.append(prediction.embeddings[match.image, match.query][chosen])
-            images.append(match.image[chosen])
-            targets.append(rows[place[chosen]])
-        return torch.cat(embeddings), torch.cat(images), torch.cat(targets)
+        place = pair_rows([len(one) for one in instances], matches.image, matches.target)
+        chosen = kept[place]
+        embeddings = torch.stack([one.embeddings for one in predictions])[matches.place]
+        images = matches.image.expand_as(place)
+        return embeddings[chosen], images[chosen], rows[place[chosen]]
 
     def _predictions(self, images: ImageList) -> tuple[list[Prediction], Tensor]:
         """The head's outputs for the images: all predictions and the mask features."""

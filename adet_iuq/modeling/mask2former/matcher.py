@@ -6,15 +6,19 @@ Shapes: B images, Q queries, K_b targets of image b, R predictions (layers), P p
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
 from adet_iuq.modeling.mask2former.points import PointSource, sample_bit_masks, sample_cells, uniform_points
-from adet_iuq.modeling.mask2former.transformer_decoder import Prediction
 
 Size = tuple[int, int]
+
+# Bytes of mask logits that exist at one time: on a CPU those of one prediction, which its cache holds best.
+_CHUNK_BYTES = {"cpu": 0}
+_DEVICE_BYTES = 128 * 1024**2
 _FINITE = 1e6  # replaces a cost that is not finite, so that not the assignment fails but the loss shows what went wrong
 
 
@@ -28,12 +32,34 @@ class Targets:
 
 @dataclass
 class Matches:
-    """sigma of one prediction: the M matched queries of the whole batch, sorted by image, then query."""
+    """sigma of R predictions. Each matches as many queries of an image as the others, and M in the whole batch."""
 
-    image: Tensor  # (M,) long
-    query: Tensor  # (M,) long
-    target: Tensor  # (M,) long, row of the image's targets
-    counts: list[int]  # the number of matches of each of B images
+    image: Tensor  # (M,) long, ascending
+    query: Tensor  # (R, M) long, ascending within an image
+    target: Tensor  # (R, M) long, row of the image's targets
+    counts: list[int]  # the number of matches of each of B images; they add up to M
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    @property
+    def place(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The places (R, M) of the matched queries in a tensor (R, B, Q, ...)."""
+        prediction = torch.arange(len(self), device=self.query.device)[:, None]
+        return prediction.expand_as(self.query), self.image.expand_as(self.query), self.query
+
+    def last(self, number: int) -> "Matches":
+        """Those of the last predictions only."""
+        return Matches(self.image, self.query[-number:], self.target[-number:], self.counts)
+
+    def by_image(self, values: Tensor) -> Tensor:
+        """(R * M, ...), values (R, M, ...) ordered by image, then prediction, then query."""
+        return torch.cat([part.flatten(0, 1) for part in values.split(self.counts, dim=1)])
+
+    def sums(self, values: Tensor) -> Tensor:
+        """(R,), the sums over the queries of each prediction, of values (R * M,) that are ordered as in `by_image`."""
+        parts = values.split([len(self) * count for count in self.counts])
+        return torch.stack([part.view(len(self), -1).sum(1) for part in parts]).sum(0)
 
 
 class HungarianMatcher:
@@ -61,70 +87,72 @@ class HungarianMatcher:
 
     @torch.no_grad()
     def __call__(
-        self, predictions: Sequence[Prediction], mask_features: Tensor, targets: Sequence[Targets], frame: Size
-    ) -> list[Matches]:
-        """The matches of every prediction, with a single transfer of costs to the host for all of them.
+        self, logits: Tensor, embeddings: Tensor, mask_features: Tensor, targets: Sequence[Targets], frame: Size
+    ) -> Matches:
+        """The matches of all predictions, with one transfer of costs to the host, and one of matches from it.
 
         Args:
-            predictions: R predictions in float32.
+            logits: (R, B, Q, classes + 1) float32.
+            embeddings: (R, B, Q, D) float32.
             mask_features: (B, D, h, w) float32.
             targets: the targets of the B images.
             frame: (H, W) of the padded input in pixels.
         """
         costs = [
-            self.costs(predictions, image, mask_features[image : image + 1], one, frame)
+            self.costs(logits[:, image], embeddings[:, image], mask_features[image], one, frame)
             for image, one in enumerate(targets)
         ]
         flat = torch.cat([cost.flatten() for cost in costs]).nan_to_num(_FINITE, _FINITE, -_FINITE).cpu()
-        on_host = [
-            part.view(cost.shape)
-            for part, cost in zip(flat.split([cost.numel() for cost in costs]), costs, strict=True)
-        ]
-        device = mask_features.device
-        return [_matches([cost[index] for cost in on_host], device) for index in range(len(predictions))]
+        parts = flat.split([cost.numel() for cost in costs])
+        found = [_assignments(part.view(cost.shape)) for part, cost in zip(parts, costs, strict=True)]
+        counts = [one.shape[2] for one in found]
+        query, target = torch.cat(found, dim=2).to(mask_features.device)
+        images = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        return Matches(images.to(mask_features.device), query, target, counts)
 
-    def costs(
-        self, predictions: Sequence[Prediction], image: int, mask_features: Tensor, targets: Targets, frame: Size
-    ) -> Tensor:
-        """(R, Q, K) weighted costs of one image, whose mask features are `mask_features` (1, D, h, w)."""
-        rounds, count = len(predictions), len(targets.labels)
-        points = self.source(rounds, self.num_points, mask_features.device)
-        wanted = sample_bit_masks(targets.masks, points.flatten(0, 1)[None], frame).view(count, rounds, self.num_points)
-        size, cells = mask_features.shape[2:], mask_features[0].flatten(1).T.contiguous()  # (h w, D)
-        result = []
-        for index, prediction in enumerate(predictions):
-            logits = _logits(cells, (size[0], size[1]), prediction.embeddings[image], points[index])
-            target = wanted[:, index]
-            # softplus(-x) t + softplus(x) (1 - t) = softplus(x) - x t
-            mask_cost = (F.softplus(logits).sum(0) - target @ logits) / self.num_points
-            probability = logits.sigmoid()
-            overlap = 2 * (target @ probability) + 1
-            dice_cost = 1 - overlap / (probability.sum(0) + target.sum(1, keepdim=True) + 1)
-            class_cost = -prediction.logits[image].softmax(-1)[:, targets.labels]
-            mask_costs = self.mask_weight * mask_cost + self.dice_weight * dice_cost
-            result.append(mask_costs.T + self.class_weight * class_cost)
-        return torch.stack(result)
+    def costs(self, logits: Tensor, embeddings: Tensor, mask_features: Tensor, targets: Targets, frame: Size) -> Tensor:
+        """(R, Q, K) weighted costs of one image.
+
+        Args:
+            logits: (R, Q, classes + 1).
+            embeddings: (R, Q, D).
+            mask_features: (D, h, w).
+            targets: the K targets of the image.
+            frame: (H, W) of the padded input in pixels.
+        """
+        points = self.source(len(logits), self.num_points, mask_features.device)
+        wanted = sample_bit_masks(targets.masks, points.flatten(0, 1)[None], frame)
+        wanted = wanted.view(-1, len(logits), self.num_points).transpose(0, 1)  # (R, K, P)
+        row_bytes = 4 * self.num_points * max(embeddings.shape[1:])
+        step = max(1, _CHUNK_BYTES.get(mask_features.device.type, _DEVICE_BYTES) // row_bytes)
+        cells, size = mask_features.flatten(1).T.contiguous(), (mask_features.shape[1], mask_features.shape[2])
+        chunks = zip(embeddings.split(step), points.split(step), wanted.split(step), strict=True)
+        mask_costs = torch.cat([self._mask_costs(cells, size, *chunk) for chunk in chunks])
+        return mask_costs - self.class_weight * logits.softmax(-1)[..., targets.labels]
+
+    def _mask_costs(self, cells: Tensor, size: Size, embeddings: Tensor, points: Tensor, wanted: Tensor) -> Tensor:
+        """(R, Q, K) costs of masks at points (R, P, 2), where the targets are `wanted` (R, K, P)."""
+        masks = _mask_logits(cells, size, embeddings, points)
+        # softplus(-x) t + softplus(x) (1 - t) = softplus(x) - x t
+        mask_cost = (F.softplus(masks).sum(1, keepdim=True) - wanted @ masks) / self.num_points
+        probability = masks.sigmoid()
+        overlap = 2 * (wanted @ probability) + 1
+        dice_cost = 1 - overlap / (probability.sum(1, keepdim=True) + wanted.sum(2, keepdim=True) + 1)
+        return (self.mask_weight * mask_cost + self.dice_weight * dice_cost).mT
 
 
-def _logits(cells: Tensor, size: Size, embeddings: Tensor, points: Tensor) -> Tensor:
-    """The logits (P, Q) of all queries (Q, D) at points (P, 2) of the mask features (h * w, D).
+def _mask_logits(cells: Tensor, size: Size, embeddings: Tensor, points: Tensor) -> Tensor:
+    """The logits (R, P, Q) of queries (R, Q, D) at points (R, P, 2) of the mask features (h * w, D).
 
     Sampling is linear, so it may come before the product with the embeddings, or after it. The first is less to compute if
     the map has more cells than there are points.
     """
-    if len(cells) > len(points):
-        return sample_cells(cells, size, points) @ embeddings.T
-    return sample_cells(cells @ embeddings.T, size, points)
+    if len(cells) > points.shape[1]:
+        return sample_cells(cells[None], size, points.flatten(0, 1)[None]).view(*points.shape[:2], -1) @ embeddings.mT
+    return sample_cells(cells @ embeddings.mT, size, points)
 
 
-def _matches(costs: Sequence[Tensor], device: torch.device) -> Matches:
-    """The assignment of one prediction, from the costs (Q, K_b) of the B images, which are on the host."""
-    images, queries, wanted, counts = [], [], [], []
-    for index, cost in enumerate(costs):
-        rows, columns = (torch.as_tensor(part, dtype=torch.long) for part in linear_sum_assignment(cost.numpy()))
-        images.append(torch.full_like(rows, index))
-        queries.append(rows)
-        wanted.append(columns)
-        counts.append(len(rows))
-    image, query, target = (torch.cat(parts).to(device) for parts in (images, queries, wanted))
-    return Matches(image, query, target, counts)
+def _assignments(costs: Tensor) -> Tensor:
+    """The matched queries and their targets, (2, R, min(Q, K)) long, from costs (R, Q, K) on the host."""
+    pairs = [np.stack(linear_sum_assignment(cost)) for cost in costs.numpy()]
+    return torch.from_numpy(np.stack(pairs, axis=1))

@@ -13,6 +13,9 @@ from torch.nn import functional as F
 # A function of (rows, points per row, device) that returns (rows, points, 2) float32 in [0, 1).
 PointSource = Callable[[int, int, torch.device], Tensor]
 
+_CHUNK_BYTES = 64 * 1024**2  # bytes of candidates that exist at one time
+_CANDIDATE_BYTES = 32  # bytes of a candidate: its position twice, its certainty, and what sorts them
+
 
 def uniform_points(rows: int, count: int, device: torch.device) -> Tensor:
     """Points from the device's global generator of torch, which the run's seed determines."""
@@ -28,42 +31,45 @@ def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def sample_cells(cells: Tensor, size: tuple[int, int], points: Tensor) -> Tensor:
-    """Does the same for one map whose channels lie side by side: `embedding_bag` adds up whole rows, many times as fast.
+    """Does the same for maps whose channels lie side by side: `embedding_bag` adds up whole rows, many times as fast.
 
     Args:
-        cells: (h * w, C) float, the cells of the map, row by row.
+        cells: (N, h * w, C) float, the cells of the maps, row by row.
         size: (h, w).
-        points: (P, 2), the positions.
+        points: (N, P, 2), the positions.
 
     Returns:
-        (P, C).
+        (N, P, C).
     """
     x, y = points[..., 0] * size[1] - 0.5, points[..., 1] * size[0] - 0.5
+    first = size[0] * size[1] * torch.arange(len(cells), device=cells.device)[:, None]
     corners = [
-        (row * size[1] + column, row_weight * column_weight)
+        (first + row * size[1] + column, row_weight * column_weight)
         for row, row_weight in _neighbours(y, size[0])
         for column, column_weight in _neighbours(x, size[1])
     ]
-    rows, weights = (torch.stack(parts, dim=1) for parts in zip(*corners, strict=True))
-    return F.embedding_bag(rows, cells, mode="sum", per_sample_weights=weights)
+    rows, weights = (torch.stack(parts, dim=2).flatten(0, 1) for parts in zip(*corners, strict=True))
+    sampled = F.embedding_bag(rows, cells.flatten(0, 1), mode="sum", per_sample_weights=weights)
+    return sampled.view(*points.shape[:2], -1)
 
 
-def sample_bit_masks(masks: Tensor, points: Tensor, frame: tuple[int, int]) -> Tensor:
-    """Reads masks at points without copying the masks as floats: (K, P) float32.
+def sample_bit_masks(masks: Tensor, points: Tensor, frame: tuple[int, int], rows: Tensor | None = None) -> Tensor:
+    """Reads masks at points without copying the masks: (N, P) float32.
 
     Args:
         masks: (K, H, W) bool, the frame or a part of it from the top left corner on; everything outside is zero.
-        points: (K or 1, P, 2), the positions.
+        points: (N or 1, P, 2), the positions.
         frame: (H, W) of the frame in pixels.
+        rows: (N,) long, which mask is read; None: each once, N = K.
     """
     count, height, width = masks.shape
-    flat = masks.flatten(1)
+    rows = torch.arange(count, device=masks.device) if rows is None else rows
+    first, flat = (rows * height * width)[:, None], masks.flatten()
     x, y = points[..., 0] * frame[1] - 0.5, points[..., 1] * frame[0] - 0.5
-    sampled = torch.zeros(count, points.shape[1], device=masks.device)
+    sampled = torch.zeros(len(rows), points.shape[1], device=masks.device)
     for row, row_weight in _neighbours(y, height):
         for column, column_weight in _neighbours(x, width):
-            cells = (row * width + column).expand(count, -1)
-            sampled += flat.gather(1, cells) * (row_weight * column_weight)
+            sampled += flat[first + (row * width + column)] * (row_weight * column_weight)
     return sampled
 
 
@@ -100,12 +106,23 @@ def uncertain_points(
     Returns:
         (N, count, 2), the positions.
     """
+    step = max(1, _CHUNK_BYTES // (_CANDIDATE_BYTES * max(1, int(count * oversample_ratio))))
+    chunks = logits.split(step)
+    valids = [None] * len(chunks) if valid is None else valid.split(step)
+    ratios = (oversample_ratio, importance_ratio)
+    return torch.cat([_chunk_points(*chunk, count, ratios, source) for chunk in zip(chunks, valids, strict=True)])
+
+
+def _chunk_points(
+    logits: Tensor, valid: Tensor | None, count: int, ratios: tuple[float, float], source: PointSource
+) -> Tensor:
+    """Does so for all masks at once; `ratios` are those of candidates and of uncertain points."""
     rows, device = len(logits), logits.device
-    candidates = source(rows, int(count * oversample_ratio), device)
+    candidates = source(rows, int(count * ratios[0]), device)
     certainty = sample_maps(logits[:, None], candidates)[:, 0].abs()
     if valid is not None:
         certainty = torch.where(avoids_invalid(valid, candidates), certainty, torch.inf)
-    kept = int(importance_ratio * count)
+    kept = int(ratios[1] * count)
     chosen = certainty.topk(kept, dim=1, largest=False, sorted=False).indices
     points = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
     return torch.cat([points, source(rows, count - kept, device)], dim=1) if kept < count else points

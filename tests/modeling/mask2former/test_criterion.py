@@ -34,7 +34,7 @@ def test_more_targets_than_queries_and_costs_that_are_not_finite() -> None:
     logits[0, 0] = torch.nan
     prediction = Prediction(logits, torch.randn(1, 6, 5))
     losses, matches = criterion()([prediction], torch.randn(1, 5, 8, 12), [many], FRAME)
-    assert matches[0].counts == [6] and len(matches[0].target.unique()) == 6
+    assert matches.counts == [6] and len(matches.target[0].unique()) == 6
     assert losses["loss_ce"].isnan() and losses["loss_mask"].isfinite()
 
 
@@ -45,15 +45,17 @@ def test_losses_are_the_written_out_ones(scene: tuple[list[Prediction], Tensor, 
     module.source = module.matcher.source = lambda rows, count, device: fixed[:count].repeat(rows, 3, 1)[:, :count]
     losses, matches = module(predictions, mask_features, targets, FRAME)
     assert list(losses) == [f"loss_{term}{suffix}" for suffix in ("", "_1", "_0") for term in ("ce", "mask", "dice")]
-    for suffix, prediction, match in zip(("_0", "_1", ""), predictions, matches, strict=True):
-        masks = prediction.masks(mask_features)[0, match.query]
+    for suffix, prediction, query, target in zip(
+        ("_0", "_1", ""), predictions, matches.query, matches.target, strict=True
+    ):
+        masks = prediction.masks(mask_features)[0, query]
         x = sample_maps(masks[None], fixed[None])[0]
-        t = sample_maps(pad(targets[0].masks[match.target])[None], fixed[None])[0]
+        t = sample_maps(pad(targets[0].masks[target])[None], fixed[None])[0]
         expected = 5 * mask_losses.cross_entropy(x, t).sum() / 3
         torch.testing.assert_close(losses[f"loss_mask{suffix}"], expected)
         torch.testing.assert_close(losses[f"loss_dice{suffix}"], 4 * mask_losses.dice(x, t).sum() / 3)
         classes = torch.full((2, 6), 3)
-        classes[0, match.query] = targets[0].labels[match.target]
+        classes[0, query] = targets[0].labels[target]
         weight = torch.where(classes == 3, 0.1, 1.0)
         cross = F.cross_entropy(prediction.logits.flatten(0, 1), classes.flatten(), reduction="none")
         torch.testing.assert_close(losses[f"loss_ce{suffix}"], 2 * (cross * weight.flatten()).sum() / weight.sum())

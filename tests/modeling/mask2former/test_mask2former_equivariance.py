@@ -8,7 +8,7 @@ from detectron2.structures import BitMasks
 from torch import Tensor
 
 from adet_iuq.iuq import CropFlip, Scene
-from adet_iuq.modeling.mask2former.matcher import Matches
+from adet_iuq.modeling.mask2former import mask_losses
 from adet_iuq.modeling.segmenter import content_size
 from adet_iuq.modeling.views import transform_inputs
 from helpers.mask2former_iuq import IUQ, train_step, two_images
@@ -24,10 +24,7 @@ def test_equi_loss_of_the_view_itself_is_the_base_loss(inputs: list[dict[str, An
     """<q, I> on the queries' own map, all cells valid, the same points: 5 BCE + 5 dice, averaged over the queries."""
     model = mask2former_model(*IUQ)
     scene, _ = model.forward_scene(inputs)
-    matches = Matches(
-        scene.queries.image_index, torch.zeros(0), scene.queries.target_index,
-        torch.bincount(scene.queries.image_index, minlength=2).tolist(),
-    )  # fmt: skip
+    counts = torch.bincount(scene.queries.image_index, minlength=2).tolist()
     logits = model.retrieve_map(scene.queries, scene.features)
     frame = (scene.features.shape[2] * 4, scene.features.shape[3] * 4)
     targets = model.targets(inputs)
@@ -35,7 +32,9 @@ def test_equi_loss_of_the_view_itself_is_the_base_loss(inputs: list[dict[str, An
     model.criterion.source = lambda rows, count, device: torch.rand(
         rows, count, 2, generator=torch.Generator().manual_seed(0)
     )
-    bce, dice = model.criterion.mask_losses(logits, matches, targets, frame)
+    masks = [one.masks for one in targets]
+    sampled, wanted, _ = model.criterion.sample(logits, scene.queries.target_index, counts, masks, frame)
+    bce, dice = mask_losses.cross_entropy(sampled, wanted), mask_losses.dice(sampled, wanted)
     torch.testing.assert_close(model.mask_loss(logits, scene, valid), 5 * bce.mean() + 5 * dice.mean())
 
 

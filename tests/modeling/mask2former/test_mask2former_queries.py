@@ -21,7 +21,7 @@ def inputs() -> list[dict[str, Any]]:
     return two_images()
 
 
-def matched(model: MaskFormerIUQ, inputs: list[dict[str, Any]]) -> tuple[list[Prediction], list[Matches], Tensor]:
+def matched(model: MaskFormerIUQ, inputs: list[dict[str, Any]]) -> tuple[list[Prediction], Matches, Tensor]:
     """The predictions that have losses, their matches, and the mask features."""
     images = model.preprocess(inputs)
     predictions, features = model._predictions(images)
@@ -34,15 +34,25 @@ def test_queries_are_those_that_decode_the_matched_masks(inputs: list[dict[str, 
     model = mask2former_model(*IUQ)
     predictions, matches, features = matched(model, inputs)
     kept = [torch.ones(4, dtype=torch.bool), torch.ones(3, dtype=torch.bool)]
-    queries = Queries(*model._matched(predictions, matches, kept))
-    match, last = matches[-1], predictions[-1]
+    queries = Queries(*model._matched(predictions[-1:], matches.last(1), kept))
     assert len(queries) == 7
-    masks = last.masks(features)[match.image, match.query]
+    masks = predictions[-1].masks(features)[matches.image, matches.query[-1]]
     torch.testing.assert_close(model.retrieve_map(queries, features), masks, rtol=1e-4, atol=1e-4)
-    every = mask2former_model(*IUQ, "MODEL.IUQ.MASK_FORMER.QUERY_LAYERS", "all")
-    embeddings, _, _ = every._matched(predictions, matches, kept)
-    assert len(embeddings) == 4 * 7
-    torch.testing.assert_close(embeddings[21:28], queries.embeddings)
+    every = Queries(*model._matched(predictions, matches, kept))
+    assert len(every) == 4 * 7
+    for number, prediction in enumerate(predictions):
+        rows = slice(7 * number, 7 * number + 7)
+        assert torch.equal(every.embeddings[rows], prediction.embeddings[matches.image, matches.query[number]])
+        assert torch.equal(every.target_index[rows], matches.target[number])
+
+
+@pytest.mark.parametrize(("layers", "number"), [("last", 1), ("all", 4)])
+def test_queries_of_a_training_pass_are_those_of_the_layers(
+    inputs: list[dict[str, Any]], layers: str, number: int
+) -> None:
+    model = mask2former_model(*IUQ, "MODEL.IUQ.MASK_FORMER.QUERY_LAYERS", layers)
+    found = model.training_pass(inputs)
+    assert len(found.embeddings) == 7 * number and len(found.query_sources) == number
 
 
 def test_retrieval_of_a_map_is_retrieval_of_its_pixels(inputs: list[dict[str, Any]]) -> None:
@@ -73,9 +83,9 @@ def test_stuff_counts_as_instances_on_request_only(inputs: list[dict[str, Any]],
     # Each query is still tied to the mask that it was matched with.
     torch.manual_seed(0)
     predictions, matches, _ = matched(model, inputs)
-    queries = Queries(*model._matched(predictions, matches, kept))
-    match, row = matches[-1], 0
-    for image, query, target in zip(match.image, match.query, match.target, strict=True):
+    queries = Queries(*model._matched(predictions[-1:], matches.last(1), kept))
+    row = 0
+    for image, query, target in zip(matches.image, matches.query[-1], matches.target[-1], strict=True):
         if kept[image][target]:
             assert torch.equal(queries.embeddings[row], predictions[-1].embeddings[image, query])
             assert torch.equal(

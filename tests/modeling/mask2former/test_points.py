@@ -1,7 +1,10 @@
 """The points at which masks are compared: how bit masks and cells are sampled there, and which points are chosen."""
 
+import pytest
 import torch
+from torch import Tensor
 
+from adet_iuq.modeling.mask2former import points as points_module
 from adet_iuq.modeling.mask2former.points import (
     avoids_invalid,
     sample_bit_masks,
@@ -21,15 +24,18 @@ def test_bit_masks_are_sampled_like_float_maps() -> None:
     shared = sample_bit_masks(masks, points[:1], FRAME)
     torch.testing.assert_close(shared[0], expected[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(shared, sample_maps(pad(masks)[None], points[:1])[0], rtol=0, atol=1e-5)
+    rows = torch.tensor([3, 0, 0, 1])
+    chosen = sample_bit_masks(masks, points, FRAME, rows)
+    torch.testing.assert_close(chosen, sample_maps(pad(masks)[rows, None], points)[:, 0], rtol=0, atol=1e-5)
 
 
 def test_cells_side_by_side_are_sampled_as_maps() -> None:
-    maps, points = torch.randn(1, 5, 8, 12), torch.rand(1, 60, 2)
+    maps, points = torch.randn(2, 5, 8, 12), torch.rand(2, 60, 2)
     points[0, :4] = torch.tensor(
         [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
     )  # half of their neighbours lie outside
-    cells = maps[0].flatten(1).T.contiguous()
-    torch.testing.assert_close(sample_cells(cells, (8, 12), points[0]).T, sample_maps(maps, points)[0])
+    cells = maps.flatten(2).mT.contiguous()
+    torch.testing.assert_close(sample_cells(cells, (8, 12), points).mT, sample_maps(maps, points))
 
 
 def test_most_points_lie_where_the_mask_is_uncertain() -> None:
@@ -41,6 +47,22 @@ def test_most_points_lie_where_the_mask_is_uncertain() -> None:
     from_edge = (points[..., 0] - 0.5).abs()
     assert (from_edge[:, :75] < 0.2).all() and (from_edge[:, 75:] > 0.2).any()
     assert len(points.unique(dim=1)[0]) == 100
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_points_do_not_depend_on_the_size_of_a_chunk(monkeypatch: pytest.MonkeyPatch, masked: bool) -> None:
+    fixed = torch.rand(120, 2)
+    logits, valid = torch.randn(5, 16, 16), (torch.rand(5, 16, 16) > 0.2).float() if masked else None
+
+    def chosen() -> Tensor:
+        return uncertain_points(
+            logits, 40, oversample_ratio=3.0, importance_ratio=0.75, valid=valid,
+            source=lambda rows, count, device: fixed[:count].expand(rows, -1, -1),
+        )  # fmt: skip
+
+    whole = chosen()
+    monkeypatch.setattr(points_module, "_CHUNK_BYTES", 120 * points_module._CANDIDATE_BYTES * 2)  # two masks at a time
+    assert torch.equal(chosen(), whole) and len(whole) == 5
 
 
 def test_points_near_invalid_cells_come_last() -> None:
