@@ -11,15 +11,16 @@ FRAME = (32, 48)
 
 
 def random_scene() -> tuple[list[Prediction], Tensor, list[Targets]]:
-    """Three predictions of 6 queries on maps (2, 5, 8, 12), and targets: three, and none."""
+    """Three predictions of 6 queries on maps (3, 5, 8, 12), and targets: three, none, and two."""
     torch.manual_seed(0)
     predictions = [
-        Prediction(torch.randn(2, 6, 4, requires_grad=True), torch.randn(2, 6, 5, requires_grad=True)) for _ in range(3)
+        Prediction(torch.randn(3, 6, 4, requires_grad=True), torch.randn(3, 6, 5, requires_grad=True)) for _ in range(3)
     ]
-    mask_features = torch.randn(2, 5, 8, 12, requires_grad=True)
+    mask_features = torch.randn(3, 5, 8, 12, requires_grad=True)
     targets = [
         Targets(torch.tensor([0, 2, 2]), torch.rand(3, 30, 40) > 0.6),
         Targets(torch.zeros(0, dtype=torch.long), torch.zeros(0, 32, 48, dtype=torch.bool)),
+        Targets(torch.tensor([1, 0]), torch.rand(2, 32, 48) > 0.6),
     ]
     return predictions, mask_features, targets
 

@@ -11,11 +11,11 @@ def pair_rows(counts: Sequence[int], image_index: Tensor, target_index: Tensor) 
 
     Args:
         counts: the number of instances of each of B images.
-        image_index: (S,) long, the image of each pair.
-        target_index: (S,) long, the row among the instances of that image.
+        image_index: long, the image of each pair.
+        target_index: long, the row among the instances of that image; the two shapes broadcast.
 
     Returns:
-        (S,) long, the rows.
+        Long, the rows, of the broadcast shape.
     """
     first = torch.tensor([0, *counts[:-1]], device=image_index.device).cumsum(0)
     return first[image_index] + target_index

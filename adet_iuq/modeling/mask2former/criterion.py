@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adet_iuq.errors import UserError
-from adet_iuq.modeling.layers import loss_count, ordered_dot_product_maps, pair_rows, reduce_mean
+from adet_iuq.modeling.layers import loss_count, ordered_dot_product_maps, reduce_mean
 from adet_iuq.modeling.mask2former import mask_losses
 from adet_iuq.modeling.mask2former.matcher import HungarianMatcher, Matches, Targets
 from adet_iuq.modeling.mask2former.points import (
@@ -149,11 +149,11 @@ class SetCriterion(nn.Module):
     def class_losses(self, logits: Tensor, matches: Matches, targets: Sequence[Targets]) -> Tensor:
         """(R,) cross-entropies of all queries (R, B, Q, K + 1), divided by their weights. Unmatched ones are "no object"."""
         classes = torch.full(logits.shape[:3], logits.shape[3] - 1, device=logits.device)
-        rows = pair_rows([len(one.labels) for one in targets], matches.image, matches.target)
-        classes[matches.place] = torch.cat([one.labels for one in targets])[rows]
-        losses = F.cross_entropy(logits.permute(0, 3, 1, 2), classes, self.empty_weight, reduction="none")
+        rows = matches.target.split(matches.counts, dim=1)
+        classes[matches.place] = torch.cat([one.labels[of] for one, of in zip(targets, rows, strict=True)], dim=1)
+        losses = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), self.empty_weight, reduction="none")
         count, factor = loss_count(self.empty_weight[classes].sum((1, 2)), reduce=self.reduce_normalizer)
-        return losses.sum((1, 2)) * factor / count
+        return losses.view_as(classes).sum((1, 2)) * factor / count
 
     def sample(
         self,

@@ -165,7 +165,7 @@ class MaskFormer(Segmenter):
         kept = torch.cat(list(instances))
         rows = torch.cat([one.cumsum(0) - 1 for one in instances])
         place = pair_rows([len(one) for one in instances], matches.image, matches.target)
-        chosen = kept[place]
+        chosen = kept[place].nonzero(as_tuple=True)
         embeddings = torch.stack([one.embeddings for one in predictions])[matches.place]
         images = matches.image.expand_as(place)
         return embeddings[chosen], images[chosen], rows[place[chosen]]

@@ -16,7 +16,7 @@ from adet_iuq.modeling.mask2former.points import PointSource, sample_bit_masks, 
 
 Size = tuple[int, int]
 
-# Bytes of mask logits that exist at one time: on a CPU those of one prediction, which its cache holds best.
+# Bytes of mask logits that exist at one time. On a CPU they are always those of one prediction, which its cache holds best.
 _CHUNK_BYTES = {"cpu": 0}
 _DEVICE_BYTES = 128 * 1024**2
 _FINITE = 1e6  # replaces a cost that is not finite, so that not the assignment fails but the loss shows what went wrong
@@ -106,9 +106,10 @@ class HungarianMatcher:
         parts = flat.split([cost.numel() for cost in costs])
         found = [_assignments(part.view(cost.shape)) for part, cost in zip(parts, costs, strict=True)]
         counts = [one.shape[2] for one in found]
-        query, target = torch.cat(found, dim=2).to(mask_features.device)
-        images = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        return Matches(images.to(mask_features.device), query, target, counts)
+        image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        together = torch.cat([image[None], torch.cat(found, dim=2).flatten(0, 1)]).to(mask_features.device)
+        query, target = together[1:].chunk(2)
+        return Matches(together[0], query, target, counts)
 
     def costs(self, logits: Tensor, embeddings: Tensor, mask_features: Tensor, targets: Targets, frame: Size) -> Tensor:
         """(R, Q, K) weighted costs of one image.
@@ -121,18 +122,18 @@ class HungarianMatcher:
             frame: (H, W) of the padded input in pixels.
         """
         points = self.source(len(logits), self.num_points, mask_features.device)
-        wanted = sample_bit_masks(targets.masks, points.flatten(0, 1)[None], frame)
-        wanted = wanted.view(-1, len(logits), self.num_points).transpose(0, 1)  # (R, K, P)
-        row_bytes = 4 * self.num_points * max(embeddings.shape[1:])
-        step = max(1, _CHUNK_BYTES.get(mask_features.device.type, _DEVICE_BYTES) // row_bytes)
         cells, size = mask_features.flatten(1).T.contiguous(), (mask_features.shape[1], mask_features.shape[2])
-        chunks = zip(embeddings.split(step), points.split(step), wanted.split(step), strict=True)
-        mask_costs = torch.cat([self._mask_costs(cells, size, *chunk) for chunk in chunks])
-        return mask_costs - self.class_weight * logits.softmax(-1)[..., targets.labels]
+        prediction_bytes = 4 * self.num_points * max(embeddings.shape[1:])
+        step = max(1, _CHUNK_BYTES.get(mask_features.device.type, _DEVICE_BYTES) // prediction_bytes)
+        mask_costs = []
+        for queries, at in zip(embeddings.split(step), points.split(step), strict=True):
+            wanted = sample_bit_masks(targets.masks, at.flatten(0, 1)[None], frame)
+            wanted = wanted.view(-1, len(at), self.num_points).transpose(0, 1)
+            mask_costs.append(self._mask_costs(_mask_logits(cells, size, queries, at), wanted))
+        return torch.cat(mask_costs) - self.class_weight * logits.softmax(-1)[..., targets.labels]
 
-    def _mask_costs(self, cells: Tensor, size: Size, embeddings: Tensor, points: Tensor, wanted: Tensor) -> Tensor:
-        """(R, Q, K) costs of masks at points (R, P, 2), where the targets are `wanted` (R, K, P)."""
-        masks = _mask_logits(cells, size, embeddings, points)
+    def _mask_costs(self, masks: Tensor, wanted: Tensor) -> Tensor:
+        """(R, Q, K) costs of mask logits (R, P, Q) at points where the targets are `wanted` (R, K, P)."""
         # softplus(-x) t + softplus(x) (1 - t) = softplus(x) - x t
         mask_cost = (F.softplus(masks).sum(1, keepdim=True) - wanted @ masks) / self.num_points
         probability = masks.sigmoid()
@@ -148,7 +149,8 @@ def _mask_logits(cells: Tensor, size: Size, embeddings: Tensor, points: Tensor) 
     the map has more cells than there are points.
     """
     if len(cells) > points.shape[1]:
-        return sample_cells(cells[None], size, points.flatten(0, 1)[None]).view(*points.shape[:2], -1) @ embeddings.mT
+        pixels = sample_cells(cells[None], size, points.flatten(0, 1)[None])  # (1, R P, D)
+        return pixels.view(*points.shape[:2], -1) @ embeddings.mT
     return sample_cells(cells @ embeddings.mT, size, points)
 
 

@@ -13,13 +13,22 @@ from torch.nn import functional as F
 # A function of (rows, points per row, device) that returns (rows, points, 2) float32 in [0, 1).
 PointSource = Callable[[int, int, torch.device], Tensor]
 
-_CHUNK_BYTES = 64 * 1024**2  # bytes of candidates that exist at one time
-_CANDIDATE_BYTES = 32  # bytes of a candidate: its position twice, its certainty, and what sorts them
+# Bytes that exist at one time while points are drawn or masks are read; on a CPU as many as its cache holds.
+_CHUNK_BYTES = {"cpu": 8 * 1024**2}
+_DEVICE_BYTES = 128 * 1024**2
+_CANDIDATE_BYTES = 32  # of a candidate: its position twice, its certainty, and what sorts them
+_OWN_BYTES = 64  # of a mask's own point: its cell, the bit, and its pixels and weights along both axes
+_SHARED_BYTES = 20  # of a point that all masks share: its cell and the bit of each mask
 
 
 def uniform_points(rows: int, count: int, device: torch.device) -> Tensor:
     """Points from the device's global generator of torch, which the run's seed determines."""
     return torch.rand(rows, count, 2, device=device)
+
+
+def _rows_at_once(device: torch.device, row_bytes: int) -> int:
+    """How many masks one chunk may have if each takes `row_bytes`."""
+    return max(1, _CHUNK_BYTES.get(device.type, _DEVICE_BYTES) // max(1, row_bytes))
 
 
 def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
@@ -58,18 +67,28 @@ def sample_bit_masks(masks: Tensor, points: Tensor, frame: tuple[int, int], rows
 
     Args:
         masks: (K, H, W) bool, the frame or a part of it from the top left corner on; everything outside is zero.
-        points: (N or 1, P, 2), the positions.
+        points: (N, P, 2), the positions; or (1, P, 2), which all masks share.
         frame: (H, W) of the frame in pixels.
         rows: (N,) long, which mask is read; None: each once, N = K.
     """
-    count, height, width = masks.shape
-    rows = torch.arange(count, device=masks.device) if rows is None else rows
+    rows = torch.arange(len(masks), device=masks.device) if rows is None else rows
+    shared = len(points) == 1
+    step = _rows_at_once(masks.device, (_SHARED_BYTES if shared else _OWN_BYTES) * points.shape[1])
+    chunks = rows.split(step)
+    places = [points] * len(chunks) if shared else points.split(step)
+    return torch.cat([_read_bits(masks, *chunk, frame) for chunk in zip(chunks, places, strict=True)])
+
+
+def _read_bits(masks: Tensor, rows: Tensor, points: Tensor, frame: tuple[int, int]) -> Tensor:
+    """Does so for all rows at once."""
+    height, width = masks.shape[1:]
     first, flat = (rows * height * width)[:, None], masks.flatten()
     x, y = points[..., 0] * frame[1] - 0.5, points[..., 1] * frame[0] - 0.5
     sampled = torch.zeros(len(rows), points.shape[1], device=masks.device)
     for row, row_weight in _neighbours(y, height):
         for column, column_weight in _neighbours(x, width):
-            sampled += flat[first + (row * width + column)] * (row_weight * column_weight)
+            cells = first + (row * width + column)
+            sampled += flat.index_select(0, cells.flatten()).view_as(cells) * (row_weight * column_weight)
     return sampled
 
 
@@ -106,23 +125,32 @@ def uncertain_points(
     Returns:
         (N, count, 2), the positions.
     """
-    step = max(1, _CHUNK_BYTES // (_CANDIDATE_BYTES * max(1, int(count * oversample_ratio))))
+    step = _rows_at_once(logits.device, _CANDIDATE_BYTES * int(count * oversample_ratio))
     chunks = logits.split(step)
     valids = [None] * len(chunks) if valid is None else valid.split(step)
-    ratios = (oversample_ratio, importance_ratio)
-    return torch.cat([_chunk_points(*chunk, count, ratios, source) for chunk in zip(chunks, valids, strict=True)])
+    return torch.cat(
+        [
+            _points_of_chunk(chunk, part, count, oversample_ratio, importance_ratio, source)
+            for chunk, part in zip(chunks, valids, strict=True)
+        ]
+    )
 
 
-def _chunk_points(
-    logits: Tensor, valid: Tensor | None, count: int, ratios: tuple[float, float], source: PointSource
+def _points_of_chunk(
+    logits: Tensor,
+    valid: Tensor | None,
+    count: int,
+    oversample_ratio: float,
+    importance_ratio: float,
+    source: PointSource,
 ) -> Tensor:
-    """Does so for all masks at once; `ratios` are those of candidates and of uncertain points."""
+    """The same for so few masks that the candidates of all of them fit into memory."""
     rows, device = len(logits), logits.device
-    candidates = source(rows, int(count * ratios[0]), device)
+    candidates = source(rows, int(count * oversample_ratio), device)
     certainty = sample_maps(logits[:, None], candidates)[:, 0].abs()
     if valid is not None:
         certainty = torch.where(avoids_invalid(valid, candidates), certainty, torch.inf)
-    kept = int(ratios[1] * count)
+    kept = int(importance_ratio * count)
     chosen = certainty.topk(kept, dim=1, largest=False, sorted=False).indices
     points = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
     return torch.cat([points, source(rows, count - kept, device)], dim=1) if kept < count else points

@@ -38,27 +38,45 @@ def test_more_targets_than_queries_and_costs_that_are_not_finite() -> None:
     assert losses["loss_ce"].isnan() and losses["loss_mask"].isfinite()
 
 
-def test_losses_are_the_written_out_ones(scene: tuple[list[Prediction], Tensor, list[Targets]]) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_losses_and_gradients_are_the_written_out_ones(
+    scene: tuple[list[Prediction], Tensor, list[Targets]], dtype: torch.dtype
+) -> None:
+    """Image by image and prediction by prediction, whatever the precision of the inputs is."""
     predictions, mask_features, targets = scene
     fixed = torch.rand(40, 2)
     module = criterion(importance_ratio=0.0)
     module.source = module.matcher.source = lambda rows, count, device: fixed[:count].repeat(rows, 3, 1)[:, :count]
-    losses, matches = module(predictions, mask_features, targets, FRAME)
+    given = [Prediction(one.logits.to(dtype), one.embeddings.to(dtype)) for one in predictions]
+    losses, matches = module(given, mask_features.to(dtype), targets, FRAME)
     assert list(losses) == [f"loss_{term}{suffix}" for suffix in ("", "_1", "_0") for term in ("ce", "mask", "dice")]
-    for suffix, prediction, query, target in zip(
-        ("_0", "_1", ""), predictions, matches.query, matches.target, strict=True
-    ):
-        masks = prediction.masks(mask_features)[0, query]
-        x = sample_maps(masks[None], fixed[None])[0]
-        t = sample_maps(pad(targets[0].masks[target])[None], fixed[None])[0]
-        expected = 5 * mask_losses.cross_entropy(x, t).sum() / 3
-        torch.testing.assert_close(losses[f"loss_mask{suffix}"], expected)
-        torch.testing.assert_close(losses[f"loss_dice{suffix}"], 4 * mask_losses.dice(x, t).sum() / 3)
-        classes = torch.full((2, 6), 3)
-        classes[0, query] = targets[0].labels[target]
+    expected = {}
+    for suffix, one, query, target in zip(("_0", "_1", ""), given, matches.query, matches.target, strict=True):
+        masks = Prediction(one.logits.float(), one.embeddings.float()).masks(mask_features.to(dtype).float())
+        classes = torch.full((3, 6), 3)
+        mask_loss: list[Tensor] = []
+        dice_loss: list[Tensor] = []
+        for image in (0, 2):
+            rows, chosen = query[matches.image == image], target[matches.image == image]
+            x = sample_maps(masks[image, rows][None], fixed[None])[0]
+            t = sample_maps(pad(targets[image].masks[chosen])[None], fixed[None])[0]
+            mask_loss.append(mask_losses.cross_entropy(x, t).sum())
+            dice_loss.append(mask_losses.dice(x, t).sum())
+            classes[image, rows] = targets[image].labels[chosen]
         weight = torch.where(classes == 3, 0.1, 1.0)
-        cross = F.cross_entropy(prediction.logits.flatten(0, 1), classes.flatten(), reduction="none")
-        torch.testing.assert_close(losses[f"loss_ce{suffix}"], 2 * (cross * weight.flatten()).sum() / weight.sum())
+        cross = F.cross_entropy(one.logits.float().flatten(0, 1), classes.flatten(), reduction="none")
+        expected[f"loss_mask{suffix}"] = 5 * torch.stack(mask_loss).sum() / 5
+        expected[f"loss_dice{suffix}"] = 4 * torch.stack(dice_loss).sum() / 5
+        expected[f"loss_ce{suffix}"] = 2 * (cross * weight.flatten()).sum() / weight.sum()
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, expected[name])
+    if dtype == torch.float32:  # the twin rounds a gradient of half precision once a prediction
+        leaves = [mask_features, *(part for one in predictions for part in (one.logits, one.embeddings))]
+        wanted = torch.autograd.grad(torch.stack(list(expected.values())).sum(), leaves)
+        found = torch.autograd.grad(torch.stack(list(losses.values())).sum(), leaves)
+        for mine, theirs in zip(found, wanted, strict=True):
+            torch.testing.assert_close(mine, theirs)
 
 
 def test_without_deep_supervision_only_the_last_prediction_is_trained(

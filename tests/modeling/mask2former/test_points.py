@@ -49,6 +49,18 @@ def test_most_points_lie_where_the_mask_is_uncertain() -> None:
     assert len(points.unique(dim=1)[0]) == 100
 
 
+def test_bits_do_not_depend_on_the_size_of_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, points, rows = torch.rand(5, 30, 40) > 0.5, torch.rand(7, 50, 2), torch.randint(0, 5, (7,))
+
+    def read() -> tuple[Tensor, Tensor]:
+        return sample_bit_masks(masks, points, FRAME, rows), sample_bit_masks(masks, points[:1], FRAME)
+
+    own, shared = read()
+    for size in (1, 2 * 50 * points_module._OWN_BYTES):  # one mask at a time, and two
+        monkeypatch.setattr(points_module, "_CHUNK_BYTES", {"cpu": size})
+        assert all(map(torch.equal, read(), (own, shared)))
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_points_do_not_depend_on_the_size_of_a_chunk(monkeypatch: pytest.MonkeyPatch, masked: bool) -> None:
     fixed = torch.rand(120, 2)
@@ -61,7 +73,8 @@ def test_points_do_not_depend_on_the_size_of_a_chunk(monkeypatch: pytest.MonkeyP
         )  # fmt: skip
 
     whole = chosen()
-    monkeypatch.setattr(points_module, "_CHUNK_BYTES", 120 * points_module._CANDIDATE_BYTES * 2)  # two masks at a time
+    two_masks = 2 * 120 * points_module._CANDIDATE_BYTES
+    monkeypatch.setattr(points_module, "_CHUNK_BYTES", {"cpu": two_masks})
     assert torch.equal(chosen(), whole) and len(whole) == 5
 
 
