@@ -55,6 +55,7 @@ def add_condinst_config(cfg: CfgNode) -> None:
     condinst.MASK_OUT_STRIDE = 4  # stride of the masks in the loss and of the head's output: 8, 4, 2 or 1
     condinst.MAX_PROPOSALS = -1  # the most training queries per GPU, drawn at random; -1: no limit
     condinst.TOPK_PROPOSALS_PER_IM = -1  # the most training queries per image, by score; not both limits
+    condinst.LOSS_WEIGHT_MASK = 1.0  # of the mask loss; not a published key
 
     condinst.MASK_HEAD = CfgNode()
     condinst.MASK_HEAD.CHANNELS = 8

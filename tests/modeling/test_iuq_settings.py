@@ -62,6 +62,11 @@ def test_grid_segmenters_leave_a_weight_of_3_out(recipe: str, section: str) -> N
     assert lambdas == [3.0, 9.0]
 
 
+def test_condinst_leaves_out_the_weight_that_the_config_gives() -> None:
+    model = small_model("CondInst/R50_1x_iuq.yaml", *RELATIVE, "MODEL.CONDINST.LOSS_WEIGHT_MASK", "2.0")
+    assert model.iuq_criterion.equi.weight == 6.0
+
+
 def test_the_others_leave_nothing_out() -> None:
     assert small_model("CondInst/R50_1x_iuq.yaml", *RELATIVE).iuq_criterion.equi.weight == 3.0
     assert mask2former_model("Mask2Former/R50_50ep_iuq.yaml", *RELATIVE).iuq_criterion.equi.weight == 3.0

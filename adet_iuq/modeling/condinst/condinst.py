@@ -57,6 +57,7 @@ class CondInst(Segmenter):
         pixel_std: tuple[float, ...],
         max_queries: int,
         queries_per_image: int,
+        mask_weight: float = 1.0,
         reduce_normalizer: bool = False,
     ) -> None:
         """
@@ -70,6 +71,7 @@ class CondInst(Segmenter):
             pixel_std: deviation of each input channel.
             max_queries: the most training queries of this rank, chosen at random; -1: no limit.
             queries_per_image: the most training queries of an image, chosen by score; -1: no limit.
+            mask_weight: the weight of the mask loss; published: 1.
             reduce_normalizer: whether the mask loss averages over the queries of all ranks.
 
         Raises:
@@ -86,7 +88,8 @@ class CondInst(Segmenter):
         self.backbone, self.proposal_generator, self.controller = backbone, proposal_generator, controller
         self.mask_branch, self.mask_head = mask_branch, mask_head
         self.max_queries, self.queries_per_image = max_queries, queries_per_image
-        self.reduce_normalizer = reduce_normalizer
+        self.mask_weight, self.reduce_normalizer = mask_weight, reduce_normalizer
+        self.mask_loss_ceiling = mask_weight
         self.pixel_dim, self.pixel_stride = mask_head.feature_channels, mask_head.feature_stride
         # Masks are sampled at s // 2 + s k, and cell i meets k = factor * i + factor // 2.
         self.pixel_offset = mask_head.out_stride // 2 + mask_head.out_stride * (mask_head.factor // 2)
@@ -116,6 +119,7 @@ class CondInst(Segmenter):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "max_queries": cfg.MODEL.CONDINST.MAX_PROPOSALS,
             "queries_per_image": cfg.MODEL.CONDINST.TOPK_PROPOSALS_PER_IM,
+            "mask_weight": cfg.MODEL.CONDINST.LOSS_WEIGHT_MASK,
             "reduce_normalizer": cfg.MODEL.REDUCE_NORMALIZER,
         }
 
@@ -151,7 +155,7 @@ class CondInst(Segmenter):
             logits = self.mask_head.retrieve_map(queries, image_index, mask_features)
         losses |= detection_losses
         with part("losses"):
-            losses["loss_mask"] = self.mask_loss_on(logits, image_index, target_index, masks)
+            losses["loss_mask"] = self.mask_weight * self.mask_loss_on(logits, image_index, target_index, masks)
         self.mask_head._iter += 1
         return TrainingPass(
             losses=losses,

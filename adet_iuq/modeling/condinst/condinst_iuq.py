@@ -58,6 +58,11 @@ class CondInstIUQ(IUQMetaArch, CondInst):
         context = REFERENCE if cfg.MODEL.IUQ.INTER.REL_COORDS == "instance" else {}
         return {"pixel_dim": base["mask_head"].feature_channels, "context": context}
 
+    @classmethod
+    def mask_loss_factor(cls, cfg: CfgNode, base: Mapping[str, Any]) -> float:
+        """The weight of the base's mask loss, which `mask_loss` leaves out."""
+        return float(base["mask_weight"])
+
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:
         """(Q, P) logits of the dynamic head on stride-8 cells, without upsampling."""
         relative = None

@@ -120,6 +120,16 @@ def test_options_train_with_and_without_instances(overrides: tuple[str, ...], te
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+def test_the_mask_loss_has_the_weight_of_the_config_and_the_guard_knows_it() -> None:
+    once, twice = (small_model(BASE, "MODEL.CONDINST.LOSS_WEIGHT_MASK", weight) for weight in ("1.0", "2.0"))
+    twice.load_state_dict(once.state_dict())
+    inputs = [discs(64, 96, 3, seed=1)]
+    losses, doubled = once.train()(inputs), twice.train()(inputs)
+    torch.testing.assert_close(doubled.pop("loss_mask"), 2 * losses.pop("loss_mask"))
+    torch.testing.assert_close(doubled, losses)
+    assert (once.mask_loss_ceiling, twice.mask_loss_ceiling) == (1.0, 2.0)
+
+
 def test_batch_of_mixed_sizes_equals_single_images() -> None:
     model = small_model(BASE, "MODEL.FCOS.INFERENCE_TH_TEST", "0.0").eval()
     inputs = [discs(64, 64, 2, seed=1), discs(64, 64, 2, seed=2)]
