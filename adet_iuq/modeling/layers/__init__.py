@@ -1,5 +1,6 @@
 """Parts that any segmenter may use."""
 
+from adet_iuq.modeling.layers.chunks import items_at_once
 from adet_iuq.modeling.layers.deform_conv import DeformableConv, split_offsets
 from adet_iuq.modeling.layers.deformable_attention import MSDeformAttn, deformable_attention
 from adet_iuq.modeling.layers.dot_product import dot_product_maps, ordered_dot_product_maps
@@ -43,6 +44,7 @@ __all__ = [
     "encoded_masks",
     "focal_loss_sum",
     "instance_masks",
+    "items_at_once",
     "loss_count",
     "mask_boxes",
     "mask_centroids",

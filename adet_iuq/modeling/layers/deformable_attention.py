@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adet_iuq.modeling.layers.chunks import items_at_once
+
 # The bytes that one step over some heads of an image may take, and those of the rows that are copied at a time: as many
-# as a cache holds, or enough to keep a device busy.
+# as a CPU's cache holds.
 _STEP_BYTES = {"cpu": 32 * 1024**2}
 _COPY_BYTES = {"cpu": 2 * 1024**2}
-_DEVICE_BYTES = 128 * 1024**2
 _BYTES_PER_ROW = 16  # bytes that a step keeps for each row that it reads
 
 
@@ -113,7 +114,7 @@ def _steps(locations: Tensor) -> list[tuple[int, slice]]:
     """The steps of the computation: pairs of an image and a range of its heads."""
     images, queries, heads, levels, points = locations.shape[:5]
     head_bytes = queries * levels * points * 4 * _BYTES_PER_ROW
-    step = max(1, _STEP_BYTES.get(locations.device.type, _DEVICE_BYTES) // max(head_bytes, 1))
+    step = items_at_once(_STEP_BYTES, locations.device, head_bytes)
     return [(image, slice(head, head + step)) for image in range(images) for head in range(0, heads, step)]
 
 
@@ -181,7 +182,7 @@ def _row_weight_gradient(rows: Tensor, table: Tensor, grads: Tensor) -> Tensor:
     """The gradient (N, n) of row weights: products of each bag's gradient (N, D) with the rows (N, n) that it read."""
     result = torch.empty(rows.shape, dtype=table.dtype, device=table.device)
     bag_bytes = rows.shape[1] * table.shape[1] * table.element_size()
-    step = max(1, _COPY_BYTES.get(table.device.type, _DEVICE_BYTES) // bag_bytes)
+    step = items_at_once(_COPY_BYTES, table.device, bag_bytes)
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
         read = table.index_select(0, part.flatten()).view(*part.shape, -1)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from adet_iuq.modeling.layers.chunks import items_at_once
 from adet_iuq.modeling.layers.mask_sets import MaskWindow
 
 Size = tuple[int, int]
@@ -22,7 +23,6 @@ _MARGIN = 2
 # Bytes of maps of the output's size that are computed at one time. A device is kept busy by many masks, which then share a
 # window; a CPU is faster with one mask after the other, each in its own.
 _CHUNK_BYTES = {"cpu": 0}
-_DEVICE_BYTES = 128 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Resampling:
         """
         found = _cell_windows(maps, threshold)
         pixels = max(maps[0].numel() if len(maps) else 1, self.output_size[0] * self.output_size[1])
-        step = max(1, _CHUNK_BYTES.get(maps.device.type, _DEVICE_BYTES) // (4 * pixels))
+        step = items_at_once(_CHUNK_BYTES, maps.device, 4 * pixels)
         for start in range(0, len(maps), step):
             yield self._window(maps[start : start + step], _union(found[start : start + step]))
 

@@ -12,13 +12,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from adet_iuq.modeling.layers import items_at_once
 from adet_iuq.modeling.mask2former.points import PointSource, sample_bit_masks, sample_cells, uniform_points
 
 Size = tuple[int, int]
 
 # Bytes of mask logits that exist at one time. On a CPU they are always those of one prediction, which its cache holds best.
 _CHUNK_BYTES = {"cpu": 0}
-_DEVICE_BYTES = 128 * 1024**2
 _FINITE = 1e6  # replaces a cost that is not finite, so that not the assignment fails but the loss shows what went wrong
 
 
@@ -123,8 +123,7 @@ class HungarianMatcher:
         """
         points = self.source(len(logits), self.num_points, mask_features.device)
         cells, size = mask_features.flatten(1).T.contiguous(), (mask_features.shape[1], mask_features.shape[2])
-        prediction_bytes = 4 * self.num_points * max(embeddings.shape[1:])
-        step = max(1, _CHUNK_BYTES.get(mask_features.device.type, _DEVICE_BYTES) // prediction_bytes)
+        step = items_at_once(_CHUNK_BYTES, cells.device, 4 * self.num_points * max(embeddings.shape[1:]))
         mask_costs = []
         for queries, at in zip(embeddings.split(step), points.split(step), strict=True):
             wanted = sample_bit_masks(targets.masks, at.flatten(0, 1)[None], frame)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adet_iuq.modeling.layers import items_at_once
+
 # A function of (rows, points per row, device) that returns (rows, points, 2) float32 in [0, 1).
 PointSource = Callable[[int, int, torch.device], Tensor]
 
 # Bytes that exist at one time while points are drawn or masks are read; on a CPU as many as its cache holds.
 _CHUNK_BYTES = {"cpu": 8 * 1024**2}
-_DEVICE_BYTES = 128 * 1024**2
 _CANDIDATE_BYTES = 32  # of a candidate: its position twice, its certainty, and what sorts them
 _OWN_BYTES = 64  # of a mask's own point: its cell, the bit, and its pixels and weights along both axes
 _SHARED_BYTES = 20  # of a point that all masks share: its cell and the bit of each mask
@@ -24,11 +25,6 @@ _SHARED_BYTES = 20  # of a point that all masks share: its cell and the bit of e
 def uniform_points(rows: int, count: int, device: torch.device) -> Tensor:
     """Points from the device's global generator of torch, which the run's seed determines."""
     return torch.rand(rows, count, 2, device=device)
-
-
-def _rows_at_once(device: torch.device, row_bytes: int) -> int:
-    """How many masks one chunk may have if each takes `row_bytes`."""
-    return max(1, _CHUNK_BYTES.get(device.type, _DEVICE_BYTES) // max(1, row_bytes))
 
 
 def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
@@ -73,14 +69,14 @@ def sample_bit_masks(masks: Tensor, points: Tensor, frame: tuple[int, int], rows
     """
     rows = torch.arange(len(masks), device=masks.device) if rows is None else rows
     shared = len(points) == 1
-    step = _rows_at_once(masks.device, (_SHARED_BYTES if shared else _OWN_BYTES) * points.shape[1])
+    step = items_at_once(_CHUNK_BYTES, masks.device, (_SHARED_BYTES if shared else _OWN_BYTES) * points.shape[1])
     chunks = rows.split(step)
     places = [points] * len(chunks) if shared else points.split(step)
     return torch.cat([_read_bits(masks, *chunk, frame) for chunk in zip(chunks, places, strict=True)])
 
 
 def _read_bits(masks: Tensor, rows: Tensor, points: Tensor, frame: tuple[int, int]) -> Tensor:
-    """Does so for all rows at once."""
+    """Reads `rows` of the masks, all at once; the arguments are those of `sample_bit_masks`."""
     height, width = masks.shape[1:]
     first, flat = (rows * height * width)[:, None], masks.flatten()
     x, y = points[..., 0] * frame[1] - 0.5, points[..., 1] * frame[0] - 0.5
@@ -125,7 +121,7 @@ def uncertain_points(
     Returns:
         (N, count, 2), the positions.
     """
-    step = _rows_at_once(logits.device, _CANDIDATE_BYTES * int(count * oversample_ratio))
+    step = items_at_once(_CHUNK_BYTES, logits.device, _CANDIDATE_BYTES * int(count * oversample_ratio))
     chunks = logits.split(step)
     valids = [None] * len(chunks) if valid is None else valid.split(step)
     return torch.cat(

@@ -38,6 +38,20 @@ def test_equi_loss_of_the_view_itself_is_the_base_loss(inputs: list[dict[str, An
     torch.testing.assert_close(model.mask_loss(logits, scene, valid), 5 * bce.mean() + 5 * dice.mean())
 
 
+def test_equi_loss_of_the_view_itself_is_what_the_base_trains_with(inputs: list[dict[str, Any]]) -> None:
+    """All masks share their points, as the base draws those of all its predictions together."""
+    model = mask2former_model(*IUQ)
+    model.criterion.importance_ratio = 0.0
+    model.criterion.source = lambda rows, count, device: torch.rand(
+        1, count, 2, generator=torch.Generator().manual_seed(0)
+    ).expand(rows, -1, -1)
+    scene, losses = model.forward_scene(inputs)
+    logits = model.retrieve_map(scene.queries, scene.features)
+    valid = torch.ones(2, *logits.shape[1:], dtype=torch.bool)
+    assert len(scene.queries) == 7  # as many as targets, which the base divides by
+    torch.testing.assert_close(model.mask_loss(logits, scene, valid), losses["loss_mask"] + losses["loss_dice"])
+
+
 def test_equi_loss_takes_queries_in_any_order_and_leaves_invalid_cells_out(inputs: list[dict[str, Any]]) -> None:
     model = mask2former_model(*IUQ)
     model.criterion.source = lambda rows, count, device: torch.rand(
