@@ -20,8 +20,8 @@ def _add_inter(iuq: CfgNode) -> None:
     # Weight of a negative in the focal loss; every target here is a negative. The paper's alpha = 0.1 means 0.1 here if
     # it weighs negatives, and 1 - 0.1 = 0.9 by the usual convention. At 0.9 the gradient of the term on the queries is a
     # third of the mask loss's in the studies of CondInst, which lost 3 AP, and of Mask2Former; 0.1 was better for both
-    # (docs/results.md). On single trained states it was 1.9 to 2.6 times the mask loss's for CondInst, 23 for SOLOv2, 25
-    # for SOTR, 0.12 to 0.17 for Mask2Former.
+    # (docs/results_strength.md). On single trained states it was 1.9 to 2.6 times the mask loss's for CondInst, 23 for
+    # SOLOv2, 25 for SOTR, 0.12 to 0.17 for Mask2Former.
     iuq.INTER.NEG_WEIGHT = 0.1
     # "pixel": mean over all valid (query, pixel) pairs. "image": sum over the pixels of each foreign image, mean over
     # foreign images (the other reading of Eq. 5); a pixel of an image that was stored v times weighs 1 / v, so that each
@@ -45,7 +45,7 @@ def _add_inter(iuq: CfgNode) -> None:
     # CondInst: the position of a memory pixel in a query's relative coordinates. "query": its own position in the frame
     # of its image. "instance": its position relative to its own instance, so that position does not give it away. This
     # is much stronger: 52 % of foreign pixels fire instead of 4.7 %, and the term's gradient is 24 times the mask
-    # loss's instead of 1.9 times. At a tenth of the WEIGHT it still cost 1.6 AP (docs/results.md).
+    # loss's instead of 1.9 times. At a tenth of the WEIGHT it still cost 1.6 AP (docs/results_strength.md).
     iuq.INTER.REL_COORDS = "query"
     # Bytes that one chunk of the query-pixel matrix may take. It changes speed and memory, never the loss. 0: 16 MiB on
     # the CPU, 128 MiB on a GPU.
@@ -83,7 +83,8 @@ def _add_equivariance(iuq: CfgNode) -> None:
     # "query": queries of g(I) on the warped features of I (Eq. 8). "feature": f(g(I)) and g(f(I)) agree (Eq. 6).
     # "augmentation": the views only join the base losses (Eq. 7).
     iuq.EQUI.TARGET = "query"
-    # Lambda. The paper's is 3 (Table 4e), as in its recipes here. 1 was better in each of three seeds (docs/results.md).
+    # Lambda. The paper's is 3 (Table 4e), as in its recipes here. 1 was better in each of three seeds
+    # (docs/results_strength.md).
     iuq.EQUI.WEIGHT = 1.0
     # L_equi of Eq. 8 is the segmenter's mask loss. For CondInst (1) and Mask2Former (5 and 5, see MASK_FORMER) it has
     # the base's weight, for SOLOv2 and SOTR it lacks the base's weight of 3. True: L_equi is multiplied by the weight

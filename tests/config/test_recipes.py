@@ -195,7 +195,7 @@ def test_other_segmenters_are_studied_on_the_same_trunk_and_data(name: str) -> N
     )
     condinst, cfg = leaves(f"configs/Studies/Base-{data}.yaml" if data else STUDY_CONDINST), leaves(name)
     shared = body(STUDY_TRUNK).keys() | (body(f"configs/Studies/Data-{data}.yaml").keys() if data else set())
-    # SOLOv2 learns more slowly and trains longer, Mask2Former starts from trained queries (docs/results.md).
+    # SOLOv2 learns more slowly and trains longer, Mask2Former starts from trained queries (docs/results_base.md).
     own = {"solov2": {"SOLVER.MAX_ITER", "SOLVER.STEPS"}, "mask2former": {"MODEL.WEIGHTS", "SOLVER.STEPS"}}
     allowed = own.get(Path(name).stem.split("-")[1], set())
     if name.endswith("-imagenet.yaml"):
