@@ -172,8 +172,8 @@ def test_the_bases_of_the_studies_differ_in_their_data_only(name: str) -> None:
     # Nuclei are small, shapes are easy, and the class loss may explode on all but embryos; nothing else may differ.
     clipped = {f"SOLVER.CLIP_GRADIENTS.{key}" for key in CLIPPING}
     shapes = {"INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST", *clipped}
-    nuclei = {*shapes, "SOLVER.BASE_LR", "SOLVER.STEPS"}
-    allowed = {"shapes": shapes, "nuclei": nuclei, "coco": clipped, "persons": clipped}
+    natural = {*clipped, "SOLVER.BASE_LR"}
+    allowed = {"shapes": shapes, "nuclei": {*shapes, *natural, "SOLVER.STEPS"}, "coco": natural, "persons": natural}
     others = {key for key in differences(name, STUDY_CONDINST) if not key.startswith("DATASETS.")}
     assert others <= allowed.get(Path(name).stem.split("-")[1], set())
     cfg = leaves(name)
