@@ -26,7 +26,7 @@ STUDY_TRUNK, STUDY_CONDINST = "configs/Studies/Base-trunk.yaml", "configs/Studie
 STUDY_OTHERS = {
     name for name in STUDY_BASES if Path(name).name.startswith(("Base-solov2", "Base-sotr", "Base-mask2former"))
 }
-STUDY_DATA = {name for name in STUDY_BASES if "/Data-" in name}
+STUDY_DATA = {name for name in STUDY_BASES if "/Data-" in name or name.endswith("/Pretrain-shapes.yaml")}
 STUDY_SCRATCH = "configs/Studies/Base-small-nuclei-tune.yaml"
 IUQ_RECIPES = [name for name in FILES if name.endswith("_iuq.yaml")]
 # Pairs whose schedules differ on purpose: with the method these overfits see half as many images an iteration, or need
@@ -195,8 +195,12 @@ def test_other_segmenters_are_studied_on_the_same_trunk_and_data(name: str) -> N
     )
     condinst, cfg = leaves(f"configs/Studies/Base-{data}.yaml" if data else STUDY_CONDINST), leaves(name)
     shared = body(STUDY_TRUNK).keys() | (body(f"configs/Studies/Data-{data}.yaml").keys() if data else set())
-    # SOLOv2 learns more slowly and trains longer, Mask2Former starts from trained queries (docs/results_base.md).
-    own = {"solov2": {"SOLVER.MAX_ITER", "SOLVER.STEPS"}, "mask2former": {"MODEL.WEIGHTS", "SOLVER.STEPS"}}
+    # SOLOv2 learns more slowly and trains longer, Mask2Former and SOTR start from trained weights (docs/results_base.md).
+    own = {
+        "solov2": {"SOLVER.MAX_ITER", "SOLVER.STEPS"},
+        "mask2former": {"MODEL.WEIGHTS", "SOLVER.STEPS"},
+        "sotr": {"MODEL.WEIGHTS"},
+    }
     allowed = own.get(Path(name).stem.split("-")[1], set())
     if name.endswith("-imagenet.yaml"):
         allowed = set()
@@ -210,11 +214,12 @@ def test_what_is_tuned_on_reads_no_image_of_val(kind: str) -> None:
     assert {entry[2] for entry in cfg["DATASETS.REGISTER"]} == {f"$ADET_IUQ_DATA/{kind}/train"}
 
 
-def test_mask2formers_studies_start_where_their_pretraining_ends() -> None:
-    pretraining = leaves("configs/Studies/Pretrain-mask2former.yaml")
+@pytest.mark.parametrize("segmenter", ["mask2former", "sotr"])
+def test_the_studies_start_where_their_pretraining_ends(segmenter: str) -> None:
+    pretraining = leaves(f"configs/Studies/Pretrain-{segmenter}.yaml")
     assert pretraining["MODEL.WEIGHTS"] == leaves(STUDY_TRUNK)["MODEL.WEIGHTS"]
     assert not pretraining["MODEL.IUQ.INTER.ENABLED"] and not pretraining["MODEL.IUQ.EQUI.ENABLED"]
-    start = leaves("configs/Studies/Base-mask2former.yaml")["MODEL.WEIGHTS"]
+    start = leaves(f"configs/Studies/Base-{segmenter}.yaml")["MODEL.WEIGHTS"]
     assert start == f"{pretraining['OUTPUT_DIR']}/model_final.pth"
 
 
