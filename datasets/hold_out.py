@@ -1,4 +1,4 @@
-"""Splits a COCO-format data set by chance into a part to train on and one to tune on. Images are not copied.
+"""Splits a COCO-format data set at random into a part to train on and one to tune on. Images are not copied.
 
     python datasets/hold_out.py --json $ADET_IUQ_DATA/nuclei/train.json --output output/nuclei_tune
 

@@ -18,7 +18,7 @@ REPORT_FILE = "report.md"
 _NOTES = (
     "Runs of one seed share initial weights, and read the images in the same order. Intervals are Student's t intervals "
     "of the mean paired difference over seeds, for these images for training and evaluation; with several arms and "
-    "metrics some are clear of zero by chance. `cost` is the mean over seeds of an arm's processor time (on a GPU: of "
+    "metrics some exclude zero by chance. `cost` is the mean over seeds of an arm's processor time (on a GPU: of "
     "its time) over that of the base arm, start and evaluation included, runs that were killed in the middle left out. "
     "`train/` metrics are means over the last fifth of the training."
 )

@@ -77,7 +77,7 @@ def difference_table(study: Study, records: Sequence[Record], metrics: Sequence[
     """A row per arm except the control: the mean paired difference to it, with its interval, for every metric."""
     columns = [_difference_column(metric_by_arm(study, records, metric), control) for metric in metrics]
     rows = [[arm, *(column[arm] for column in columns)] for arm in study.arms if arm != control]
-    title = f"Difference to {control}, seed by seed: mean [95 % interval], **bold** where it is clear of zero"
+    title = f"Difference to {control}, seed by seed: mean [95 % interval], **bold** where it excludes zero"
     return Table(title, ["arm", *metrics], rows)
 
 

@@ -1,4 +1,4 @@
-"""A part of a data set held out by chance: each image in one part, the same choice for a seed, about the wanted share."""
+"""A part of a data set held out at random: each image in one part, the same choice for a seed, about the wanted share."""
 
 import json
 from pathlib import Path
