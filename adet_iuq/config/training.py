@@ -13,7 +13,7 @@ def add_data_config(cfg: CfgNode) -> None:
     # Whether broken annotations and missing images are looked for before training; the verdict is cached.
     cfg.DATASETS.CHECK = True
 
-    # The embedded scenes `shapes_train` and `shapes_val`.
+    # The rendered scenes `shapes_train` and `shapes_val`.
     cfg.DATASETS.SHAPES = CfgNode()
     cfg.DATASETS.SHAPES.ROOT = ""  # cache folder; empty: $ADET_IUQ_CACHE, else ~/.cache/adet_iuq
     # "mixed": five classes, all sizes. "crowded": one class, 20 to 40 near-identical touching instances an image.

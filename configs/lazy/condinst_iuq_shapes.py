@@ -1,4 +1,4 @@
-"""A small CondInst with instance-unique querying on the embedded "shapes" scenes: a CPU trains it while one watches.
+"""A small CondInst with instance-unique querying on the rendered "shapes" scenes: a CPU trains it while one watches.
 
 python tools/lazy_train_net.py --config-file configs/lazy/condinst_iuq_shapes.py
 

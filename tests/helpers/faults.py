@@ -110,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
     train.run(args)
 
 
-# CondInst with instance-unique querying, as small as it goes, on embedded scenes; no BatchNorm.
+# CondInst with instance-unique querying, as small as it goes, on rendered scenes; no BatchNorm.
 TINY = [
     "--config-file", str(REPOSITORY / "configs/quickstart.yaml"), "DATASETS.TEST", "()", "DATASETS.SHAPES.SIZE", "64",
     "DATASETS.SHAPES.NUM_TRAIN", "12", "INPUT.MIN_SIZE_TRAIN", "(64,)", "MODEL.DEVICE", "cpu",

@@ -1,4 +1,4 @@
-"""Registers data sets: detectron2's COCO and LVIS, the embedded shapes, any COCO-format JSON file or folder of a user."""
+"""Registers data sets: detectron2's COCO and LVIS, the rendered shapes, any COCO-format JSON file or folder of a user."""
 
 import difflib
 import json

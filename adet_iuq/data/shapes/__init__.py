@@ -1,1 +1,1 @@
-"""The embedded scenes, rendered when they are first used."""
+"""The rendered scenes, made when they are first used."""

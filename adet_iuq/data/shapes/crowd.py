@@ -1,4 +1,4 @@
-"""A crowded scene of the embedded data "shapes": 20 to 40 eggs of one look and nearly one size, which touch and overlap.
+"""A crowded scene of the rendered data "shapes": 20 to 40 eggs of one look and nearly one size, which touch and overlap.
 
 Class, colour, texture and size do not tell one egg from another; only place and the rim do. Instance-unique queries are
 meant for such scenes. The functions that draw are those of the mixed scenes (render.py).

@@ -1,4 +1,4 @@
-"""The embedded data "shapes": rendered once from a seed into a cache folder, as PNG files and a COCO-format JSON.
+"""The rendered data "shapes": made once from a seed into a cache folder, as PNG files and a COCO-format JSON.
 
 The folder's name holds the parameters, the version of the renderer and a hash of both, so other parameters never find
 old files. Equal parameters give equal bytes, and an image does not depend on the number of other images.

@@ -1,4 +1,4 @@
-"""The kinds of embedded scenes that DATASETS.SHAPES.PRESET chooses from."""
+"""The kinds of rendered scenes that DATASETS.SHAPES.PRESET chooses from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

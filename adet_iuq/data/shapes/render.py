@@ -1,4 +1,4 @@
-"""One scene of the embedded data "shapes": look-alike textured figures that overlap, in front of clutter.
+"""One scene of the rendered data "shapes": look-alike textured figures that overlap, in front of clutter.
 
 All drawing is plain array arithmetic on masks that pycocotools rasterises. So a pixel belongs to exactly one thing, and
 a polygon annotation rasterises to exactly the pixels that were painted. Coordinates are x, y in pixels of the image.

@@ -1,4 +1,4 @@
-"""The embedded scenes: same bytes for the same seed, and annotations that say exactly what was painted."""
+"""The rendered scenes: same bytes for the same seed, and annotations that say exactly what was painted."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
