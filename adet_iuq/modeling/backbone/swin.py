@@ -75,6 +75,7 @@ class D2SwinTransformer(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
+        """The constructor's arguments: the keys of MODEL.SWIN in lower case."""
         return {name.lower(): value for name, value in cfg.MODEL.SWIN.items()}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

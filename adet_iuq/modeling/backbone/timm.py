@@ -72,6 +72,7 @@ class TimmBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The constructor's arguments from MODEL.TIMM."""
         options = cfg.MODEL.TIMM
         return {
             "name": options.NAME,

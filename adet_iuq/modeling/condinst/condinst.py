@@ -98,6 +98,11 @@ class CondInst(Segmenter):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The constructor's arguments from MODEL.FCOS, MODEL.CONDINST and MODEL.BACKBONE.
+
+        Raises:
+            UserError: a value of these keys is unknown, or does not fit the others or the backbone.
+        """
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         missing = [name for name in cfg.MODEL.FCOS.IN_FEATURES if name not in shapes]

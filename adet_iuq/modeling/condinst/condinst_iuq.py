@@ -47,6 +47,11 @@ class CondInstIUQ(IUQMetaArch, CondInst):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The segmenter's arguments, and MODEL.IUQ.INTER.REL_COORDS.
+
+        Raises:
+            UserError: the method does not know a value.
+        """
         rel_coords = cfg.MODEL.IUQ.INTER.REL_COORDS
         if rel_coords not in REL_COORDS:
             raise UserError(f'MODEL.IUQ.INTER.REL_COORDS is "{rel_coords}"; it can be {" or ".join(REL_COORDS)}.')

@@ -76,6 +76,11 @@ class FCOS(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """The constructor's arguments from MODEL.FCOS, for a backbone's maps `input_shape`.
+
+        Raises:
+            UserError: a value of these keys is unknown, or does not fit the others or the backbone.
+        """
         fcos = cfg.MODEL.FCOS
         for key, choices in _CHOICES.items():
             if fcos[key] not in choices:

@@ -117,6 +117,7 @@ class FCOSHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict:
+        """The constructor's arguments from MODEL.FCOS, for the maps `input_shape`, one a level."""
         fcos = cfg.MODEL.FCOS
         return {
             "channels": input_shape[0].channels,

@@ -71,6 +71,11 @@ class MaskBranch(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """The constructor's arguments from MODEL.CONDINST.MASK_BRANCH, for a backbone's maps `input_shape`.
+
+        Raises:
+            UserError: a value of these keys is unknown, or does not fit the others or the backbone.
+        """
         branch = cfg.MODEL.CONDINST.MASK_BRANCH
         missing = [name for name in branch.IN_FEATURES if name not in input_shape]
         if missing:

@@ -88,6 +88,7 @@ class DynamicMaskHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, feature_stride: int) -> dict:
+        """The constructor's arguments from MODEL.CONDINST; `feature_stride` is that of the mask features, in pixels."""
         condinst = cfg.MODEL.CONDINST
         return {
             "feature_channels": condinst.MASK_BRANCH.OUT_CHANNELS,

@@ -91,6 +91,7 @@ class SetCriterion(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """The constructor's arguments from MODEL.MASK_FORMER and MODEL.SEM_SEG_HEAD."""
         former = cfg.MODEL.MASK_FORMER
         return {
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,

@@ -38,6 +38,11 @@ class MaskFormerHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+        """The constructor's arguments from MODEL.SEM_SEG_HEAD, for a backbone's maps `input_shape`.
+
+        Raises:
+            UserError: a value of these keys is unknown, or does not fit the others or the backbone.
+        """
         for key, only in _ONLY.items():
             value: Any = cfg
             for part in key.split("."):

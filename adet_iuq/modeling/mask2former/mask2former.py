@@ -98,6 +98,7 @@ class MaskFormer(Segmenter):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The constructor's arguments from MODEL.MASK_FORMER, MODEL.SEM_SEG_HEAD and MODEL.BACKBONE."""
         backbone = build_backbone(cfg)
         test = cfg.MODEL.MASK_FORMER.TEST
         return {

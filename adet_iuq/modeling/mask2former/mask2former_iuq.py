@@ -72,6 +72,11 @@ class MaskFormerIUQ(IUQMetaArch, MaskFormer):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The segmenter's arguments, and those of MODEL.IUQ.MASK_FORMER.
+
+        Raises:
+            UserError: the method does not know a value.
+        """
         settings = cfg.MODEL.IUQ.MASK_FORMER
         if settings.QUERY_LAYERS not in QUERY_LAYERS:
             raise UserError(

@@ -138,6 +138,11 @@ class MSDeformAttnPixelDecoder(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+        """The constructor's arguments from MODEL.SEM_SEG_HEAD, for a backbone's maps `input_shape`.
+
+        Raises:
+            UserError: a value of these keys is unknown, or does not fit the others or the backbone.
+        """
         head = cfg.MODEL.SEM_SEG_HEAD
         encoded = sorted(head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES, key=lambda name: input_shape[name].stride)
         lateral = [name for name in head.IN_FEATURES if name not in encoded]

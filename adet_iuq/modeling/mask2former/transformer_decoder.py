@@ -180,6 +180,11 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The constructor's arguments from MODEL.MASK_FORMER and MODEL.SEM_SEG_HEAD.
+
+        Raises:
+            UserError: a value of these keys is unknown, or does not fit the others or the backbone.
+        """
         former, head = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD
         if former.PRE_NORM:
             raise UserError("MODEL.MASK_FORMER.PRE_NORM True is not supported: every published recipe has False.")

@@ -70,6 +70,7 @@ class InstanceHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """The constructor's arguments from MODEL.SOLOV2."""
         solov2 = cfg.MODEL.SOLOV2
         return {
             "in_channels": solov2.INSTANCE_IN_CHANNELS,

@@ -32,6 +32,7 @@ class SOLOv2(GridSegmenter):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The constructor's arguments from MODEL.SOLOV2 and MODEL.BACKBONE."""
         top_channels = cfg.MODEL.SOLOV2.MASK_IN_CHANNELS + COORDINATES
         head = InstanceHead(cfg)
         return {"ins_head": head, **grid_segmenter_arguments(cfg, "SOLOV2", build_backbone(cfg), top_channels)}

@@ -48,6 +48,11 @@ class TransformerHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """The constructor's arguments from MODEL.SOTR.
+
+        Raises:
+            UserError: a value of these keys is unknown, or does not fit the others or the backbone.
+        """
         sotr = cfg.MODEL.SOTR
         channels, heads, depth = sotr.INSTANCE_IN_CHANNELS, sotr.TRANSFORMER_HEADS, sotr.TRANSFORMER_DEPTH
         if channels != sotr.MASK_IN_CHANNELS:

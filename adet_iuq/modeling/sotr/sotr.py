@@ -31,6 +31,7 @@ class SOTR(GridSegmenter):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The constructor's arguments from MODEL.SOTR and MODEL.BACKBONE."""
         head = TransformerHead(cfg)
         channels = cfg.MODEL.SOTR.INSTANCE_IN_CHANNELS
         return {"cate_head": head, **grid_segmenter_arguments(cfg, "SOTR", build_backbone(cfg), top_channels=channels)}
