@@ -44,7 +44,7 @@ class Toy(nn.Module):
 
     def __init__(self, dim: int = 16) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(
+        self.backbone = nn.Sequential(
             nn.Conv2d(5, 32, 4, stride=4), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
             nn.Conv2d(32, 32, 5, padding=2), nn.ReLU(),
         )  # fmt: skip
@@ -54,7 +54,7 @@ class Toy(nn.Module):
         """Maps of pixels and of possible queries, (B, D, Hf, Wf) each, from images (B, 3, H, W)."""
         position = torch.linspace(-1, 1, images.shape[2])  # so that equal colours at different places can be told apart
         grid = torch.stack(torch.meshgrid(position, position, indexing="xy")).expand(len(images), -1, -1, -1)
-        shared = self.trunk(torch.cat([images, grid], dim=1))
+        shared = self.backbone(torch.cat([images, grid], dim=1))
         return self.pixels(shared), self.queries(shared)
 
     def retrieve(self, queries: Queries, pixels: Pixels) -> Tensor:

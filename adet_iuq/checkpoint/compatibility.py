@@ -19,17 +19,20 @@ _INESSENTIAL = (
     "relative_position_index",
     "attn_mask",
 )
-# The first parts of the names that image classifiers give to the layers behind their trunk. conv_head, bn2 and
+# The first parts of the names that image classifiers give to the layers behind their bottom-up network. conv_head, bn2 and
 # norm_head are those of timm's EfficientNet and MobileNet.
 CLASSIFIER = frozenset(
     {"fc", "fc1000", "head", "classifier", "linear", "norm", "pre_logits", "pred", "conv_head", "bn2", "norm_head"}
 )
 _BACKBONE = "backbone."
-_TRUNK_PLACES = ("bottom_up.", "0.body.")  # the trunk's place in detectron2's pyramids, and in models of DETR's family
+_BOTTOM_UP_PLACES = (
+    "bottom_up.",
+    "0.body.",
+)  # the network's place in detectron2's pyramids, and in models of DETR's family
 # Swin's output norms, which no classifier has.
 _OUTPUT_NORM = re.compile(r"backbone\.(bottom_up\.|0\.body\.)?norm\d\.")
-# If a larger share of its tensors is missing or surplus, a trunk is of another kind or depth.
-_TRUNK_TOLERANCE = 0.2
+# If a larger share of its tensors is missing or surplus, a bottom-up network is of another kind or depth.
+_BOTTOM_UP_TOLERANCE = 0.2
 
 
 @dataclass
@@ -106,12 +109,12 @@ def training_problem(comparison: Comparison) -> str | None:
     if comparison.mismatched:
         return f"tensors have other shapes than in the model: {listing(comparison.mismatched, comparison.shapes)}"
     known = set(comparison.matched) | set(comparison.resized)
-    trunk = trunk_prefix([*known, *comparison.missing])
-    trunk_parts = {name.removeprefix(trunk).split(".")[0] for name in known if name.startswith(trunk)}
+    prefix = bottom_up_prefix([*known, *comparison.missing])
+    parts = {name.removeprefix(prefix).split(".")[0] for name in known if name.startswith(prefix)}
     foreign = [
         name
         for name in comparison.unexpected
-        if not name.startswith(_BACKBONE) and name.split(".")[0] not in trunk_parts | CLASSIFIER
+        if not name.startswith(_BACKBONE) and name.split(".")[0] not in parts | CLASSIFIER
     ]
     fitting = [name for name in known if not name.startswith(_BACKBONE)]
     if len(foreign) > len(fitting):
@@ -119,22 +122,22 @@ def training_problem(comparison: Comparison) -> str | None:
             f"of its {len(foreign) + len(fitting)} tensors beside the backbone only {len(fitting)} fit the model; "
             f"foreign are {listing(comparison.in_file(foreign))}"
         )
-    return _trunk_problem(comparison, trunk, trunk_parts)
+    return _bottom_up_problem(comparison, prefix, parts)
 
 
-def trunk_prefix(names: Iterable[str]) -> str:
+def bottom_up_prefix(names: Iterable[str]) -> str:
     """The prefix of the names of a model's bottom-up network: it stands alone, under a pyramid, or where DETR has it."""
     names = list(names)
-    deeper = (_BACKBONE + place for place in _TRUNK_PLACES)
+    deeper = (_BACKBONE + place for place in _BOTTOM_UP_PLACES)
     return next((prefix for prefix in deeper if any(name.startswith(prefix) for name in names)), _BACKBONE)
 
 
-def _trunk_problem(comparison: Comparison, trunk: str, trunk_parts: set[str]) -> str | None:
+def _bottom_up_problem(comparison: Comparison, prefix: str, parts: set[str]) -> str | None:
     """Recognises a backbone of another depth or kind, of which only some layers coincide."""
-    matched = [name for name in comparison.matched if name.startswith(trunk)]
-    missing = [name for name in comparison.missing if name.startswith(trunk) and not _OUTPUT_NORM.match(name)]
-    surplus = [name for name in comparison.unexpected if name.startswith(trunk) or name.split(".")[0] in trunk_parts]
-    limit = _TRUNK_TOLERANCE * len(matched)
+    matched = [name for name in comparison.matched if name.startswith(prefix)]
+    missing = [name for name in comparison.missing if name.startswith(prefix) and not _OUTPUT_NORM.match(name)]
+    surplus = [name for name in comparison.unexpected if name.startswith(prefix) or name.split(".")[0] in parts]
+    limit = _BOTTOM_UP_TOLERANCE * len(matched)
     if matched and len(missing) > limit:
         return f"it has only a part of the model's backbone; missing are {listing(missing)}"
     if matched and len(surplus) > limit:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adet_iuq.checkpoint.checkpointer import named_tensors
-from adet_iuq.checkpoint.compatibility import Comparison, compare, listing, optional_keys, trunk_prefix
+from adet_iuq.checkpoint.compatibility import Comparison, bottom_up_prefix, compare, listing, optional_keys
 from adet_iuq.checkpoint.files import read_checkpoint
 from adet_iuq.checkpoint.formats import hf_mask2former_table, swin_table, timm_table
 from adet_iuq.checkpoint.modernize import modern_names
@@ -94,9 +94,11 @@ def to_ours(tensors: Mapping[str, Tensor], model: nn.Module, source: str) -> Con
     placed = {name: tuple(tensor.shape) for name, tensor in renamed.tensors.items()}
     comparison = compare(placed, shapes, optional_keys(model))
     comparison.sources = renamed.sources
-    trunk = trunk_prefix(shapes)
-    if comparison.matched and all(name.startswith(trunk) for name in comparison.matched):
-        needed = [name for name in comparison.missing if name.startswith(trunk) and not name.startswith(trunk + "norm")]
+    prefix = bottom_up_prefix(shapes)
+    if comparison.matched and all(name.startswith(prefix) for name in comparison.matched):
+        needed = [
+            name for name in comparison.missing if name.startswith(prefix) and not name.startswith(prefix + "norm")
+        ]
     else:
         needed = comparison.missing
     kept = {name: renamed.tensors[name] for name in comparison.matched}
@@ -153,14 +155,14 @@ def write_weights(tensors: Mapping[str, Tensor], path: str) -> None:
 
 def _table(name: str, model_names: Mapping[str, Any]) -> NameTable | None:
     """The table for a format's names; None if they are the same as here."""
-    trunk = trunk_prefix(model_names)
+    prefix = bottom_up_prefix(model_names)
     if name == "timm":
-        return timm_table(trunk, model_names)
+        return timm_table(prefix, model_names)
     if name == "detectron2":
         return None
     if name not in FORMATS:
         raise UserError(f"There is no format {name}; known are {', '.join(FORMATS)}.")
-    return swin_table(trunk) if name == "swin" else hf_mask2former_table(trunk)
+    return swin_table(prefix) if name == "swin" else hf_mask2former_table(prefix)
 
 
 def _problems(comparison: Comparison, needed: list[str], unplaced: list[str]) -> list[str]:

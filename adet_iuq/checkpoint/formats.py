@@ -1,6 +1,6 @@
 """Names that other projects give to the tensors of models here (Swin: docs/parity/mask2former.md, "Swin").
 
-Trunk: "backbone." or, under a pyramid, "backbone.bottom_up."; `compatibility.trunk_prefix` decides which.
+`prefix`: "backbone." or, under a pyramid, "backbone.bottom_up."; `compatibility.bottom_up_prefix` decides which.
 """
 
 from collections.abc import Iterable
@@ -14,66 +14,66 @@ _MADE_ANEW = (r".*relative_position_index$", r".*attn_mask$", r".*num_batches_tr
 _CLASSIFIER = (r"(fc|head|norm|classifier|pre_logits)\.", *_MADE_ANEW)
 
 
-def swin_table(trunk: str) -> NameTable:
+def swin_table(prefix: str) -> NameTable:
     """Names of the ImageNet classifiers that Swin's authors publish; they have no output norms but a classifier's head."""
     parts = ("patch_embed.{rest}", "layers.{rest}", "absolute_pos_embed")
-    rules = [Rule(trunk + part, (part,)) for part in parts]
-    return NameTable(rules, ignored=_CLASSIFIER, ours_only=_beside_the_trunk(trunk))
+    rules = [Rule(prefix + part, (part,)) for part in parts]
+    return NameTable(rules, ignored=_CLASSIFIER, ours_only=_beside_bottom_up(prefix))
 
 
-def timm_table(trunk: str, model_names: Iterable[str]) -> NameTable:
-    """timm's names for the trunk of this model: Swin, detectron2's ResNet, or the bridge to timm.
+def timm_table(prefix: str, model_names: Iterable[str]) -> NameTable:
+    """timm's names for the bottom-up network of this model: Swin, detectron2's ResNet, or the bridge to timm.
 
     Raises:
-        UserError: the trunk is none of them.
+        UserError: the network is none of them.
     """
-    trunk_names = [name.removeprefix(trunk) for name in model_names if name.startswith(trunk)]
-    if any(name.startswith("model.") for name in trunk_names):
+    names = [name.removeprefix(prefix) for name in model_names if name.startswith(prefix)]
+    if any(name.startswith("model.") for name in names):
         # In `features_only` models the first dot of a level's name is "_".
         levels = [
             (f"{part}_{{i}}.{{rest}}", f"{part}.{{i}}.{{rest}}") for part in ("stem", "stages", "layers", "blocks")
         ]
-        rules = [Rule(f"{trunk}model.{ours}", (theirs,)) for ours, theirs in levels if _has(trunk_names, ours)]
-        rules.append(Rule(trunk + "model.{rest}", ("{rest}",)))
-        # Without names that the trunk itself uses for another layer, such as the second norm of Xception's stem.
-        heads = sorted(part for part in CLASSIFIER if not any(n.startswith(f"model.{part}.") for n in trunk_names))
+        rules = [Rule(f"{prefix}model.{ours}", (theirs,)) for ours, theirs in levels if _has(names, ours)]
+        rules.append(Rule(prefix + "model.{rest}", ("{rest}",)))
+        # Without names that the network itself uses for another layer, such as the second norm of Xception's stem.
+        heads = sorted(part for part in CLASSIFIER if not any(n.startswith(f"model.{part}.") for n in names))
         ignored = (rf"({'|'.join(heads)})\.", *_MADE_ANEW)
-        return NameTable(rules, ignored=ignored, ours_only=_beside_the_trunk(trunk))
-    if any(name.startswith("patch_embed.") for name in trunk_names):
-        return NameTable(_timm_swin_rules(trunk), ignored=_CLASSIFIER, ours_only=_beside_the_trunk(trunk))
-    if any(name.startswith("stem.conv1.") for name in trunk_names):
-        return NameTable(_timm_resnet_rules(trunk), ignored=_CLASSIFIER, ours_only=_beside_the_trunk(trunk))
-    raise UserError(f"The backbone of this model ({', '.join(trunk_names[:3])}, ...) has no counterpart in timm.")
+        return NameTable(rules, ignored=ignored, ours_only=_beside_bottom_up(prefix))
+    if any(name.startswith("patch_embed.") for name in names):
+        return NameTable(_timm_swin_rules(prefix), ignored=_CLASSIFIER, ours_only=_beside_bottom_up(prefix))
+    if any(name.startswith("stem.conv1.") for name in names):
+        return NameTable(_timm_resnet_rules(prefix), ignored=_CLASSIFIER, ours_only=_beside_bottom_up(prefix))
+    raise UserError(f"The backbone of this model ({', '.join(names[:3])}, ...) has no counterpart in timm.")
 
 
-def _has(trunk_names: list[str], template: str) -> bool:
-    return any(name.startswith("model." + template.split("{")[0]) for name in trunk_names)
+def _has(names: list[str], template: str) -> bool:
+    return any(name.startswith("model." + template.split("{")[0]) for name in names)
 
 
-def _beside_the_trunk(trunk: str) -> tuple[str, ...]:
+def _beside_bottom_up(prefix: str) -> tuple[str, ...]:
     """Patterns of our names without a counterpart: output norms, and everything outside of the bottom-up network."""
-    return (rf"(?!{trunk})", rf"{trunk}norm\d\.", *_MADE_ANEW)
+    return (rf"(?!{prefix})", rf"{prefix}norm\d\.", *_MADE_ANEW)
 
 
-def _timm_swin_rules(trunk: str) -> list[Rule]:
-    rules = [Rule(trunk + "patch_embed.{rest}", ("patch_embed.{rest}",))]
+def _timm_swin_rules(prefix: str) -> list[Rule]:
+    rules = [Rule(prefix + "patch_embed.{rest}", ("patch_embed.{rest}",))]
     # timm merges patches at the start of a level, the published code at the end of the level before.
     for separator in (".", "_"):
         for level in range(3):
             step = f"layers{separator}{level + 1}.downsample.{{rest}}"
-            rules.append(Rule(f"{trunk}layers.{level}.downsample.{{rest}}", (step,)))
-        rules.append(Rule(trunk + "layers.{i}.blocks.{rest}", (f"layers{separator}{{i}}.blocks.{{rest}}",)))
+            rules.append(Rule(f"{prefix}layers.{level}.downsample.{{rest}}", (step,)))
+        rules.append(Rule(prefix + "layers.{i}.blocks.{rest}", (f"layers{separator}{{i}}.blocks.{{rest}}",)))
     return rules
 
 
-def _timm_resnet_rules(trunk: str) -> list[Rule]:
+def _timm_resnet_rules(prefix: str) -> list[Rule]:
     """detectron2's ResNets are timm's resnet* with other names (MODEL.RESNETS.STRIDE_IN_1X1 False)."""
     rules = [
-        Rule(trunk + "stem.conv1.weight", ("conv1.weight",)),
-        Rule(trunk + "stem.conv1.norm.{rest}", ("bn1.{rest}",)),
+        Rule(prefix + "stem.conv1.weight", ("conv1.weight",)),
+        Rule(prefix + "stem.conv1.norm.{rest}", ("bn1.{rest}",)),
     ]
     for level in range(1, 5):
-        ours, theirs = f"{trunk}res{level + 1}.{{i}}.", f"layer{level}.{{i}}."
+        ours, theirs = f"{prefix}res{level + 1}.{{i}}.", f"layer{level}.{{i}}."
         rules.append(Rule(ours + "shortcut.weight", (theirs + "downsample.0.weight",)))
         rules.append(Rule(ours + "shortcut.norm.{rest}", (theirs + "downsample.1.{rest}",)))
         rules.append(Rule(ours + "conv{j}.weight", (theirs + "conv{j}.weight",)))
@@ -83,24 +83,24 @@ def _timm_resnet_rules(trunk: str) -> list[Rule]:
 
 # Mask2Former in Hugging Face's transformers, as its files name the tensors
 
-_HF_TRUNK = "model.pixel_level_module.encoder."
+_HF_BACKBONE = "model.pixel_level_module.encoder."
 # Later versions have a norm behind Swin, under either name, which Mask2Former never uses; the published files lack it.
-_HF_UNUSED_NORM = rf"{_HF_TRUNK}(swin\.)?layernorm\."
+_HF_UNUSED_NORM = rf"{_HF_BACKBONE}(swin\.)?layernorm\."
 
 
-def hf_mask2former_table(trunk: str) -> NameTable:
+def hf_mask2former_table(prefix: str) -> NameTable:
     """Names of a whole Mask2Former with Swin."""
-    rules = _hf_swin_rules(trunk) + _hf_pixel_decoder_rules() + _hf_predictor_rules()
+    rules = _hf_swin_rules(prefix) + _hf_pixel_decoder_rules() + _hf_predictor_rules()
     return NameTable(rules, ignored=(_HF_UNUSED_NORM, *_MADE_ANEW), ours_only=_MADE_ANEW)
 
 
-def _hf_swin_rules(trunk: str) -> list[Rule]:
-    ours, theirs = trunk + "layers.{i}.blocks.{j}.", _HF_TRUNK + "encoder.layers.{i}.blocks.{j}."
+def _hf_swin_rules(prefix: str) -> list[Rule]:
+    ours, theirs = prefix + "layers.{i}.blocks.{j}.", _HF_BACKBONE + "encoder.layers.{i}.blocks.{j}."
     attention = theirs + "attention.self."
     rules = [
-        Rule(trunk + "patch_embed.proj.{p}", (_HF_TRUNK + "embeddings.patch_embeddings.projection.{p}",)),
-        Rule(trunk + "patch_embed.norm.{p}", (_HF_TRUNK + "embeddings.norm.{p}",)),
-        Rule(trunk + "layers.{i}.downsample.{rest}", (_HF_TRUNK + "encoder.layers.{i}.downsample.{rest}",)),
+        Rule(prefix + "patch_embed.proj.{p}", (_HF_BACKBONE + "embeddings.patch_embeddings.projection.{p}",)),
+        Rule(prefix + "patch_embed.norm.{p}", (_HF_BACKBONE + "embeddings.norm.{p}",)),
+        Rule(prefix + "layers.{i}.downsample.{rest}", (_HF_BACKBONE + "encoder.layers.{i}.downsample.{rest}",)),
         Rule(ours + "attn.qkv.{p}", tuple(f"{attention}{part}.{{p}}" for part in ("query", "key", "value"))),
         Rule(ours + "attn.relative_position_bias_table", (attention + "relative_position_bias_table",)),
         Rule(ours + "attn.proj.{p}", (theirs + "attention.output.dense.{p}",)),
@@ -110,7 +110,7 @@ def _hf_swin_rules(trunk: str) -> list[Rule]:
         Rule(ours + "mlp.fc2.{p}", (theirs + "output.dense.{p}",)),
     ]
     for level in range(4):
-        rules.append(Rule(f"{trunk}norm{level}.{{p}}", (f"{_HF_TRUNK}hidden_states_norms.stage{level + 1}.{{p}}",)))
+        rules.append(Rule(f"{prefix}norm{level}.{{p}}", (f"{_HF_BACKBONE}hidden_states_norms.stage{level + 1}.{{p}}",)))
     return rules
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from adet_iuq.checkpoint.compatibility import trunk_prefix
+from adet_iuq.checkpoint.compatibility import bottom_up_prefix
 
 _HEAD = "sem_seg_head."
 
@@ -17,8 +17,8 @@ def modern_names(tensors: Mapping[str, Tensor], model: Collection[str]) -> dict[
     * Files of a bare backbone, such as those of Swin's authors: they get the prefix with which most names are the model's.
     """
     result = {_renamed(name, model, tensors): tensor for name, tensor in tensors.items()}
-    trunk = trunk_prefix(model)
-    known = {prefix: sum(prefix + name in model for name in result) for prefix in ("", trunk, trunk + "model.")}
+    bottom_up = bottom_up_prefix(model)
+    known = {prefix: sum(prefix + name in model for name in result) for prefix in ("", bottom_up, bottom_up + "model.")}
     prefix = max(known, key=lambda one: known[one])
     return {_prefixed(name, prefix, model, result): tensor for name, tensor in result.items()}
 

@@ -13,7 +13,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from adet_iuq.checkpoint.compatibility import trunk_prefix
+from adet_iuq.checkpoint.compatibility import bottom_up_prefix
 from adet_iuq.checkpoint.files import DamagedCheckpointError, read_checkpoint
 from adet_iuq.checkpoint.hashes import sha256
 from adet_iuq.checkpoint.renaming import NameTable, Rule
@@ -87,7 +87,7 @@ def check_pretrained(cfg: CfgNode, model_names: Collection[str]) -> None:
     _find(path)
     name = path.removeprefix(PREFIX)
     network = cfg.MODEL.TIMM.NAME.split(".")[0]
-    if network != name or f"{trunk_prefix(model_names)}model.conv_stem.weight" not in model_names:
+    if network != name or f"{bottom_up_prefix(model_names)}model.conv_stem.weight" not in model_names:
         raise UserError(
             f"{path} are weights of timm's {name}; the backbone is {cfg.MODEL.BACKBONE.NAME} with MODEL.TIMM.NAME "
             f"{network}. Set MODEL.TIMM.NAME {name}, and MODEL.BACKBONE.NAME build_fcos_timm_fpn_backbone (CondInst), "

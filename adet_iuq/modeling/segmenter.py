@@ -1,4 +1,6 @@
-"""The trunk: what training, evaluation and checkpoints need of a segmenter, with defaults. It knows nothing of the method.
+"""The base class of every segmenter: what training, evaluation and checkpoints need of it, with defaults.
+
+It knows nothing of the method.
 
 Shapes: B images, Q queries with a target, K_b instances of image b, (H, W) network input, (Hf, Wf) dense map of D channels.
 """

@@ -1,4 +1,4 @@
-"""torchvision's ResNets as detectron2 backbones, with the names that models of DETR's family give to their trunk."""
+"""torchvision's ResNets as detectron2 backbones, with the names that models of DETR's family give to their body."""
 
 from typing import Any
 

@@ -149,8 +149,8 @@ class SOLQ(Segmenter):
     def decode(self, images: ImageList) -> Decoded:
         """Runs everything except the heads of classes and vectors."""
         with part("backbone"):
-            trunk: Any = self.backbone[0]
-            maps = trunk["body"](images.tensor)
+            network: Any = self.backbone[0]
+            maps = network["body"](images.tensor)
         with part("heads"):
             raw = [maps[name] for name in self.in_features]
             projected = [project(one) for project, one in zip(self.input_proj, [*raw, raw[-1]], strict=True)]

@@ -39,7 +39,7 @@ def test_a_backbone_starts_a_training_and_is_no_model() -> None:
 
 
 def test_an_image_classifier_is_a_backbone() -> None:
-    # The trunk's names after detectron2's matching, the classifier's as they are in the file.
+    # The names of the bottom-up network after detectron2's matching, the classifier's as they are in the file.
     file = backbone(4) | {"fc1000.weight": (1000, 8), "fc1000.bias": (1000,)}
     assert problems(file)[0] is None
 

@@ -80,14 +80,14 @@ def test_swin_goes_to_timm_and_to_its_authors_and_back() -> None:
     model = Model(swin_cfg())
     randomised(model)
     ours = model.state_dict()
-    trunk = {n: t for n, t in ours.items() if n.startswith("backbone.") and "norm0" not in n}
+    bottom_up = {n: t for n, t in ours.items() if n.startswith("backbone.") and "norm0" not in n}
     for target in ("timm", "swin"):
         there = from_ours(ours, model, target)
         assert not there.problems and "head.weight" in there.left_out and "backbone.norm3.bias" in there.left_out
         back = to_ours(there.tensors, model, target)
         assert not back.problems and back.tensors
-        assert all(torch.equal(back.tensors[name], trunk[name]) for name in back.tensors)
-        assert {n for n in trunk if not n.startswith("backbone.norm") and "index" not in n} <= set(back.tensors)
+        assert all(torch.equal(back.tensors[name], bottom_up[name]) for name in back.tensors)
+        assert {n for n in bottom_up if not n.startswith("backbone.norm") and "index" not in n} <= set(back.tensors)
     plain = timm_swin()
     missing = plain.load_state_dict(from_ours(ours, model, "timm").tensors, strict=False)
     assert not missing.unexpected_keys and all(n.startswith(("norm", "head")) for n in missing.missing_keys)
@@ -95,7 +95,7 @@ def test_swin_goes_to_timm_and_to_its_authors_and_back() -> None:
 
 @pytest.mark.parametrize("bare_prefix", ["", "backbone."])
 def test_published_swin_classifiers_load_as_they_are(bare_prefix: str) -> None:
-    """Names of the authors' files: our trunk's, and a final norm, a head and shift masks besides."""
+    """Names of the authors' files: those of our backbone, and a final norm, a head and shift masks besides."""
     model = Model(swin_cfg())
     file = {n: t + 1 for n, t in from_ours(model.state_dict(), model, "swin").tensors.items()}
     extras = {

@@ -85,14 +85,14 @@ def test_the_network_gives_the_logits_of_the_weights_own_code(name: str) -> None
 
 
 @needs_lite0
-def test_the_whole_trunk_is_filled_and_the_rest_is_named_as_in_the_file(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_whole_backbone_is_filled_and_the_rest_is_named_as_in_the_file(caplog: pytest.LogCaptureFixture) -> None:
     cfg = lite_cfg()
     model = Model(cfg)
     with caplog.at_level(logging.INFO, logger="adet_iuq.checkpoint"):
         build_checkpointer(cfg, model).load(LITE0)
     weights = timm_names(LITE0, read_pretrained(LITE0)["model"])
-    trunk = model.backbone.bottom_up.model.state_dict()
-    assert trunk and all(torch.equal(tensor, weights[name]) for name, tensor in trunk.items())
+    bottom_up = model.backbone.bottom_up.model.state_dict()
+    assert bottom_up and all(torch.equal(tensor, weights[name]) for name, tensor in bottom_up.items())
     lacking, left = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
     assert "lacks" in lacking and "bottom_up" not in lacking
     own = "_conv_head.weight, _bn1.weight, _bn1.bias, _bn1.running_mean, _bn1.running_var, _fc.weight, _fc.bias"

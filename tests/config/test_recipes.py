@@ -22,7 +22,7 @@ FILES = [name for name in FOUND if "/Studies/" not in name or "/Base-" in name o
 # Files that others name in a list of _BASE_ and that are not launched.
 PARTS = {name for name in FILES if Path(name).name.startswith(("Base-", "Data-")) or name == METHOD}
 STUDY_BASES = {name for name in FILES if "/Studies/" in name}
-STUDY_TRUNK, STUDY_CONDINST = "configs/Studies/Base-trunk.yaml", "configs/Studies/Base-lite0.yaml"
+STUDY_SHARED, STUDY_CONDINST = "configs/Studies/Base-shared.yaml", "configs/Studies/Base-lite0.yaml"
 STUDY_OTHERS = {
     name for name in STUDY_BASES if Path(name).name.startswith(("Base-solov2", "Base-sotr", "Base-mask2former"))
 }
@@ -146,7 +146,7 @@ def differences(name: str, base: str) -> set[str]:
     return {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
 
 
-def test_the_trunk_of_the_studies_is_condinst_on_a_pretrained_backbone() -> None:
+def test_what_the_studies_share_is_condinst_on_a_pretrained_backbone() -> None:
     cfg = leaves(STUDY_CONDINST)
     assert cfg["MODEL.META_ARCHITECTURE"] == "CondInstIUQ"
     assert not cfg["MODEL.IUQ.INTER.ENABLED"] and not cfg["MODEL.IUQ.EQUI.ENABLED"]
@@ -166,7 +166,7 @@ def test_the_trunk_of_the_studies_is_condinst_on_a_pretrained_backbone() -> None
 
 
 @pytest.mark.parametrize(
-    "name", sorted(STUDY_BASES - {STUDY_TRUNK, STUDY_CONDINST, STUDY_SCRATCH} - STUDY_OTHERS - STUDY_DATA)
+    "name", sorted(STUDY_BASES - {STUDY_SHARED, STUDY_CONDINST, STUDY_SCRATCH} - STUDY_OTHERS - STUDY_DATA)
 )
 def test_the_bases_of_the_studies_differ_in_their_data_only(name: str) -> None:
     # Nuclei are small, shapes are easy, and the class loss may explode on all but embryos; nothing else may differ.
@@ -189,12 +189,12 @@ def test_the_small_recipes_rate_is_tuned_on_other_images_only() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(STUDY_OTHERS))
-def test_other_segmenters_are_studied_on_the_same_trunk_and_data(name: str) -> None:
+def test_other_segmenters_are_studied_on_the_same_backbone_and_data(name: str) -> None:
     data = {"tune": "embryos-tune", "imagenet": "embryos-tune", "embryos": "embryos"}.get(
         Path(name).stem.split("-")[-1]
     )
     condinst, cfg = leaves(f"configs/Studies/Base-{data}.yaml" if data else STUDY_CONDINST), leaves(name)
-    shared = body(STUDY_TRUNK).keys() | (body(f"configs/Studies/Data-{data}.yaml").keys() if data else set())
+    shared = body(STUDY_SHARED).keys() | (body(f"configs/Studies/Data-{data}.yaml").keys() if data else set())
     # SOLOv2 learns more slowly and trains longer, Mask2Former and SOTR start from trained weights (docs/results_base.md).
     own = {
         "solov2": {"SOLVER.MAX_ITER", "SOLVER.STEPS"},
@@ -217,7 +217,7 @@ def test_what_is_tuned_on_reads_no_image_of_val(kind: str) -> None:
 @pytest.mark.parametrize("segmenter", ["mask2former", "sotr"])
 def test_the_studies_start_where_their_pretraining_ends(segmenter: str) -> None:
     pretraining = leaves(f"configs/Studies/Pretrain-{segmenter}.yaml")
-    assert pretraining["MODEL.WEIGHTS"] == leaves(STUDY_TRUNK)["MODEL.WEIGHTS"]
+    assert pretraining["MODEL.WEIGHTS"] == leaves(STUDY_SHARED)["MODEL.WEIGHTS"]
     assert not pretraining["MODEL.IUQ.INTER.ENABLED"] and not pretraining["MODEL.IUQ.EQUI.ENABLED"]
     start = leaves(f"configs/Studies/Base-{segmenter}.yaml")["MODEL.WEIGHTS"]
     assert start == f"{pretraining['OUTPUT_DIR']}/model_final.pth"

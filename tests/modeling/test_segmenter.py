@@ -1,4 +1,4 @@
-"""The trunk: its defaults, its template forward, and what every built-in segmenter declares."""
+"""The base class of segmenters: its defaults, its template forward, and what every built-in segmenter declares."""
 
 from typing import Any
 

@@ -140,7 +140,7 @@ def test_unknown_networks_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("freeze_at", "frozen"), [(0, set()), (1, {"conv1", "bn1"}), (2, {"conv1", "bn1", "layer1"})])
-def test_frozen_parts_of_the_trunk(freeze_at: int, frozen: set[str]) -> None:
+def test_frozen_parts_of_the_body(freeze_at: int, frozen: set[str]) -> None:
     network = MODULES.TorchvisionResNet(18, "BN", freeze_at)
     assert {name.split(".")[0] for name, one in network.named_parameters() if not one.requires_grad} == frozen
 

@@ -51,7 +51,7 @@ def warnings_of(
     patience: int = 3,
     model: Segmenter | None = None,
 ) -> int:
-    """How often the guard of a model (with the trunk's defaults, if none is given) warns at these scalars of the steps."""
+    """How often the guard of a model (with the defaults of `Segmenter`, if none is given) warns at these scalars."""
     guard = CollapseGuard(patience, model or BareSegmenter())
     with EventStorage() as storage, caplog.at_level(logging.WARNING, logger="adet_iuq.engine.loop.guards"):
         guard.trainer = SimpleNamespace(storage=storage)

@@ -104,10 +104,10 @@ def test_every_segmenter_trains_on_a_timm_backbone_with_its_options(recipe: str)
         recipe, *options, "MODEL.BACKBONE.NAME", name.format("timm"), "MODEL.TIMM.NAME", "convnext_atto",
         "MODEL.TIMM.FREEZE_AT", "2", "MODEL.TIMM.CHECKPOINTING", "True", "MODEL.TIMM.DROP_PATH_RATE", "0.3",
     )  # fmt: skip
-    trunk = getattr(model.backbone, "bottom_up", model.backbone)
-    assert isinstance(trunk, TimmBackbone) and any(type(one).__name__ == "DropPath" for one in trunk.modules())
+    bottom_up = getattr(model.backbone, "bottom_up", model.backbone)
+    assert isinstance(bottom_up, TimmBackbone) and any(type(one).__name__ == "DropPath" for one in bottom_up.modules())
     train_once(model)
-    got = {name.split(".")[1]: parameter.grad is not None for name, parameter in trunk.named_parameters()}
+    got = {name.split(".")[1]: parameter.grad is not None for name, parameter in bottom_up.named_parameters()}
     assert got == {
         "stem_0": False,
         "stem_1": False,
