@@ -14,12 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
+
 import numpy as np
 import pycocotools.mask as mask_util
 from PIL import Image
 from preparation import SPLITS, known_checksums, prepare, write_coco
 
-import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.errors import UserError
 
 ID_DIGITS = 16

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
+
 from PIL import Image
 from preparation import SPLITS, prepare, write_coco
 
-import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.errors import UserError
 
 VAL_SESSIONS = ("6d40", "7d44")

@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from adet_iuq.threads import WAIT_VARIABLES, wait_asleep
+
 import pytest
 import torch
 
-from adet_iuq.threads import WAIT_VARIABLES, wait_asleep
 from helpers.golden import REPOSITORY
 
 GOMP = Path(torch.__file__).parent / "lib" / "libgomp.so.1"

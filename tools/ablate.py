@@ -18,9 +18,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
+
 from rich.console import Console
 
-import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.errors import EXIT_USER_ERROR, UserError
 from adet_iuq.studies import Run, Runner, Study, load_study
 from adet_iuq.studies.begun import begin, check_begun

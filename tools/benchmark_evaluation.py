@@ -28,12 +28,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
+
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.evaluation.backends import BACKENDS, find_backend
 from adet_iuq.evaluation.coco import InstanceEvaluator
 from adet_iuq.modeling.layers import encoded_masks

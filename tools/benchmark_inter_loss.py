@@ -18,12 +18,13 @@ from functools import partial
 from itertools import product
 from statistics import median
 
+import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
+
 import torch
 import torch.nn.functional as F
 from benchmarking import alternate, peak_bytes
 from torch import Tensor
 
-import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.iuq import InterSceneLoss, Pixels, Queries
 from adet_iuq.iuq.image_counts import count_images
 from adet_iuq.modeling.condinst.mask_head import DynamicMaskHead, DynamicQueries

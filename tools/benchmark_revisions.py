@@ -181,7 +181,7 @@ def main() -> None:
     if args.worker:
         work(args)
         return
-    import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line; another revision may not have it
+    import adet_iuq.program  # noqa: F401  Ctrl-C, and warnings of imports; another revision may not have it
 
     words = sys.argv[1:]
     names = [f"{segmenter} {form}" for segmenter in ("CondInst", "Mask2Former") for form in ("tensor", "RLE")]

@@ -22,6 +22,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
+
 import torch
 import torch.distributed as dist
 from benchmark_segmenter import size
@@ -31,7 +33,6 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.config import import_projects, load_config
 from adet_iuq.config.num_classes import all_num_classes

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
+import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
+
 import torch
 from benchmarking import alternate, peak_bytes, synthetic_input
 from detectron2.config import CfgNode
@@ -33,7 +35,6 @@ from detectron2.utils.events import EventStorage
 from part_clock import OTHER, PartClock
 from torch import nn
 
-import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 import adet_iuq.modeling  # noqa: F401  registers the segmenters
 from adet_iuq.checkpoint import build_checkpointer
 from adet_iuq.config import add_project_option, import_projects, load_config
@@ -92,6 +93,8 @@ def candidates(cfg: CfgNode, settings: list[str], batch: int, weights: str | Non
         own = cfg.clone()
         own.SOLVER.IMS_PER_BATCH, own.SOLVER.BASE_LR = batch, 0.0
         own.MODEL.META_ARCHITECTURE = base if keys is None else base + "IUQ"
+        own.TEST.QUERY_PROBE.ENABLED = False  # nothing is evaluated, and a base refuses it
+
         if keys is not None:
             own.MODEL.IUQ.INTER.ENABLED, own.MODEL.IUQ.EQUI.ENABLED, own.MODEL.IUQ.EQUI.VIEWS = keys
         torch.manual_seed(0)

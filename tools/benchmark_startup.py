@@ -21,12 +21,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
+
 import numpy as np
 import torch.distributed as dist
 from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
-import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.config import get_cfg
 from adet_iuq.data import build_train_loader, ensure_datasets_sound, fill_class_counts, register_datasets
 from adet_iuq.data.registration.crowding import warn_of_crowded_images

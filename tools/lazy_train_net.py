@@ -11,6 +11,8 @@ import argparse
 import sys
 from typing import Any
 
+import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
+
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
@@ -26,7 +28,6 @@ from detectron2.engine import (
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 
-import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.config import find_recipe, get_cfg
 from adet_iuq.data import register_shapes
 from adet_iuq.engine.loop.step import TrainStep

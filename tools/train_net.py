@@ -3,8 +3,9 @@
 
 import sys
 
-import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
+import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
 import adet_iuq.threads  # noqa: F401  before torch: threads that wait leave their core to others
+
 from adet_iuq.commands.train import main as command
 from adet_iuq.commands.train import run as main  # for users who launch the processes themselves
 

@@ -13,7 +13,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
+import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
 
 # isort: split
 import cv2

@@ -8,11 +8,12 @@ import argparse
 import sys
 from pathlib import Path
 
+import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
+
 import cv2
 from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
-import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.config import add_project_option, import_projects
 from adet_iuq.data import load_dataset
 from adet_iuq.data.images.reading import read_record

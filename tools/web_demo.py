@@ -3,7 +3,8 @@
 
 import sys
 
-import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
+import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
+
 from adet_iuq.web.app import main
 
 if __name__ == "__main__":

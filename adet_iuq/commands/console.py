@@ -37,7 +37,7 @@ def main(words: list[str] | None = None) -> int:
     Args:
         words: the command line without the program's name; None: that of this process.
     """
-    import adet_iuq.ctrl_c  # noqa: F401  from here on Ctrl-C ends the program with one line, even during imports
+    import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
     import adet_iuq.threads  # noqa: F401  before torch: threads that wait leave their core to others
 
     words = sys.argv[1:] if words is None else words

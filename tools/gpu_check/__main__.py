@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
+
 import torch
 
-import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
 from adet_iuq.errors import EXIT_USER_ERROR
 
 from .report import environment, write_report

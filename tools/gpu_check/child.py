@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
+import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
 
 from .stage import Settings
 

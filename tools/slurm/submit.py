@@ -14,7 +14,8 @@ import sys
 import time
 from typing import Any
 
-import adet_iuq.ctrl_c  # noqa: F401  Ctrl-C ends this with one line
+import adet_iuq.program  # noqa: F401  first: Ctrl-C, and warnings of imports
+
 from adet_iuq.commands.train import run
 from adet_iuq.engine import argument_parser, launch
 from adet_iuq.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
