@@ -25,10 +25,8 @@ CLASSIFIER = frozenset(
     {"fc", "fc1000", "head", "classifier", "linear", "norm", "pre_logits", "pred", "conv_head", "bn2", "norm_head"}
 )
 _BACKBONE = "backbone."
-_BOTTOM_UP_PLACES = (
-    "bottom_up.",
-    "0.body.",
-)  # the network's place in detectron2's pyramids, and in models of DETR's family
+# The place of the bottom-up network in detectron2's pyramids, and in models of DETR's family.
+_BOTTOM_UP_PLACES = ("bottom_up.", "0.body.")
 # Swin's output norms, which no classifier has.
 _OUTPUT_NORM = re.compile(r"backbone\.(bottom_up\.|0\.body\.)?norm\d\.")
 # If a larger share of its tensors is missing or surplus, a bottom-up network is of another kind or depth.
