@@ -6,8 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +121,7 @@ def _clean_head(origin: Path) -> str:
 def _extract(origin: Path, revision: str, copy: Path) -> None:
     """Writes the files of a revision to `copy`, all or nothing."""
     try:
-        archive = _git(origin, "archive", "--format=tar", revision)
+        archive = _git(origin, "archive", "--format=zip", revision)  # tar wants a filter, which Python has since 3.11.4
     except UserError as error:
         raise UserError(
             f"The study's runs are of revision {revision}, which this checkout cannot give: {error} Fetch it (git fetch), "
@@ -130,8 +130,8 @@ def _extract(origin: Path, revision: str, copy: Path) -> None:
     copy.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=copy.parent, prefix=".code."))
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            tar.extractall(partial, filter="data")
+        with zipfile.ZipFile(io.BytesIO(archive)) as files:
+            files.extractall(partial)
         (partial / REVISION_FILE).write_text(revision + "\n")
         partial.chmod(0o777 & ~0o022)  # mkdtemp makes its folders private
         partial.rename(copy)

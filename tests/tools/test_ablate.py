@@ -230,7 +230,7 @@ def test_a_job_of_slurm_runs_the_studys_code_in_the_folder_where_it_was_submitte
     for fake in fakes.iterdir():
         fake.chmod(0o755)
     line = printed_command(study, study.runs()[0], code, tmp_path / "run", "slurm")
-    environment = {**os.environ, "PATH": f"{fakes}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{fakes}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["sh", "-c", line], cwd=submitted, env=environment, capture_output=True, text=True, check=True
     )
