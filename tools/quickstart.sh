@@ -28,6 +28,8 @@ echo
 import json
 import sys
 
+import adet_iuq.program  # warnings of imports
+
 from adet_iuq.evaluation import print_results
 
 with open(sys.argv[1]) as file:
