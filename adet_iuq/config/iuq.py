@@ -33,7 +33,8 @@ def _add_inter(iuq: CfgNode) -> None:
     # RAMP_ITERS iterations. Negative values are replaced by the following shares of SOLVER.MAX_ITER.
     iuq.INTER.START_ITER = -1
     iuq.INTER.RAMP_ITERS = -1
-    # Early the term opposes the mask gradient (CondInst: cosine -0.63 at a dice loss of 0.44, +0.60 at 0.29).
+    # Early the term may oppose the mask gradient (CondInst from random weights: cosine -0.63 at a dice loss of 0.44,
+    # +0.60 at 0.29). From ImageNet weights a start at 5 or at 20 % gave the same AP (docs/results_strength.md).
     iuq.INTER.START_SHARE = 0.05
     iuq.INTER.RAMP_SHARE = 0.05
     # The most queries per rank in the inter-scene loss, spread evenly over the instances; -1: all.
