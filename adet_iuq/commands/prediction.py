@@ -142,6 +142,7 @@ class Prediction:
         read: deque[tuple[Path, Pixels]] = deque()
 
         def readable() -> Iterator[Pixels]:
+            """The pixels of the files that can be read; each file that cannot is reported."""
             for path in tqdm(paths, unit="image", disable=None):
                 try:
                     pixels = pixels_of(path, deep_images=self._predictor.inner.deep_images)

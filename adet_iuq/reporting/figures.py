@@ -43,6 +43,7 @@ def history_figure(panel: Panel) -> str:
     """The SVG of a panel: logged values are faint, their smooth line has full colour; dots show single measurements."""
 
     def draw(axes: Axes) -> None:
+        """Draws all series, each in its colour."""
         lines: list[Line2D] = []
         for one, colour in zip(panel.series, cycle(COLOURS)):
             if one.measured:

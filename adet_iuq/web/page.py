@@ -106,6 +106,7 @@ class Page:
         """The answer to a click on the masks of the model `name`."""
 
         def answer(shown: Shown | None, pool: list[Entry], event: gr.SelectData) -> list[Any]:
+            """What the page shows for the instance at the clicked spot."""
             if shown is None or name not in shown.found:
                 return [gr.skip()] * (1 + 2 * len(self._names))
             instance = self._viewer.instance_at(shown, name, (event.index[0], event.index[1]))

@@ -107,6 +107,7 @@ def _open(json_file: str, image_root: str, stock: bool, key: tuple[Any, ...]) ->
         return digest is not None
 
     def fill(partial: Path) -> None:
+        """Reads the JSON file and writes its digest into a folder, which is kept only if all of it was written."""
         if key[1] > _LARGE:
             logger.info("Reading %s; later starts find what it holds in %s.", json_file, folder)
         try:

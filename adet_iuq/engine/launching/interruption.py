@@ -75,6 +75,7 @@ def handled(handler: Handler, again: Callable[[], object] | None = None) -> Iter
     process = os.getpid()
 
     def handle(number: int, _: FrameType | None) -> None:
+        """Handles both signals in this process. In a forked one SIGTERM has its default action and Ctrl-C none."""
         if os.getpid() != process:
             if number == signal.SIGTERM:  # the default action
                 signal.signal(number, signal.SIG_DFL)
