@@ -30,6 +30,12 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     assert [str(page.relative_to(site)) for page in pages if loading.search(page.read_text())] == []
 
 
+def test_no_row_has_lost_its_table(site: Path) -> None:
+    # A blank line within a table makes the rows below it a paragraph of bars.
+    torn = [str(page.relative_to(site)) for page in site.rglob("*.html") if re.search(r"<p>\s*\|", page.read_text())]
+    assert torn == []
+
+
 def test_equations_are_there_without_scripts(site: Path) -> None:
     page = (site / "method.html").read_text()
     assert page.count("<math") == page.count('class="equation"') >= 6
