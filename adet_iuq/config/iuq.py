@@ -97,7 +97,7 @@ def _add_equivariance(iuq: CfgNode) -> None:
     # "paired": IMS_PER_BATCH counts views, so an iteration reads half as many images. "extra": IMS_PER_BATCH counts
     # images, and as many views are added.
     iuq.EQUI.VIEWS = "paired"
-    # A map that knows places, such as SOLOv2's, cannot follow a flip (docs/results_segmenters.md).
+    # A map that knows places, such as SOLOv2's, may not follow a flip (docs/results_segmenters.md).
     iuq.EQUI.FLIP_PROB = 0.5
     iuq.EQUI.CROP_MIN = 0.6  # width and height of the crop, as shares of the image's, are drawn independently
     iuq.EQUI.CROP_MAX = 1.0
