@@ -194,13 +194,10 @@ def test_the_small_recipes_rate_is_tuned_on_other_images_only() -> None:
 
 @pytest.mark.parametrize("name", sorted(STUDY_OTHERS))
 def test_other_segmenters_are_studied_on_the_same_backbone_and_data(name: str) -> None:
-    data = {"tune": "embryos-tune", "imagenet": "embryos-tune", "embryos": "embryos"}.get(
-        Path(name).stem.split("-")[-1]
-    )
+    names = {"tune": "embryos-tune", "imagenet": "embryos-tune", "embryos": "embryos", "mixed": "mixed"}
+    data = names.get(Path(name).stem.split("-")[-1])
     condinst, cfg = leaves(f"configs/Studies/Base-{data}.yaml" if data else STUDY_CONDINST), leaves(name)
     shared = body(STUDY_SHARED).keys() | (body(f"configs/Studies/Data-{data}.yaml").keys() if data else set())
-    if name.endswith("-mixed.yaml"):  # scenes on which CondInst is not studied
-        shared -= body("configs/Studies/Data-mixed.yaml").keys()
     # SOLOv2 learns more slowly and trains longer, Mask2Former and SOTR start from trained weights (docs/results_base.md).
     own = {
         "solov2": {"SOLVER.MAX_ITER", "SOLVER.STEPS"},
