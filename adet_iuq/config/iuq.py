@@ -80,9 +80,9 @@ def _add_memory(iuq: CfgNode) -> None:
 def _add_equivariance(iuq: CfgNode) -> None:
     """The equivariance loss on a cropped and flipped view of every image (Eq. 6 to 8, Table 4d)."""
     iuq.EQUI = CfgNode()
-    # Table 3, third row. On embryos it helped CondInst (in 1,600 steps no more than its views), and cost SOLOv2 34 AP,
-    # SOTR 19 and Mask2Former 7 (docs/results_embryos.md, docs/results_segmenters.md). docs/settings.md says what to try
-    # first.
+    # Table 3, third row. On embryos it helped CondInst (in 1,600 steps not clearly more than its views), and cost SOLOv2
+    # 34 AP, SOTR 19 and Mask2Former 7 (docs/results_embryos.md, docs/results_segmenters.md). docs/settings.md says what
+    # to try first.
     iuq.EQUI.ENABLED = True
     # "query": queries of g(I) on the warped features of I (Eq. 8). "feature": f(g(I)) and g(f(I)) agree (Eq. 6).
     # "augmentation": the views only join the base losses (Eq. 7).
